@@ -1,0 +1,1 @@
+"""Ask long videos many questions."""

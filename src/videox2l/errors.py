@@ -1,0 +1,25 @@
+"""The exceptions and warnings that users of the package meet."""
+
+
+class X2LError(Exception):
+    """Base of every error that the package raises on purpose."""
+
+
+class SettingsError(X2LError, ValueError):
+    """A setting or argument has a value that cannot work."""
+
+
+class VideoError(X2LError):
+    """A video cannot be opened or decoded."""
+
+
+class ModelError(X2LError):
+    """A model cannot be loaded, or cannot serve what is asked of it."""
+
+
+class MemoryFileError(X2LError):
+    """A memory on disk is missing, damaged, or belongs to another model."""
+
+
+class VideoWarning(UserWarning):
+    """A video is damaged or odd, but what could be decoded is used."""
