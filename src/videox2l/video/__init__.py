@@ -1,0 +1,19 @@
+"""Reading videos: streamed frames with true times, in bounded memory, and a record of what was read."""
+
+from videox2l.video.arrays import ArraySource
+from videox2l.video.files import content_hash
+from videox2l.video.manifest import Manifest
+from videox2l.video.reader import VideoReader, open_video
+from videox2l.video.sampling import Sampling
+from videox2l.video.source import Frame, FrameSource
+
+__all__ = [
+    "ArraySource",
+    "Frame",
+    "FrameSource",
+    "Manifest",
+    "Sampling",
+    "VideoReader",
+    "content_hash",
+    "open_video",
+]

@@ -1,0 +1,235 @@
+"""Reading a video file: one pass, few frames in memory, true times."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from videox2l.errors import VideoError, VideoWarning
+from videox2l.video.decode import Damage, decode, find_stream, first_frame
+from videox2l.video.files import admit, content_hash, open_container
+from videox2l.video.manifest import Manifest
+from videox2l.video.plan import Plan, plan_decoding
+from videox2l.video.sampling import Choice, Sampling, choose
+from videox2l.video.source import Frame
+from videox2l.video.timeline import Timeline, scan
+
+
+@dataclass
+class _State:
+    """What is known of an opened file."""
+
+    container: str
+    codec: str
+    size: tuple[int, int]  # height, width as shown
+    turns: int  # quarter turns, counter-clockwise
+    sha256: str
+    timeline: Timeline
+    choice: Choice
+    plan: Plan
+    damage: Damage
+    warnings: list[str]
+    pts: list[float]
+    indices: list[int]
+    started: bool = False
+    complete: bool = False
+
+
+class VideoReader:
+    """Reads the sampled frames of a local video file. A `FrameSource`.
+
+    Opening it reads the file's packets once (nothing but the first frame is decoded) and hashes the file, so that
+    duration, sampling and number of frames are known for certain before the first frame.
+
+        with VideoReader("lecture.mp4", Sampling(fps=1.0)) as reader:
+            for frame in reader:
+                ...
+        reader.manifest
+
+    It can be iterated once per `open`; iterating a reader that is not open opens it first. Damage is survived:
+    everything that decodes is given out, a `VideoWarning` and the manifest say where it was.
+
+    Raises `VideoError` when the file cannot be opened or decoded, `SettingsError` when the range lies outside of it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], sampling: Sampling | None = None) -> None:
+        self.path = admit(path)
+        self.sampling = sampling or Sampling()
+        self._state: _State | None = None
+        self._running: Generator[Frame, None, None] | None = None
+
+    def __repr__(self) -> str:
+        return f"VideoReader({self.path.name!r}, {self.sampling})"
+
+    def open(self) -> VideoReader:
+        """Scan the file and plan what to decode. Opening again allows another iteration."""
+        name = self.path.name
+        first = first_frame(self.path)
+        turns = round(first.rotation / 90) % 4
+        found: list[str] = []
+        if first.rotation % 90:
+            found.append(f"rotation of {first.rotation} degrees was rounded to {90 * turns}")
+        with open_container(self.path) as container:
+            stream = find_stream(container, name)
+            timeline = scan(container, stream, first.pts, name)
+            choice = choose(timeline.seconds, timeline.duration, self.sampling)
+            plan = plan_decoding(timeline, choice, self.sampling.mode, stream)
+            found += _oddities(container, stream, timeline)
+            self._state = _State(
+                container=container.format.name,
+                codec=stream.codec.canonical_name,
+                size=(first.width, first.height) if turns % 2 else (first.height, first.width),
+                turns=turns,
+                sha256=content_hash(self.path),
+                timeline=timeline,
+                choice=choice,
+                plan=plan,
+                damage=Damage(),
+                warnings=found,
+                pts=[],
+                indices=[],
+            )
+        for text in found:
+            warnings.warn(f"{name}: {text}", VideoWarning, stacklevel=2)
+        return self
+
+    def close(self) -> None:
+        """End the reading and let the file go. The manifest stays."""
+        if self._state:
+            self._state.started = True
+        if self._running:
+            self._running.close()
+            self._running = None
+
+    def __enter__(self) -> VideoReader:
+        return self if self._state and not self._state.started else self.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Give out the sampled frames. Raises `VideoError` when iterated twice without opening again."""
+        state = self._state or self.open()._opened()
+        if state.started:
+            raise VideoError(f"{self.path.name!r} was read or closed already. Call open() to read it once more.")
+        state.started = True
+        self._running = self._frames(state)
+        return self._running
+
+    def _frames(self, state: _State) -> Generator[Frame, None, None]:
+        resized = None
+        for picture, index in decode(self.path, state.timeline, state.plan, state.damage):
+            pts = float(state.timeline.seconds[index])
+            image, fits = _image(picture, state.size, state.turns)
+            if not fits and resized is None:
+                resized = f"the picture size changes at {pts:.3f} s; later frames are scaled to the first size"
+            state.pts.append(pts)
+            state.indices.append(index)
+            yield Frame(image, pts, index)
+        if not state.pts:
+            raise VideoError(f"{self.path.name!r}: no frame of the range could be decoded; the file is damaged.")
+        state.complete = True
+        found = state.damage.sentences() + ([resized] if resized else [])
+        state.warnings += found
+        for text in found:
+            warnings.warn(f"{self.path.name}: {text}", VideoWarning, stacklevel=2)
+
+    @property
+    def expected_frames(self) -> int:
+        """Number of frames that the iteration gives out, unless some are damaged. Opens the file if need be."""
+        return len(self._opened().plan.samples)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What is known so far; complete after the iteration. Opens the file if need be."""
+        state, wish = self._opened(), self.sampling
+        note, used = state.plan.note, state.plan.mode
+        if state.damage.careful_from is not None:
+            reason = f"from {state.damage.careful_from:.3f} s on every frame was decoded: " + (
+                "the stream is damaged" if state.damage.sentences() else "its key frames do not stand alone"
+            )
+            note = f"{note}; {reason}" if note else reason
+        return Manifest(
+            source=self.path.name,
+            container=state.container,
+            codec=state.codec,
+            width=state.size[1],
+            height=state.size[0],
+            rotation=90 * state.turns,
+            duration=state.timeline.duration,
+            frames=len(state.timeline.position),
+            fps=wish.fps,
+            max_frames=wish.max_frames,
+            start=wish.start,
+            end=wish.end,
+            mode=wish.mode,
+            effective_fps=state.choice.fps,
+            fps_note=state.choice.note,
+            mode_used=used,
+            mode_note=note,
+            shift=state.plan.shift,
+            pts=tuple(state.pts),
+            indices=tuple(state.indices),
+            bad_packets=len(state.damage.bad_packets),
+            warnings=tuple(state.warnings),
+            complete=state.complete,
+            sha256=state.sha256,
+        )
+
+    @property
+    def frames_decoded(self) -> int:
+        """How many frames were decoded so far, the first one that is decoded on opening aside."""
+        return self._opened().damage.frames
+
+    def _opened(self) -> _State:
+        if self._state is None:
+            self.open()
+        assert self._state is not None
+        return self._state
+
+
+def open_video(path: str | os.PathLike[str], sampling: Sampling | None = None) -> VideoReader:
+    """Open a local video file for reading; same errors as `VideoReader`."""
+    return VideoReader(path, sampling).open()
+
+
+def _image(picture: Any, size: tuple[int, int], turns: int) -> tuple[npt.NDArray[np.uint8], bool]:
+    """RGB as shown, (height, width, 3) uint8, scaled to `size` if need be; and whether it had that size."""
+    height, width = size[::-1] if turns % 2 else size
+    fits = (picture.height, picture.width) == (height, width)
+    if not fits:
+        picture = picture.reformat(width, height, format="rgb24", interpolation="BICUBIC")
+    return np.ascontiguousarray(np.rot90(picture.to_ndarray(format="rgb24"), k=turns)), fits
+
+
+def _oddities(container: Any, stream: Any, timeline: Timeline) -> list[str]:
+    """What the scan tells about the state of the file."""
+    found = []
+    if timeline.demux_errors:
+        found.append(f"damaged: the container could not be read in {timeline.demux_errors} place(s)")
+    found += [f"the file's own times start anew at {jump:.3f} s; they were continued" for jump in timeline.jumps]
+    declared = _declared(container, stream)
+    if declared is not None and declared - timeline.duration > max(0.5, 0.02 * declared):
+        found.append(f"stopped: the video ends at {timeline.duration:.3f} s of {declared:.3f} s declared (cut short?)")
+    return found
+
+
+def _declared(container: Any, stream: Any) -> float | None:
+    """Seconds of video that the headers declare, if they do."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    text = stream.metadata.get("DURATION", "")
+    try:
+        hours, minutes, seconds = text.split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return container.duration / 1e6 if container.duration else None
