@@ -1,0 +1,1 @@
+"""Training of the demo model: `python -m videox2l.demo.training`."""

@@ -1,0 +1,97 @@
+"""Encoded grids to build videos from, so that the language model can be trained without running the vision tower.
+
+A grid (two frames) is encoded on its own, so the grids of a video can come from different pictures: for every
+event of a script a clip of the same thing, digit, length and parity is drawn, and background for the rest.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videox2l.demo.training.forward import encode_grids
+from videox2l.demo.training.geometry import TEMPORAL, patchify
+from videox2l.demo.world import Event, WorldVideo, all_things, make_scenes, make_spot
+
+Key = tuple[str, str, int, int, int]
+
+
+class GridBank:
+    """Clips of all events and stretches of background, encoded once.
+
+    Parameters
+    ----------
+    visual
+        The vision tower; it is not trained through the bank.
+    seed
+        Decides textures, positions, sizes and noise.
+    clips
+        Clips for each of 10 digits, 36 things, 4 lengths and 2 parities.
+    backgrounds
+        Stretches of 8 grids without an event.
+    """
+
+    def __init__(
+        self, visual: Any, seed: int, *, clips: int = 6, backgrounds: int = 2000, durations: Sequence[int] = (1, 2, 3, 4)
+    ) -> None:
+        self.visual, self.rng = visual, np.random.default_rng([0xBA4C, seed])
+        self.encoded: list[Tensor] = []
+        self.waiting: list[Tensor] = []
+        self.size = 0
+        self.clips: dict[Key, list[tuple[int, int]]] = defaultdict(list)
+        for _ in range(clips):
+            for colour, shape in all_things():
+                for digit in range(10):
+                    for length in durations:
+                        for parity in (0, 1):
+                            event = Event(colour, shape, digit, parity, parity + length, *make_spot(self.rng))
+                            self.clips[_key(event)].append(self._add(-(-event.end // TEMPORAL), (event,)))
+        self.backgrounds = [self._add(8, ()) for _ in range(backgrounds)]
+        self._flush()
+        self.features = torch.cat(self.encoded)  # (grids, 9, hidden)
+        self.encoded = []
+
+    def fill(self, video: WorldVideo, rng: np.random.Generator) -> Tensor:
+        """Return indices into `features` that make the grids of a video: (frames / 2,)."""
+        grids = video.frames // TEMPORAL
+        index = np.empty(grids, dtype=np.int64)
+        at = 0
+        while at < grids:
+            first, n = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
+            n = min(int(rng.integers(2, n + 1)), grids - at)
+            index[at : at + n] = np.arange(first, first + n)
+            at += n
+        for event in video.events:
+            options = self.clips[_key(event)]
+            first, n = options[int(rng.integers(len(options)))]
+            at = event.start // TEMPORAL
+            n = min(n, grids - at)
+            index[at : at + n] = np.arange(first, first + n)
+        return torch.from_numpy(index)
+
+    def _add(self, grids: int, events: tuple[Event, ...]) -> tuple[int, int]:
+        """Draw a clip; returns its first grid and its number of grids."""
+        frames = grids * TEMPORAL
+        scenes = make_scenes(self.rng, frames, "train")
+        clip = WorldVideo(int(self.rng.integers(1 << 31)), "train", frames, scenes, events)
+        self.waiting.append(torch.from_numpy(clip.render(noise=float(self.rng.uniform(0, 4)))))
+        first, self.size = self.size, self.size + grids
+        if len(self.waiting) == 512:
+            self._flush()
+        return first, grids
+
+    @torch.no_grad()
+    def _flush(self) -> None:
+        if self.waiting:
+            frames = torch.cat(self.waiting).to(self.visual.patch_embed.proj.weight.device)
+            self.encoded.append(torch.cat([encode_grids(self.visual, p) for p in patchify(frames).split(256)]))
+            self.waiting = []
+
+
+def _key(event: Event) -> Key:
+    return event.colour, event.shape, event.digit, event.start % TEMPORAL, event.end - event.start
