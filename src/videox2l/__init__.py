@@ -1,1 +1,67 @@
-"""Ask long videos many questions."""
+"""Ask long videos many questions: ingest once, keep two levels of KVs, re-load the chunks that matter.
+
+from videox2l import VideoX2L
+x2l = VideoX2L.from_pretrained("demo")
+memory = x2l.ingest("lecture.mp4")
+answer = x2l.ask(memory, "What is on the board when the bell rings?")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from videox2l.version import __version__
+
+if TYPE_CHECKING:
+    from videox2l.answer import Answer, Cost, Evidence
+    from videox2l.backbones.base import Turn
+    from videox2l.errors import MemoryFileError, ModelError, SettingsError, VideoError, VideoWarning, X2LError
+    from videox2l.memory import Memory, Plan
+    from videox2l.pipeline import VideoX2L
+    from videox2l.video import ArraySource
+
+# Names are imported when first used: torch and transformers take seconds, `x2l --help` must not.
+_HOMES = {
+    "Answer": "answer",
+    "ArraySource": "video",
+    "Cost": "answer",
+    "Evidence": "answer",
+    "Memory": "memory",
+    "MemoryFileError": "errors",
+    "ModelError": "errors",
+    "Plan": "memory",
+    "SettingsError": "errors",
+    "Turn": "backbones.base",
+    "VideoError": "errors",
+    "VideoWarning": "errors",
+    "VideoX2L": "pipeline",
+    "X2LError": "errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'videox2l' has no attribute '{name}'")
+    return getattr(import_module(f"videox2l.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*_HOMES, "__version__"])
+
+
+__all__ = [
+    "Answer",
+    "ArraySource",
+    "Cost",
+    "Evidence",
+    "Memory",
+    "MemoryFileError",
+    "ModelError",
+    "Plan",
+    "SettingsError",
+    "Turn",
+    "VideoError",
+    "VideoWarning",
+    "VideoX2L",
+    "X2LError",
+    "__version__",
+]

@@ -1,0 +1,85 @@
+"""The attention function that the decoder runs with.
+
+It is registered with transformers under a name of its own, so that no dense mask is built by the
+library, layers may hold KVs of different lengths, and selectors and scorers can read queries and keys
+after norm and RoPE, whatever the model.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface
+
+NAME = "x2l"
+
+
+class Probe(Protocol):
+    """Something that looks at attention while it is computed. It must not change what it sees."""
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
+        """Look at one layer.
+
+        `query` (1, query_heads, n, head_dim) are the new tokens, `key` (1, kv_heads, m, head_dim) all tokens
+        of the cache with the new ones last; both are normed and rotated.
+        """
+
+
+def grouped(query: Tensor, kv_heads: int) -> Tensor:
+    """Return queries (b, query_heads, n, d) as (b * kv_heads, group, n, d): the queries that share a key."""
+    batch, heads, n, d = query.shape
+    return query.reshape(batch * kv_heads, heads // kv_heads, n, d)
+
+
+def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor | None:
+    """Return a bottom-right aligned causal mask (queries, keys), or None where every query sees every key."""
+    if queries == 1:
+        return None
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+
+
+def x2l_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,  # noqa: ARG001
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    x2l_probe: Probe | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention of the last `n` of `m` tokens, without repeating keys for grouped queries.
+
+    `query` (b, query_heads, n, d); `key`, `value` (b, kv_heads, m, d). `attention_mask` is ignored: batch is one,
+    nothing is padded. Returns (b, n, query_heads, d), as transformers expects.
+    """
+    batch, heads, n, d = query.shape
+    kv_heads, m = key.shape[1], key.shape[2]
+    scale = d**-0.5 if scaling is None else scaling
+    if x2l_probe is not None:
+        x2l_probe(int(module.layer_idx), query, key, scale)  # type: ignore[arg-type]
+    group = heads // kv_heads
+    # Heads that share a key are the head axis of a batch of kv heads: expand() is a view, nothing is copied.
+    keys = key.reshape(batch * kv_heads, 1, m, d).expand(-1, group, -1, -1)
+    values = value.reshape(batch * kv_heads, 1, m, value.shape[-1]).expand(-1, group, -1, -1)
+    square = n == m and n > 1
+    out = F.scaled_dot_product_attention(
+        grouped(query, kv_heads),
+        keys,
+        values,
+        attn_mask=None if square else causal_mask(n, m, query.device),
+        dropout_p=dropout,
+        is_causal=square,
+        scale=scale,
+    )
+    return out.reshape(batch, heads, n, -1).transpose(1, 2).contiguous(), None
+
+
+def install(decoder: nn.Module) -> None:
+    """Register the attention function and make `decoder` (the text model alone) use it."""
+    AttentionInterface.register(NAME, x2l_attention)
+    decoder.set_attn_implementation(NAME)  # type: ignore[operator]

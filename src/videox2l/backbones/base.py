@@ -1,0 +1,150 @@
+"""The contract between the pipeline and a family of video LLMs, and the data that crosses it.
+
+Shapes: `n` tokens, `hidden` model width, `axes` position axes (1 for ordinary positions, 3 for M-RoPE's time,
+height and width).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videox2l.backbones.attention import Probe
+from videox2l.backbones.cache import BufferCache
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One earlier question of a dialogue and its answer."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class KVShape:
+    """The shape of one token's KVs: `layers` x `heads` (kv heads) x `head_dim`, keys and values."""
+
+    layers: int
+    heads: int
+    head_dim: int
+    dtype: torch.dtype
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of the KVs of one token over all layers."""
+        return 2 * self.layers * self.heads * self.head_dim * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """A run of prompt tokens: `ids` (n,) int64 and `embeds` (n, hidden).
+
+    An id of -1 stands for a vector that no token of the vocabulary has.
+    """
+
+    ids: Tensor
+    embeds: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """The visual tokens of one chunk, frame after frame in raster order.
+
+    `embeds` (n, hidden); `positions` (axes, n) int64; `grid` (t, h, w) with t * h * w == n, where t counts
+    groups of frames (temporal patches).
+    """
+
+    embeds: Tensor
+    positions: Tensor
+    grid: tuple[int, int, int]
+
+    def __len__(self) -> int:
+        return self.embeds.shape[0]
+
+
+@dataclass(frozen=True)
+class VideoCursor:
+    """Where the next chunk of a video stands.
+
+    `start` is the position of the video's first token, `origin` the pts (seconds) of its first sampled frame,
+    `tokens` the visual tokens so far, `next_position` the first position that is free for text after them.
+    """
+
+    start: int
+    origin: float
+    tokens: int
+    next_position: int
+
+    def after(self, tokens: VisualTokens) -> VideoCursor:
+        """Return the cursor behind `tokens`."""
+        free = max(self.next_position, int(tokens.positions.max()) + 1)
+        return replace(self, tokens=self.tokens + len(tokens), next_position=free)
+
+
+class Backbone(Protocol):
+    """One way of turning frames and text into the tokens of a video LLM, and of running its decoder.
+
+    A backbone holds no state between calls; nothing of a video or a question stays in it.
+    """
+
+    name: str
+    shape: KVShape
+    axes: int
+    group_frames: int
+    default_chunk_frames: int
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the token embeddings."""
+
+    def prefix(self) -> TextTokens:
+        """Return everything of the chat template that stands before the video."""
+
+    def suffix(self, question: str, history: Sequence[Turn] = ()) -> TextTokens:
+        """Return everything that stands after the video, the answer's header included.
+
+        Raises SettingsError for a question that is empty or holds control tokens.
+        """
+
+    def visual_tokens(self, frames: Sequence[np.ndarray], pts: Sequence[float], cursor: VideoCursor) -> VisualTokens:
+        """Run the vision tower on the frames of one chunk: uint8 RGB (h, w, 3) each, `pts` in seconds."""
+
+    def text_positions(self, first: int, n: int) -> Tensor:
+        """Return the positions (axes, n) of `n` text tokens, the first at `first`."""
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Return the embeddings (n, hidden) of token ids (n,)."""
+
+    def forward(self, embeds: Tensor, positions: Tensor, cache: BufferCache, probe: Probe | None = None) -> Tensor:
+        """Run the decoder on `embeds` (n, hidden) at `positions` (axes, n) behind what `cache` holds.
+
+        Appends n columns to the cache. Returns the last hidden states (n, hidden); no logits are computed.
+        """
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits (n, vocabulary) of hidden states (n, hidden)."""
+
+    def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cos and sin, float32 (n, head_dim), by which keys at `positions` (axes, n) are rotated."""
+
+    def new_cache(self, capacity: int = 0) -> BufferCache:
+        """Return an empty cache with room for `capacity` tokens."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of generated ids, without control tokens."""
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Token ids that end an answer."""
+
+    def identity(self) -> dict[str, str]:
+        """Return what a memory must agree on to be usable: weights, processor, chat template; hashes in hex."""

@@ -1,0 +1,122 @@
+"""A KV cache that writes into one preallocated buffer per layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class BufferLayer(CacheLayerMixin):  # type: ignore[misc]
+    """Keys and values of one layer: the first `length` columns of a buffer (1, heads, capacity, head_dim).
+
+    `update` copies the new columns in and returns views, so a decoded token costs one column of
+    writing instead of a copy of the whole cache. The buffer doubles when it is full.
+    """
+
+    is_sliding = False
+    is_croppable = True
+
+    def __init__(self, capacity: int = 0) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.length = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor | None = None) -> None:
+        """Allocate the buffers with the heads, head size, dtype and device of `key_states`."""
+        values = key_states if value_states is None else value_states
+        self._keys = self._allocate(key_states, self.capacity)
+        self._values = self._allocate(values, self.capacity)
+        self.is_initialized = True
+
+    @staticmethod
+    def _allocate(like: Tensor, capacity: int) -> Tensor:
+        return like.new_empty(like.shape[0], like.shape[1], capacity, like.shape[3])
+
+    def reserve(self, capacity: int) -> None:
+        """Make room for `capacity` columns in all; what is there stays."""
+        if capacity <= self.capacity:
+            return
+        self.capacity = capacity
+        if self.is_initialized:
+            for name in ("_keys", "_values"):
+                old = getattr(self, name)
+                new = self._allocate(old, capacity)
+                new[:, :, : self.length] = old[:, :, : self.length]
+                setattr(self, name, new)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Append columns (1, heads, n, head_dim); return views of all columns."""
+        end = self.length + key_states.shape[2]
+        if end > self.capacity:
+            self.reserve(max(end, 2 * self.capacity))
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self._keys[:, :, self.length : end] = key_states
+        self._values[:, :, self.length : end] = value_states
+        self.length = end
+        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+        return self.keys, self.values
+
+    def crop(self, length: int) -> None:
+        """Forget all columns from `length` on."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot crop a cache of {self.length} columns to {length}")
+        self.length = length
+        if self.is_initialized:
+            self.keys, self.values = self._keys[:, :, :length], self._values[:, :, :length]
+
+    def get_seq_length(self, *_: Any) -> int:
+        """Return the number of columns."""
+        return self.length
+
+    def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
+        """Return the key length that the next `query_length` queries see, and its offset."""
+        new = query_length if isinstance(query_length, int) else len(query_length)
+        return self.length + new, 0
+
+    def get_max_length(self) -> int:
+        """Return -1: the buffer grows."""
+        return -1
+
+    get_max_cache_shape = get_max_length  # the name before transformers 5
+
+
+class BufferCache(Cache):  # type: ignore[misc]
+    """The cache of all layers. `capacity` columns per layer are allocated at the first write."""
+
+    def __init__(self, layers: int, capacity: int = 0) -> None:
+        super().__init__(layers=[BufferLayer(capacity) for _ in range(layers)])
+
+    def __len__(self) -> int:
+        return int(self.layers[0].length)
+
+    def __bool__(self) -> bool:
+        return True  # an empty cache is still a cache
+
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        """Append columns to every layer: `keys` and `values` (layers, heads, n, head_dim) on any device."""
+        for index, layer in enumerate(self.layers):
+            if layer.is_initialized:
+                device = layer.keys.device
+                layer.update(keys[index].to(device)[None], values[index].to(device)[None])
+            else:
+                layer.update(keys[index][None], values[index][None])
+
+    def columns(self, start: int) -> tuple[Tensor, Tensor]:
+        """Return copies of the columns from `start` on: two tensors (layers, heads, n, head_dim)."""
+        device = self.layers[0].keys.device
+        keys = torch.stack([layer.keys[0, :, start:].to(device) for layer in self.layers])
+        values = torch.stack([layer.values[0, :, start:].to(device) for layer in self.layers])
+        return keys, values
+
+    def crop(self, max_length: int) -> None:
+        """Forget all columns from `max_length` on, in every layer."""
+        for layer in self.layers:
+            layer.crop(max_length)
+
+    def nbytes(self) -> int:
+        """Return the bytes of the keys and values that attention reads."""
+        return sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in self.layers if layer.length)

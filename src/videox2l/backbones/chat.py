@@ -1,0 +1,59 @@
+"""The prompt around a video: the model's own chat template, cut at the place where the video stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from videox2l.backbones.base import Turn
+from videox2l.errors import ModelError, SettingsError
+
+
+def messages(question: str, history: Sequence[Turn]) -> list[dict[str, Any]]:
+    """Return the dialogue as chat messages; the video stands in the first of them."""
+    questions = [turn.question for turn in history] + [question]
+    chat: list[dict[str, Any]] = []
+    for index, text in enumerate(questions):
+        content: list[dict[str, str]] = [{"type": "text", "text": text}]
+        if index == 0:
+            content.insert(0, {"type": "video"})
+        chat.append({"role": "user", "content": content})
+        if index < len(history):
+            chat.append({"role": "assistant", "content": [{"type": "text", "text": history[index].answer}]})
+    return chat
+
+
+class ChatPrompt:
+    """Renders prompts with a tokenizer's chat template and cuts them at the video placeholder."""
+
+    def __init__(self, tokenizer: Any, video_token: str) -> None:
+        if not tokenizer.chat_template:
+            raise ModelError("the model's tokenizer has no chat template: set tokenizer.chat_template")
+        self.tokenizer = tokenizer
+        self.video_token = video_token
+        self.control = sorted(set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab()))
+
+    def cut(self, question: str, history: Sequence[Turn] = ()) -> tuple[str, str]:
+        """Return the prompt before and after the video placeholder."""
+        for text in (question, *(text for turn in history for text in (turn.question, turn.answer))):
+            self._check(text)
+        text = self.tokenizer.apply_chat_template(
+            messages(question, history), tokenize=False, add_generation_prompt=True
+        )
+        before, found, after = text.partition(self.video_token)
+        if not found or self.video_token in after:
+            raise ModelError(
+                f"the chat template must render one '{self.video_token}' for a video, it rendered: {text!r}"
+            )
+        return before, after
+
+    def _check(self, text: str) -> None:
+        if not text.strip():
+            raise SettingsError("the question is empty: ask something")
+        for token in self.control:
+            if token in text:
+                raise SettingsError(f"the text holds the control token {token!r}: leave it out")
+
+    def ids(self, text: str) -> list[int]:
+        """Return the token ids of a piece of rendered prompt; nothing is added."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

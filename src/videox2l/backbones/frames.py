@@ -1,0 +1,156 @@
+"""Frames to pixel values in pure torch, equal to what the models' own video processors make of them.
+
+transformers' video processors need torchvision, hold a whole video at once and have no streaming form; these
+work per chunk. Resizing is bicubic with antialiasing on uint8, which is what torchvision does there: the results
+are equal bit for bit (tests compare them where torchvision is present).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from videox2l.errors import ModelError, SettingsError
+
+_RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, as processor configs hold them
+
+
+def stack(frames: Sequence[np.ndarray]) -> Tensor:
+    """Return uint8 RGB frames (h, w, 3) of one size as one tensor (frames, 3, h, w)."""
+    sizes = {frame.shape for frame in frames}
+    if len(sizes) != 1:
+        raise SettingsError(f"the frames of a chunk must have one size, got {sorted(sizes)}")
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
+
+
+def _field(config: Mapping[str, Any], name: str, default: Any = None) -> Any:
+    value = config.get(name, default)
+    if value is None:
+        raise ModelError(f"the model's video processor config has no '{name}'")
+    return value
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """Resize, rescale and normalise as a processor config says."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    rescale: float
+    mode: str
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Normalise:
+        """Read the fields of a Hugging Face (video) processor config."""
+        resample = config.get("resample", 3)
+        if resample not in _RESAMPLING:
+            raise ModelError(f"resample={resample} of the video processor config is not supported: use 0, 2 or 3")
+        plain = config.get("do_normalize", True) is False
+        return cls(
+            mean=(0.0,) * 3 if plain else tuple(_field(config, "image_mean")),
+            std=(1.0,) * 3 if plain else tuple(_field(config, "image_std")),
+            rescale=config.get("rescale_factor") or 1 / 255 if config.get("do_rescale", True) else 1.0,
+            mode=_RESAMPLING[resample],
+        )
+
+    def __call__(self, video: Tensor, height: int, width: int) -> Tensor:
+        """Turn uint8 (frames, 3, h, w) into float32 (frames, 3, height, width)."""
+        if video.shape[-2:] != (height, width):
+            options = {} if self.mode == "nearest" else {"antialias": True}
+            video = F.interpolate(video, size=(height, width), mode=self.mode, **options)
+        # Rescaling is folded into mean and std, in this order of operations, as the library does.
+        mean = torch.tensor(self.mean, device=video.device)[:, None, None] * (1 / self.rescale)
+        std = torch.tensor(self.std, device=video.device)[:, None, None] * (1 / self.rescale)
+        return (video.float() - mean) / std
+
+
+@dataclass(frozen=True)
+class PatchFrames:
+    """Qwen2-VL's preprocessing: native aspect ratio within a pixel budget, patches in merge order."""
+
+    normalise: Normalise
+    patch: int
+    merge: int
+    temporal: int
+    min_pixels: int
+    max_pixels: int
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], max_pixels: int | None = None) -> PatchFrames:
+        """Read a Qwen2-VL style (video) processor config; `max_pixels` per frame overrides its budget."""
+        size = config.get("size") or {}
+        low = config.get("min_pixels") or size.get("shortest_edge") or 56 * 56
+        high = max_pixels or config.get("max_pixels") or size.get("longest_edge") or 28 * 28 * 1280
+        patch, merge = _field(config, "patch_size", 14), _field(config, "merge_size", 2)
+        if max_pixels is not None and max_pixels < (patch * merge) ** 2:
+            raise SettingsError(
+                f"max_pixels={max_pixels} is less than one visual token: use at least {(patch * merge) ** 2}"
+            )
+        return cls(
+            normalise=Normalise.from_config(config),
+            patch=patch,
+            merge=merge,
+            temporal=_field(config, "temporal_patch_size", 2),
+            min_pixels=min(low, high),
+            max_pixels=high,
+        )
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the frame size that the model sees: multiples of patch * merge within the pixel budget."""
+        factor = self.patch * self.merge
+        if max(height, width) > 200 * min(height, width):
+            raise SettingsError(f"a frame of {width}x{height} is too narrow: the aspect ratio must be below 200")
+        high, wide = round(height / factor) * factor, round(width / factor) * factor
+        if high * wide > self.max_pixels:
+            shrink = math.sqrt(height * width / self.max_pixels)
+            high = max(factor, math.floor(height / shrink / factor) * factor)
+            wide = max(factor, math.floor(width / shrink / factor) * factor)
+        elif high * wide < self.min_pixels:
+            stretch = math.sqrt(self.min_pixels / (height * width))
+            high = math.ceil(height * stretch / factor) * factor
+            wide = math.ceil(width * stretch / factor) * factor
+        return high, wide
+
+    def __call__(self, video: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+        """Turn uint8 (frames, 3, h, w) into patches (t * gh * gw, 3 * temporal * patch^2) and the grid (t, gh, gw).
+
+        A number of frames that is no multiple of the temporal patch is filled up with the last frame.
+        """
+        height, width = self.size(*video.shape[-2:])
+        x = self.normalise(video, height, width)
+        x = torch.cat((x, x[-1:].expand(-len(x) % self.temporal, -1, -1, -1)))
+        t, gh, gw = len(x) // self.temporal, height // self.patch, width // self.patch
+        x = x.reshape(t, self.temporal, 3, *self._split(gh), *self._split(gw))
+        x = x.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)  # t, rows, columns, in-row, in-column, rgb, time, y, x
+        return x.reshape(t * gh * gw, -1), (t, gh, gw)
+
+    def _split(self, patches: int) -> tuple[int, int, int]:
+        return patches // self.merge, self.merge, self.patch
+
+
+@dataclass(frozen=True)
+class SquareFrames:
+    """Every frame resized to one fixed size, aspect ratio not kept (LLaVA-OneVision)."""
+
+    normalise: Normalise
+    height: int
+    width: int
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> SquareFrames:
+        """Read a LLaVA-OneVision style (video) processor config."""
+        size = _field(config, "size")
+        if "height" not in size or "width" not in size:
+            raise ModelError(f"size={size} of the video processor config is not supported: height and width needed")
+        return cls(Normalise.from_config(config), size["height"], size["width"])
+
+    def __call__(self, video: Tensor) -> Tensor:
+        """Turn uint8 (frames, 3, h, w) into float32 (frames, 3, height, width)."""
+        return self.normalise(video, self.height, self.width)

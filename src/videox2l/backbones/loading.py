@@ -1,0 +1,121 @@
+"""From a model's name or folder, or from model objects, to the backbone that serves it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+from transformers.utils import cached_file
+
+from videox2l.backbones.base import Backbone
+from videox2l.backbones.linear import LinearBackbone
+from videox2l.backbones.mrope import MRopeBackbone
+from videox2l.errors import ModelError
+
+Adapter = type[MRopeBackbone] | type[LinearBackbone]
+ADAPTERS: dict[str, Adapter] = {"qwen2_5_vl": MRopeBackbone, "llava_onevision": LinearBackbone}
+DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def adapter_for(model_type: str) -> Adapter:
+    """Return the adapter of a model family, by the `model_type` of its config."""
+    if model_type not in ADAPTERS:
+        raise ModelError(f"no adapter for model type '{model_type}': supported are {', '.join(sorted(ADAPTERS))}")
+    return ADAPTERS[model_type]
+
+
+def from_objects(model: Any, processor: Any, max_pixels: int | None = None) -> Backbone:
+    """Wrap a loaded model and its processor, as the user has them.
+
+    `processor` is a Hugging Face processor, or anything with a `tokenizer` and a `video_processor` (or
+    `image_processor`) that has `to_dict()` or is a mapping.
+    """
+    tokenizer = getattr(processor, "tokenizer", None)
+    part = getattr(processor, "video_processor", None) or getattr(processor, "image_processor", None)
+    if tokenizer is None or part is None:
+        raise ModelError(
+            f"{type(processor).__name__} has no tokenizer with a video or image processor: pass the model's processor"
+        )
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = getattr(processor, "chat_template", None)
+    config = part if isinstance(part, Mapping) else part.to_dict()
+    return adapter_for(model.config.model_type)(model, tokenizer, config, max_pixels)
+
+
+def from_pretrained(
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: str = "auto",
+    device_map: Any = None,
+    revision: str | None = None,
+    max_pixels: int | None = None,
+) -> Backbone:
+    """Load a checkpoint from a local directory or the Hugging Face hub (cached files first, HF_HUB_OFFLINE honoured).
+
+    No remote code is run and only safetensors are read. `device` defaults to CUDA where there is one; on the CPU,
+    `dtype="auto"` means float32, since half precision is slower there.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype '{dtype}' is not known: use {', '.join(DTYPES)}")
+    source = "demo" if name == "demo" else name
+    where = str(demo_directory()) if source == "demo" else name
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    precision = torch.float32 if dtype == "auto" and device == "cpu" and device_map is None else DTYPES[dtype]
+    hub = {"revision": revision, "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(where, **hub)
+        adapter = adapter_for(config.model_type)
+        tokenizer = AutoTokenizer.from_pretrained(where, **hub)
+        video_config = video_processor_config(where, revision)
+        if not tokenizer.chat_template:
+            tokenizer.chat_template = _read_json(where, "chat_template.json", revision).get("chat_template")
+        model = AutoModelForImageTextToText.from_pretrained(
+            where, dtype=precision, device_map=device_map, use_safetensors=True, **hub
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load the model '{name}': {_first_line(error)}") from error
+    if device_map is None:
+        model = model.to(device)
+    return adapter(model, tokenizer, video_config, max_pixels)
+
+
+def demo_directory() -> Path:
+    """Return the folder of the model that ships with the package."""
+    return Path(__file__).parent.parent / "demo" / "model"
+
+
+def video_processor_config(where: str, revision: str | None) -> dict[str, Any]:
+    """Return the model's video processor config, from whichever of the known files has it."""
+    nested = _read_json(where, "processor_config.json", revision)
+    for found in (
+        _read_json(where, "video_preprocessor_config.json", revision),
+        nested.get("video_processor"),
+        _read_json(where, "preprocessor_config.json", revision),
+        nested.get("image_processor"),
+    ):
+        if found:
+            return dict(found)
+    raise ModelError(
+        f"'{where}' has no video_preprocessor_config.json, processor_config.json or preprocessor_config.json"
+    )
+
+
+def _read_json(where: str, file: str, revision: str | None) -> dict[str, Any]:
+    path = cached_file(
+        where,
+        file,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return {} if path is None else dict(json.loads(Path(path).read_text(encoding="utf-8")))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

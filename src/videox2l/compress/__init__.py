@@ -1,0 +1,40 @@
+"""Chunk prefill to levels: compressors, scorers, and the context that chunks see."""
+
+from collections.abc import Callable
+
+from videox2l.compress.base import ChunkKV, Compressor, Scorer
+from videox2l.compress.history import ChunkEncoder, History
+from videox2l.compress.pool import PoolCompressor
+from videox2l.compress.ranked import RankedCompressor
+from videox2l.compress.scorers import KeyDiffScorer, SnapScorer, UniformScorer
+from videox2l.errors import SettingsError
+
+COMPRESSORS: dict[str, Callable[[], Compressor]] = {
+    "uniform": lambda: RankedCompressor(UniformScorer()),
+    "pool": PoolCompressor,
+    "keydiff": lambda: RankedCompressor(KeyDiffScorer()),
+    "snap": lambda: RankedCompressor(SnapScorer()),
+}
+
+
+def compressor_by_name(name: str) -> Compressor:
+    """Return a new compressor by its name; raises SettingsError that lists the names."""
+    if name not in COMPRESSORS:
+        raise SettingsError(f"compressor '{name}' is not known: use {', '.join(COMPRESSORS)}")
+    return COMPRESSORS[name]()
+
+
+__all__ = [
+    "COMPRESSORS",
+    "ChunkEncoder",
+    "ChunkKV",
+    "Compressor",
+    "History",
+    "KeyDiffScorer",
+    "PoolCompressor",
+    "RankedCompressor",
+    "Scorer",
+    "SnapScorer",
+    "UniformScorer",
+    "compressor_by_name",
+]

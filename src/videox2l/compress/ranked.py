@@ -1,0 +1,65 @@
+"""Compression by ranking: prefill once, score every token, keep the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from videox2l.backbones.attention import Probe
+from videox2l.backbones.base import Backbone, VisualTokens
+from videox2l.backbones.cache import BufferCache
+from videox2l.compress.base import ChunkKV, Scorer
+from videox2l.memory.levels import LevelKV, kept_tokens
+
+
+@dataclass
+class QueryTap:
+    """A probe that keeps the last `window` queries of every layer."""
+
+    window: int
+    queries: list[Tensor] = field(default_factory=list)
+    scaling: float = 1.0
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
+        """Copy the queries of one layer; layers come in order."""
+        del layer, key
+        self.scaling = scaling
+        if self.window:
+            self.queries.append(query[0, :, -self.window :].clone())
+
+
+def prefill_chunk(tokens: VisualTokens, context: BufferCache, backbone: Backbone, window: int = 0) -> ChunkKV:
+    """Run a chunk behind `context`, take its KVs out, and leave `context` as it was."""
+    start = len(context)
+    tap = QueryTap(window)
+    probe: Probe = tap
+    backbone.forward(tokens.embeds, tokens.positions, context, probe)
+    keys, values = context.columns(start)
+    context.crop(start)
+    queries = torch.stack([q.to(keys.device) for q in tap.queries]) if window else None
+    return ChunkKV(keys, values, queries, tokens, tap.scaling)
+
+
+@dataclass(frozen=True)
+class RankedCompressor:
+    """Keeps the tokens that `scorer` ranks highest, per layer and head, with their original positions.
+
+    The finest level stands in order of importance and every coarser level is a prefix of it: one forward pass, one
+    copy in storage, and any ratio between the finest and the coarsest can be read later.
+    """
+
+    scorer: Scorer
+
+    def compress(
+        self, tokens: VisualTokens, context: BufferCache, backbone: Backbone, ratios: Sequence[float]
+    ) -> dict[float, LevelKV]:
+        """Prefill `tokens` behind `context` and return a level per ratio, the coarser as views of the finest."""
+        chunk = prefill_chunk(tokens, context, backbone, self.scorer.window)
+        finest = kept_tokens(len(tokens), min(ratios))
+        index = self.scorer.score(chunk).topk(finest, dim=-1, sorted=True).indices  # (layers, heads, finest)
+        pick = index[..., None].expand(-1, -1, -1, chunk.keys.shape[-1])
+        level = LevelKV(chunk.keys.gather(2, pick), chunk.values.gather(2, pick), index.int(), ranked=True)
+        return {ratio: level.first(kept_tokens(len(tokens), ratio)) for ratio in sorted(ratios)}

@@ -1,0 +1,119 @@
+"""What the command line shows: progress on stderr, answers on stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from videox2l.answer import Answer
+from videox2l.memory import Memory
+from videox2l.times import clock, span
+
+
+def size(count: float) -> str:
+    """Return bytes for people: 1.5 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+class Screen:
+    """Writes to the terminal. With `quiet` only `json` writes."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.out = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self.err = Console(stderr=True, quiet=quiet, highlight=False)
+
+    @contextlib.contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Show a spinner while something loads."""
+        with self.err.status(escape(what)):
+            yield
+
+    @contextlib.contextmanager
+    def bar(self, what: str) -> Iterator[Callable[[int, int | None, str], None]]:
+        """Show a progress bar; yields a function of done, expected, and a note."""
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.fields[expected]}"),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.err, transient=True) as progress:
+            task = progress.add_task(escape(what), total=None, expected="?", note="")
+
+            def update(done: int, expected: int | None, note: str) -> None:
+                progress.update(task, completed=done, total=expected, expected=expected or "?", note=note)
+
+            yield update
+
+    @contextlib.contextmanager
+    def ingest_bar(self, name: str) -> Iterator[Callable[[int, int | None, float], None]]:
+        """Show how far the ingest of a video is: frames, and the time in the video."""
+        with self.bar(f"ingesting {name}") as update:
+            yield lambda done, expected, pts: update(done, expected, f"frames, at {clock(pts)}")
+
+    def line(self, text: str) -> None:
+        """Print one line of plain text."""
+        self.out.print(text, markup=False)
+
+    def memory(self, memory: Memory, saved: Path | None = None) -> None:
+        """Print what the memory holds."""
+        levels = ", ".join(f"{memory.level_name(ratio)} at 1/{ratio:g}" for ratio in memory.ratios)
+        frames = sum(chunk.frames for chunk in memory.chunks)
+        self.line(
+            f"{memory.manifest.get('source', 'video')}: {clock(memory.duration)}, {frames} frames, "
+            f"{len(memory)} chunks, {levels}; {size(memory.nbytes())} of KVs kept, "
+            f"full KV would be {size(memory.full_tokens * memory.shape.token_bytes)}"
+        )
+        if memory.manifest.get("fps_note"):
+            self.line(f"  note: {memory.manifest['fps_note']}")
+        if saved is not None:
+            self.line(f"  saved to {saved}")
+
+    def question(self, text: str) -> None:
+        """Print a question and the beginning of its answer's line."""
+        self.out.print(f"\n[bold]Q[/bold] {escape(text)}\n[bold]A[/bold] ", end="")
+
+    def piece(self, text: str) -> None:
+        """Print a piece of an answer as it is written."""
+        self.out.print(text, end="", markup=False)
+        self.out.file.flush()
+
+    def answer(self, answer: Answer) -> None:
+        """End the answer's line; print the re-loaded moments and the cost."""
+        self.line("" if answer.finish == "stop" else " ... (cut at max_new_tokens)")
+        if answer.reloaded:
+            table = Table("moment", "score", "level", "why", box=None, pad_edge=False, padding=(0, 2, 0, 2))
+            for moment in answer.reloaded:
+                score = "-" if moment.score is None else f"{moment.score:.3f}"
+                table.add_row(span(moment.start, moment.end), score, moment.level, moment.reason)
+            self.out.print(table)
+        cost = answer.cost
+        share = cost.tokens / cost.full_tokens
+        seconds = " ".join(f"{stage} {time:.2f}" for stage, time in cost.seconds.items())
+        self.line(
+            f"  cost: {cost.tokens:,} of {cost.full_tokens:,} tokens attended ({share:.1%}), "
+            f"{size(cost.bytes)} of {size(cost.full_bytes)}; {size(cost.reloaded_bytes)} re-loaded; "
+            f"{sum(cost.seconds.values()):.2f} s ({seconds})"
+        )
+
+    def json(self, value: Any) -> None:
+        """Print one JSON object on stdout."""
+        json.dump(value, sys.stdout, ensure_ascii=False, indent=2)
+        sys.stdout.write("\n")

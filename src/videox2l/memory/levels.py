@@ -1,0 +1,89 @@
+"""A chunk's KVs at one ratio, and a chunk with all its levels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from videox2l.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class LevelKV:
+    """KVs of some tokens in all layers.
+
+    `keys`, `values` (layers, heads, n, head_dim), keys rotated. `index` (layers, heads, n) int32: for each kept
+    token the visual token of the chunk at whose position its key is rotated. `ranked`: the tokens stand in order
+    of importance, so that the first m of them are this chunk's level with m tokens.
+    """
+
+    keys: Tensor
+    values: Tensor
+    index: Tensor
+    ranked: bool = False
+
+    def __len__(self) -> int:
+        return self.keys.shape[2]
+
+    def first(self, n: int) -> LevelKV:
+        """Return the `n` most important tokens, as views. Only for ranked levels."""
+        if not self.ranked:
+            raise SettingsError("this level is not ranked: only its own ratio can be read")
+        return LevelKV(self.keys[:, :, :n], self.values[:, :, :n], self.index[:, :, :n], ranked=True)
+
+    def to(self, device: torch.device | str) -> LevelKV:
+        """Return the level on `device`, contiguous."""
+        keys, values, index = (x.to(device).contiguous() for x in (self.keys, self.values, self.index))
+        return LevelKV(keys, values, index, self.ranked)
+
+    def nbytes(self) -> int:
+        """Bytes of the keys and values."""
+        return 2 * self.keys.numel() * self.keys.element_size()
+
+
+def kept_tokens(tokens: int, ratio: float) -> int:
+    """Return how many of `tokens` raw tokens a level at `ratio` keeps: the whole part, at least one."""
+    return max(1, int(tokens / ratio))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One chunk of a memory.
+
+    `start`, `end` seconds (end = where the next chunk starts); `frames` sampled frames; `tokens` raw visual tokens;
+    `positions` (axes, tokens) int64; `levels` ratio -> KVs, finest first. A ranked finest level serves the coarser
+    ratios too, which then need no storage of their own: `levels` holds them as views of it.
+    """
+
+    start: float
+    end: float
+    frames: int
+    positions: Tensor
+    levels: Mapping[float, LevelKV]
+
+    @property
+    def tokens(self) -> int:
+        """Number of raw visual tokens."""
+        return self.positions.shape[1]
+
+    def level(self, ratio: float) -> LevelKV:
+        """Return the KVs at `ratio`: a stored level, or any coarser one of a ranked level."""
+        if ratio in self.levels:
+            return self.levels[ratio]
+        finest = min(self.levels)
+        if self.levels[finest].ranked and ratio > finest:
+            return self.levels[finest].first(kept_tokens(self.tokens, ratio))
+        raise SettingsError(f"no level at ratio {ratio:g}: this memory keeps {describe(self.levels)}")
+
+    def kept(self) -> dict[float, LevelKV]:
+        """Return the levels that need storage: all, or the finest alone when it is ranked."""
+        finest = min(self.levels)
+        return {finest: self.levels[finest]} if self.levels[finest].ranked else dict(self.levels)
+
+
+def describe(ratios: Mapping[float, object] | tuple[float, ...]) -> str:
+    """Return ratios for a message: '2, 32'."""
+    return ", ".join(f"{ratio:g}" for ratio in sorted(ratios))

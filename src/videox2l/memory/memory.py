@@ -1,0 +1,166 @@
+"""The memory of a video: everything that is kept of it, and how it becomes a cache for one question."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from videox2l.backbones.base import Backbone, KVShape
+from videox2l.backbones.cache import BufferCache
+from videox2l.errors import MemoryFileError, SettingsError
+from videox2l.memory.levels import Chunk, LevelKV
+from videox2l.memory.plan import Plan
+
+
+@dataclass
+class Memory:
+    """Everything kept of one video.
+
+    `identity` says which model made it, `settings` how it was compressed, `manifest` (plain JSON) which frames were
+    sampled; `prefix` are the KVs (layers, heads, n, head_dim) of the text before the video; text after
+    the video starts at `next_position`. KVs live in host memory. Asking never changes a memory.
+    """
+
+    identity: dict[str, str]
+    settings: dict[str, Any]
+    manifest: dict[str, Any]
+    shape: KVShape
+    ratios: tuple[float, ...]
+    prefix: tuple[Tensor, Tensor]
+    next_position: int
+    chunks: list[Chunk] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    @property
+    def finest(self) -> float:
+        """Ratio of level L."""
+        return self.ratios[0]
+
+    @property
+    def coarsest(self) -> float:
+        """Ratio of level H."""
+        return self.ratios[-1]
+
+    def level_name(self, ratio: float) -> str:
+        """Return 'L', 'H', or the ratio of a level in between, such as '8x'."""
+        if ratio == self.finest:
+            return "L"
+        return "H" if ratio == self.coarsest else f"{ratio:g}x"
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the start of the first chunk to the end of the last."""
+        return self.chunks[-1].end - self.chunks[0].start if self.chunks else 0.0
+
+    @property
+    def full_tokens(self) -> int:
+        """Tokens that attention would read with full KV: prefix and all raw visual tokens."""
+        return self.prefix[0].shape[2] + sum(chunk.tokens for chunk in self.chunks)
+
+    def nbytes(self) -> int:
+        """Bytes of all KVs that are kept."""
+        kept = sum(level.nbytes() for chunk in self.chunks for level in chunk.kept().values())
+        return kept + 2 * self.prefix[0].numel() * self.prefix[0].element_size()
+
+    def add(self, start: float, end: float, frames: int, positions: Tensor, levels: Mapping[float, LevelKV]) -> None:
+        """Append a chunk, its levels finest first; they are moved to host memory."""
+        ratios = sorted(levels)
+        finest = levels[ratios[0]].to("cpu")
+        stored: dict[float, LevelKV] = {ratios[0]: finest}
+        for ratio in ratios[1:]:
+            stored[ratio] = finest.first(len(levels[ratio])) if finest.ranked else levels[ratio].to("cpu")
+        self.chunks.append(Chunk(start, end, frames, positions.cpu(), stored))
+
+    def chunks_within(self, start: float, end: float) -> list[int]:
+        """Return the indices of the chunks that overlap the seconds from `start` to `end`."""
+        if not start < end:
+            raise SettingsError(f"time range {start:g}-{end:g} is empty: it must end after it starts")
+        return [i for i, chunk in enumerate(self.chunks) if chunk.start < end and start < chunk.end]
+
+    def mix(self, plan: Plan, backbone: Backbone, room: int = 0) -> tuple[BufferCache, list[int]]:
+        """Lay the planned levels out as one cache: prefix, then the chunks in order of time.
+
+        One copy per chunk and layer into buffers with `room` spare columns for question and answer. Returns the
+        cache and the offsets: chunk i stands in columns offsets[i] to offsets[i + 1].
+        """
+        if len(plan) != len(self.chunks):
+            raise SettingsError(f"the plan is for {len(plan)} chunks, the memory has {len(self.chunks)}")
+        levels = [chunk.level(ratio) for chunk, ratio in zip(self.chunks, plan.ratios, strict=True)]
+        offsets = [self.prefix[0].shape[2]]
+        for level in levels:
+            offsets.append(offsets[-1] + len(level))
+        cache = backbone.new_cache(offsets[-1] + room)
+        cache.append(self.prefix[0].to(backbone.device), self.prefix[1].to(backbone.device))
+        for level in levels:
+            cache.append(level.keys, level.values)
+        return cache, offsets
+
+    def check_model(self, identity: Mapping[str, str]) -> None:
+        """Raise MemoryFileError that says what differs when another model or processor asks."""
+        keys = sorted(set(self.identity) | set(identity))
+        wrong = [key for key in keys if self.identity.get(key) != identity.get(key)]
+        if wrong:
+            pairs = ", ".join(
+                f"{key}: memory {_short(self.identity.get(key))}, model {_short(identity.get(key))}" for key in wrong
+            )
+            raise MemoryFileError(f"this memory was made by another model ({pairs}): ingest the video again")
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 (hex) of content, model, processor, sampling and compression settings."""
+        sampling = {k: v for k, v in self.manifest.items() if k not in ("warnings", "source")}
+        whole = {"identity": self.identity, "settings": self.settings, "manifest": sampling}
+        text = json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the memory holds, as plain JSON values."""
+        return {
+            "chunks": len(self.chunks),
+            "levels": {self.level_name(ratio): ratio for ratio in self.ratios},
+            "tokens": {
+                "full": self.full_tokens,
+                **{self.level_name(r): planned_tokens(self, [r] * len(self.chunks)) for r in self.ratios},
+            },
+            "bytes": {"kept": self.nbytes(), "full": self.full_tokens * self.shape.token_bytes},
+            "duration": self.duration,
+            "settings": self.settings,
+            "identity": self.identity,
+            "fingerprint": self.fingerprint(),
+            "manifest": self.manifest,
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the memory to one file, atomically (see `videox2l.memory.store`)."""
+        from videox2l.memory.store import save
+
+        save(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Memory:
+        """Read a memory; every byte is checked against the stored hash."""
+        from videox2l.memory.store import load
+
+        return load(Path(path))
+
+
+def uniform_plan(memory: Memory, ratio: float, reason: str = "") -> Plan:
+    """Return the plan that gives every chunk one level."""
+    return Plan.at([ratio] * len(memory.chunks), reason)
+
+
+def planned_tokens(memory: Memory, ratios: Sequence[float]) -> int:
+    """Return how many tokens attention reads under a plan: prefix and chunks."""
+    kept = sum(len(chunk.level(ratio)) for chunk, ratio in zip(memory.chunks, ratios, strict=True))
+    return memory.prefix[0].shape[2] + kept
+
+
+def _short(value: str | None) -> str:
+    return "nothing" if value is None else value[:12]

@@ -1,0 +1,219 @@
+"""VideoX2L: ingest a video once, ask it many questions."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from videox2l.answer import Answer, Cost, evidence_of
+from videox2l.backbones.base import Backbone, Turn
+from videox2l.compress import Compressor, compressor_by_name
+from videox2l.decoding import Sampling, TextStream, decode
+from videox2l.ingest import IngestSettings, Progress, ingest
+from videox2l.memory import Memory, Plan
+from videox2l.select import Budget, Range, Selector, budget_for, selector_by_name
+from videox2l.video import FrameSource, open_video
+from videox2l.video import Sampling as FrameSampling
+
+
+class VideoX2L:
+    """A video LLM with two-level KV memories of videos and selective re-loading (arXiv 2506.21184).
+
+    It holds no state of videos or questions: asking in another order never changes an answer.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str,
+        *,
+        device: str | None = None,
+        dtype: str = "auto",
+        device_map: Any = None,
+        revision: str | None = None,
+        max_pixels: int | None = None,
+    ) -> VideoX2L:
+        """Load a model: "demo" (ships with the package), a local directory, or a hub id.
+
+        `device` "cpu", "cuda", ...: by default CUDA where there is one. `dtype` "auto", "float32", "bfloat16" or
+        "float16". `max_pixels` limits the size of frames where the family resizes to a pixel budget; the fewer, the
+        fewer visual tokens. Raises ModelError.
+        """
+        from videox2l.backbones import loading
+
+        backbone = loading.from_pretrained(
+            name, device=device, dtype=dtype, device_map=device_map, revision=revision, max_pixels=max_pixels
+        )
+        return cls(backbone)
+
+    @classmethod
+    def from_model(cls, model: Any, processor: Any, *, max_pixels: int | None = None) -> VideoX2L:
+        """Use a transformers model and its processor that are already loaded.
+
+        The model's text decoder is switched to this package's attention function; results of the model elsewhere
+        stay the same up to rounding.
+        """
+        from videox2l.backbones import loading
+
+        return cls(loading.from_objects(model, processor, max_pixels))
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """What a memory must agree on with this model."""
+        return self.backbone.identity()
+
+    def ingest(
+        self,
+        video: str | Path | FrameSource,
+        *,
+        fps: float | None = 1.0,
+        max_frames: int | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        sampling: str = "auto",
+        ratios: Sequence[float] = (2, 32),
+        compressor: str | Compressor = "keydiff",
+        history: str = "H",
+        chunk_frames: int | None = None,
+        progress: Progress | None = None,
+    ) -> Memory:
+        """Read a video once and return its memory.
+
+        Parameters
+        ----------
+        video
+            A file, or any FrameSource (the sampling arguments are then ignored).
+        fps, max_frames
+            Frames sampled per second of video, and at most this many: fps is lowered until they fit.
+        start, end
+            Seconds of the part to read; by default all.
+        sampling
+            "exact" decodes every frame, "fast" skips frames that cannot be sampled, "auto" is fast where safe.
+        ratios
+            Compression ratio of each level, finest (L) first; the last is H. `(1,)` keeps everything.
+        compressor
+            "keydiff", "snap", "uniform", "pool", or an object with the Compressor protocol.
+        history
+            What earlier chunks look like while a chunk is prefilled: "H", "L", "recent:n" or "own".
+        chunk_frames
+            Sampled frames per chunk, the unit of selection; default: 8.
+        progress
+            Called after each chunk with frames done, frames expected or None, and the pts reached.
+
+        Raises SettingsError, VideoError.
+        """
+        found = compressor_by_name(compressor) if isinstance(compressor, str) else compressor
+        settings = IngestSettings(
+            ratios=tuple(float(ratio) for ratio in ratios),
+            history=history,
+            compressor=compressor if isinstance(compressor, str) else repr(compressor),
+            chunk_frames=self.backbone.default_chunk_frames if chunk_frames is None else chunk_frames,
+        )
+        with contextlib.ExitStack() as stack:
+            if isinstance(video, (str, Path)):
+                plan = FrameSampling(fps=fps, max_frames=max_frames, start=start, end=end, mode=sampling)  # type: ignore[arg-type]
+                video = stack.enter_context(open_video(video, plan))
+            return ingest(video, self.backbone, found, settings, self.identity, progress)
+
+    def ask(
+        self,
+        memory: Memory,
+        question: str,
+        *,
+        reload: int | str | Budget = 3,
+        selector: str | Selector = "attention",
+        pinned: Sequence[Range] = (),
+        excluded: Sequence[Range] = (),
+        history: Sequence[Turn] = (),
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Answer:
+        """Answer a question about a memory; the memory is not changed.
+
+        Parameters
+        ----------
+        reload
+            How many chunks to re-load at L: a number, "all", "none", or an object with the Budget protocol.
+        selector
+            What scores the chunks: "attention", "random", or an object with the Selector protocol.
+        pinned, excluded
+            Time ranges (seconds) whose chunks are re-loaded in any case, or never.
+        history
+            Earlier turns of the dialogue.
+        max_new_tokens, temperature, top_p, seed
+            Decoding; `temperature=0` is greedy.
+        on_text
+            Called with each new piece of text while the answer is written.
+
+        Raises SettingsError, and MemoryFileError when the memory was made by another model.
+        """
+        memory.check_model(self.identity)
+        sampling = Sampling(max_new_tokens, temperature, top_p, seed)
+        budget = budget_for(reload, pinned, excluded)
+        oracle = selector_by_name(selector) if isinstance(selector, str) else selector
+        prompt = self.backbone.suffix(question, history)
+        clock = [perf_counter()]
+
+        wanted = budget.needs_scores and memory.finest != memory.coarsest
+        scores = oracle.score(prompt, memory, self.backbone) if wanted else None
+        plan = budget.plan(scores, memory)
+        clock.append(perf_counter())
+
+        cache, offsets = memory.mix(plan, self.backbone, room=len(prompt) + max_new_tokens)
+        clock.append(perf_counter())
+
+        positions = self.backbone.text_positions(memory.next_position, len(prompt))
+        hidden = self.backbone.forward(prompt.embeds, positions, cache)
+        logits = self.backbone.logits(hidden[-1:])[0]
+        clock.append(perf_counter())
+
+        stream = TextStream(self.backbone.decode)
+        ids, pieces = [], []
+        for token in decode(self.backbone, cache, logits, memory.next_position + len(prompt), sampling):
+            ids.append(token)
+            pieces.append(stream.push(token))
+            if on_text is not None and pieces[-1]:
+                on_text(pieces[-1])
+        pieces.append(stream.end())
+        if on_text is not None and pieces[-1]:
+            on_text(pieces[-1])
+        clock.append(perf_counter())
+
+        return Answer(
+            question=question,
+            text="".join(pieces).strip(),
+            ids=tuple(ids),
+            finish="length" if len(ids) == max_new_tokens else "stop",
+            evidence=evidence_of(memory, plan),
+            cost=_cost(memory, plan, offsets[-1], len(prompt), len(ids), clock),
+        )
+
+
+def _cost(memory: Memory, plan: Plan, tokens: int, prompt: int, new: int, clock: Sequence[float]) -> Cost:
+    each = memory.shape.token_bytes
+    reloaded = sum(
+        chunk.level(ratio).nbytes()
+        for chunk, ratio in zip(memory.chunks, plan.ratios, strict=True)
+        if ratio < memory.coarsest
+    )
+    stages = zip(("select", "reload", "prefill", "decode"), clock, clock[1:], strict=False)
+    return Cost(
+        tokens=tokens,
+        bytes=tokens * each,
+        full_tokens=memory.full_tokens,
+        full_bytes=memory.full_tokens * each,
+        reloaded_bytes=reloaded,
+        prompt_tokens=prompt,
+        new_tokens=new,
+        seconds={name: end - start for name, start, end in stages},
+    )

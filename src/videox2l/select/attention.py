@@ -1,0 +1,57 @@
+"""Selection by the model's own attention over the compressed memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from videox2l.backbones.attention import grouped
+from videox2l.backbones.base import Backbone, TextTokens
+from videox2l.memory import Memory
+from videox2l.memory.memory import uniform_plan
+
+
+@dataclass
+class MassProbe:
+    """A probe that sums, layer by layer, how much attention the last prompt token pays to each chunk.
+
+    `offsets` are the columns at which chunks begin, and the end of the last. `masses` gets one tensor (n_chunks,) per
+    layer, averaged over heads: shares of all attention, prefix and question included.
+    """
+
+    offsets: Sequence[int]
+    masses: list[Tensor] = field(default_factory=list)
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
+        """Take the mass of one layer."""
+        del layer
+        last = grouped(query[:, :, -1:], key.shape[1]).float()  # (kv_heads, group, 1, d)
+        weights = (last @ key[0].float()[:, None].transpose(-1, -2) * scaling).softmax(-1)
+        running = weights.mean((0, 1, 2)).cumsum(0)  # (m,)
+        edges = running[torch.tensor(self.offsets, device=running.device) - 1]
+        self.masses.append(edges.diff())
+
+
+@dataclass(frozen=True)
+class AttentionSelector:
+    """Prefills the question on prefix + all chunks at H and reads what its last token attends to.
+
+    The last token of the prompt is where the answer is about to be written; a mean over all question tokens does not
+    find the chunk. Attention mass is summed per chunk and averaged over heads and layers, without the first
+    `skip_layers`, which attend by position rather than content.
+    """
+
+    skip_layers: int = 1
+
+    def score(self, question: TextTokens, memory: Memory, backbone: Backbone) -> Tensor:
+        """Return each chunk's share of attention (n_chunks,), on the CPU."""
+        plan = uniform_plan(memory, memory.coarsest)
+        cache, offsets = memory.mix(plan, backbone, room=len(question))
+        probe = MassProbe(offsets)
+        positions = backbone.text_positions(memory.next_position, len(question))
+        backbone.forward(question.embeds, positions, cache, probe)
+        layers = probe.masses[min(self.skip_layers, len(probe.masses) - 1) :]
+        return torch.stack([mass.cpu() for mass in layers]).mean(0)
