@@ -187,6 +187,8 @@ class Attempt:
                 for frame in decoded:
                     index = self._index(frame, previous)
                     if index is not None:
+                        if previous < 0:
+                            self._check_start(first, index)
                         previous = index
                         yield frame, index
                 if position >= final:
@@ -195,6 +197,17 @@ class Attempt:
                     first, final = following
                     previous = -1
                     decoder.flush_buffers()
+
+    def _check_start(self, first: int, index: int) -> None:
+        """Check that the first frame that a run gives out is its key frame, or one that is shown before it.
+
+        A stream may be refreshed bit by bit over many frames ("intra refresh"). Its key frames do not come out when
+        decoding starts with them, and the first frames that do need not be right to the last bit.
+        """
+        shown = self.timeline.shown
+        start = int(np.searchsorted(shown, self.timeline.pts[first]))
+        if first and not self.ordinal and index > start and shown[start] == self.timeline.pts[first]:
+            self.expect_gap()
 
     def _index(self, frame: Any, previous: int) -> int | None:
         """Presentation-order index of a decoded frame; None for one that is not to be shown."""
@@ -206,12 +219,10 @@ class Attempt:
             return None
         else:
             index = int(np.searchsorted(shown, frame.pts))
-            if index == previous and index + 1 < len(shown) and shown[index + 1] == frame.pts:
-                index += 1
         if index >= len(shown):
             return None
         if index <= previous:
-            if not self.last and not self.damage.bad_packets:
+            if not self.damage.bad_packets:
                 raise _Surprise(disorder=True)
             return None
         if frame.is_corrupt:

@@ -79,12 +79,9 @@ def exact(timeline: Timeline, choice: Choice, note: str | None = None) -> Plan:
 
 def _obstacle(timeline: Timeline) -> str | None:
     if timeline.ordinal:
-        return "the container does not keep a presentation time for each frame"
+        return "the container does not keep a presentation time of its own for each frame"
     if not timeline.key.any():
         return "the file marks no key frames"
-    shown = timeline.shown
-    if len(shown) > 1 and not np.diff(shown).all():
-        return "several frames have the same presentation time"
     return None
 
 

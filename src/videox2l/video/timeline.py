@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from videox2l.errors import VideoError
 
-_JUMP = 0.5  # seconds that decoding times must go back to count as a new beginning
+_JUMP = 0.2  # seconds that decoding times must go back to count as a new beginning
 _DEMUX_ERRORS = 16  # that many in a row end a file
 
 
@@ -146,10 +146,10 @@ def scan(container: Any, stream: Any, first: int | None, name: str) -> Timeline:
         raise VideoError(
             f"{name!r} carries no times for its frames. Remux it, e.g. `ffmpeg -i INPUT -c copy output.mkv`."
         )
-    ordinal = missing_pts or container.format.name == "avi"
     stamps = np.frombuffer(dts if missing_pts else pts, dtype=np.int64)
     keys = np.frombuffer(key, dtype=np.bool_)
     shown = np.frombuffer(visible, dtype=np.bool_)
+    ordinal = missing_pts or container.format.name == "avi" or len(np.unique(stamps[shown])) < shown.sum()
     if not ordinal and first is not None:
         shown = shown & (stamps >= _origin(first, stamps, keys, shown))
     position = np.flatnonzero(shown)
