@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
+
 QWEN_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"

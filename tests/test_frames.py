@@ -64,7 +64,7 @@ def test_frame_size_stays_in_budget(height: int, width: int, expect: tuple[int, 
 def test_max_pixels_overrides_the_config() -> None:
     make = PatchFrames.from_config(qwen_video_config(), max_pixels=256)
     assert make.size(1000, 1000) == (16, 16)
-    with pytest.raises(SettingsError, match="max_pixels=10 .* at least 64"):
+    with pytest.raises(SettingsError, match=r"max_pixels=10 .* at least 64"):
         PatchFrames.from_config(qwen_video_config(), max_pixels=10)
 
 

@@ -14,7 +14,7 @@ from videox2l.backbones.base import Backbone, Turn
 from videox2l.compress import Compressor, compressor_by_name
 from videox2l.decoding import Sampling, TextStream, decode
 from videox2l.ingest import IngestSettings, Progress, ingest
-from videox2l.memory import Memory, Plan
+from videox2l.memory import Memory, Plan, mix
 from videox2l.select import Budget, Range, Selector, budget_for, selector_by_name
 from videox2l.video import FrameSource, open_video
 from videox2l.video import Sampling as FrameSampling
@@ -169,17 +169,17 @@ class VideoX2L:
         plan = budget.plan(scores, memory)
         clock.append(perf_counter())
 
-        cache, offsets = memory.mix(plan, self.backbone, room=len(prompt) + max_new_tokens)
+        mixed = mix(memory, plan, self.backbone, room=len(prompt) + max_new_tokens)
         clock.append(perf_counter())
 
-        positions = self.backbone.text_positions(memory.next_position, len(prompt))
-        hidden = self.backbone.forward(prompt.embeds, positions, cache)
+        positions = self.backbone.text_positions(mixed.next_position, len(prompt))
+        hidden = self.backbone.forward(prompt.embeds, positions, mixed.cache)
         logits = self.backbone.logits(hidden[-1:])[0]
         clock.append(perf_counter())
 
         stream = TextStream(self.backbone.decode)
         ids, pieces = [], []
-        for token in decode(self.backbone, cache, logits, memory.next_position + len(prompt), sampling):
+        for token in decode(self.backbone, mixed.cache, logits, mixed.next_position + len(prompt), sampling):
             ids.append(token)
             pieces.append(stream.push(token))
             if on_text is not None and pieces[-1]:
@@ -195,7 +195,7 @@ class VideoX2L:
             ids=tuple(ids),
             finish="length" if len(ids) == max_new_tokens else "stop",
             evidence=evidence_of(memory, plan),
-            cost=_cost(memory, plan, offsets[-1], len(prompt), len(ids), clock),
+            cost=_cost(memory, plan, mixed.offsets[-1], len(prompt), len(ids), clock),
         )
 
 

@@ -26,6 +26,12 @@ def unrotate(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return _turn(keys.float(), cos, -sin) / (cos**2 + sin**2)
 
 
+def turn_by(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn rotated keys (..., n, d) further, by the angles of cos and sin (..., n, d) alone, without their scale."""
+    scale = (cos**2 + sin**2).sqrt()
+    return rotate(keys, cos / scale, sin / scale)
+
+
 def mix_mrope(table: Tensor, section: list[int]) -> Tensor:
     """Pick each frequency band of a (3, ..., d) cos or sin table from its axis: time, height or width.
 

@@ -2,6 +2,7 @@
 
 from videox2l.memory.levels import Chunk, LevelKV, kept_tokens
 from videox2l.memory.memory import Memory
+from videox2l.memory.mix import Mixed, mix, planned_tokens, uniform_plan
 from videox2l.memory.plan import Plan
 
-__all__ = ["Chunk", "LevelKV", "Memory", "Plan", "kept_tokens"]
+__all__ = ["Chunk", "LevelKV", "Memory", "Mixed", "Plan", "kept_tokens", "mix", "planned_tokens", "uniform_plan"]

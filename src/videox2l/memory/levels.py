@@ -17,13 +17,15 @@ class LevelKV:
 
     `keys`, `values` (layers, heads, n, head_dim), keys rotated. `index` (layers, heads, n) int32: for each kept
     token the visual token of the chunk at whose position its key is rotated. `ranked`: the tokens stand in order
-    of importance, so that the first m of them are this chunk's level with m tokens.
+    of importance, so that the first m of them are this chunk's level with m tokens. `positions` (axes, n) int64:
+    where the keys are rotated, if not at the positions of the chunk's visual tokens (summary tokens).
     """
 
     keys: Tensor
     values: Tensor
     index: Tensor
     ranked: bool = False
+    positions: Tensor | None = None
 
     def __len__(self) -> int:
         return self.keys.shape[2]
@@ -37,7 +39,7 @@ class LevelKV:
     def to(self, device: torch.device | str) -> LevelKV:
         """Return the level on `device`, contiguous."""
         keys, values, index = (x.to(device).contiguous() for x in (self.keys, self.values, self.index))
-        return LevelKV(keys, values, index, self.ranked)
+        return LevelKV(keys, values, index, self.ranked, None if self.positions is None else self.positions.to(device))
 
     def nbytes(self) -> int:
         """Bytes of the keys and values."""

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from videox2l.backbones.base import Backbone, KVShape
-from videox2l.backbones.cache import BufferCache
+from videox2l.backbones.base import KVShape
 from videox2l.errors import MemoryFileError, SettingsError
 from videox2l.memory.levels import Chunk, LevelKV
-from videox2l.memory.plan import Plan
+from videox2l.memory.mix import planned_tokens, uniform_plan
 
 
 @dataclass
@@ -24,7 +23,8 @@ class Memory:
 
     `identity` says which model made it, `settings` how it was compressed, `manifest` (plain JSON) which frames were
     sampled; `prefix` are the KVs (layers, heads, n, head_dim) of the text before the video; text after
-    the video starts at `next_position`. KVs live in host memory. Asking never changes a memory.
+    the video starts at `next_position`. `reposition` "keep" leaves keys at the positions of their prefill when
+    levels are mixed, "compact" closes the gaps. KVs live in host memory. Asking never changes a memory.
     """
 
     identity: dict[str, str]
@@ -34,6 +34,7 @@ class Memory:
     ratios: tuple[float, ...]
     prefix: tuple[Tensor, Tensor]
     next_position: int
+    reposition: str = "keep"
     chunks: list[Chunk] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -85,24 +86,6 @@ class Memory:
             raise SettingsError(f"time range {start:g}-{end:g} is empty: it must end after it starts")
         return [i for i, chunk in enumerate(self.chunks) if chunk.start < end and start < chunk.end]
 
-    def mix(self, plan: Plan, backbone: Backbone, room: int = 0) -> tuple[BufferCache, list[int]]:
-        """Lay the planned levels out as one cache: prefix, then the chunks in order of time.
-
-        One copy per chunk and layer into buffers with `room` spare columns for question and answer. Returns the
-        cache and the offsets: chunk i stands in columns offsets[i] to offsets[i + 1].
-        """
-        if len(plan) != len(self.chunks):
-            raise SettingsError(f"the plan is for {len(plan)} chunks, the memory has {len(self.chunks)}")
-        levels = [chunk.level(ratio) for chunk, ratio in zip(self.chunks, plan.ratios, strict=True)]
-        offsets = [self.prefix[0].shape[2]]
-        for level in levels:
-            offsets.append(offsets[-1] + len(level))
-        cache = backbone.new_cache(offsets[-1] + room)
-        cache.append(self.prefix[0].to(backbone.device), self.prefix[1].to(backbone.device))
-        for level in levels:
-            cache.append(level.keys, level.values)
-        return cache, offsets
-
     def check_model(self, identity: Mapping[str, str]) -> None:
         """Raise MemoryFileError that says what differs when another model or processor asks."""
         keys = sorted(set(self.identity) | set(identity))
@@ -127,7 +110,7 @@ class Memory:
             "levels": {self.level_name(ratio): ratio for ratio in self.ratios},
             "tokens": {
                 "full": self.full_tokens,
-                **{self.level_name(r): planned_tokens(self, [r] * len(self.chunks)) for r in self.ratios},
+                **{self.level_name(r): planned_tokens(self, uniform_plan(self, r)) for r in self.ratios},
             },
             "bytes": {"kept": self.nbytes(), "full": self.full_tokens * self.shape.token_bytes},
             "duration": self.duration,
@@ -149,17 +132,6 @@ class Memory:
         from videox2l.memory.store import load
 
         return load(Path(path))
-
-
-def uniform_plan(memory: Memory, ratio: float, reason: str = "") -> Plan:
-    """Return the plan that gives every chunk one level."""
-    return Plan.at([ratio] * len(memory.chunks), reason)
-
-
-def planned_tokens(memory: Memory, ratios: Sequence[float]) -> int:
-    """Return how many tokens attention reads under a plan: prefix and chunks."""
-    kept = sum(len(chunk.level(ratio)) for chunk, ratio in zip(memory.chunks, ratios, strict=True))
-    return memory.prefix[0].shape[2] + kept
 
 
 def _short(value: str | None) -> str:

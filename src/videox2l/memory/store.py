@@ -1,7 +1,7 @@
 """A memory as one file: safetensors whose header carries a JSON manifest.
 
 Readable without this package: `safetensors.safe_open(path, "pt").metadata()["manifest"]` is the JSON; tensors are
-`prefix.{keys,values}`, `chunk.{i}.positions` and `chunk.{i}.{ratio}.{keys,values,index}`. No pickle anywhere.
+`prefix.{keys,values}`, `chunk.{i}.positions` and `chunk.{i}.{ratio}.{keys,values,index[,positions]}`. No pickle.
 """
 
 from __future__ import annotations
@@ -97,8 +97,9 @@ def _pack(memory: Memory) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for i, chunk in enumerate(memory.chunks):
         tensors[f"chunk.{i}.positions"] = chunk.positions.int()
         for ratio, level in chunk.kept().items():
-            for name in ("keys", "values", "index"):
-                tensors[f"chunk.{i}.{ratio:g}.{name}"] = getattr(level, name)
+            for name in ("keys", "values", "index", "positions"):
+                if getattr(level, name) is not None:
+                    tensors[f"chunk.{i}.{ratio:g}.{name}"] = getattr(level, name)
         chunks.append(
             {
                 "start": chunk.start,
@@ -122,6 +123,7 @@ def _pack(memory: Memory) -> tuple[dict[str, Tensor], dict[str, Any]]:
         },
         "ratios": list(memory.ratios),
         "next_position": memory.next_position,
+        "reposition": memory.reposition,
         "chunks": chunks,
     }
     return {name: tensor.contiguous() for name, tensor in tensors.items()}, manifest
@@ -138,6 +140,7 @@ def _unpack(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> Memor
         ratios=tuple(float(ratio) for ratio in manifest["ratios"]),
         prefix=(tensors["prefix.keys"], tensors["prefix.values"]),
         next_position=int(manifest["next_position"]),
+        reposition=str(manifest["reposition"]),
     )
     for i, entry in enumerate(manifest["chunks"]):
         levels: dict[float, LevelKV] = {}
@@ -146,9 +149,10 @@ def _unpack(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> Memor
                 levels[float(name)] = levels[min(levels)].first(tokens)
             else:
                 keys, values, index = (tensors[f"chunk.{i}.{name}.{part}"] for part in ("keys", "values", "index"))
-                levels[float(name)] = LevelKV(keys, values, index, ranked=entry["ranked"])
-        positions = tensors[f"chunk.{i}.positions"].long()
-        memory.chunks.append(Chunk(entry["start"], entry["end"], entry["frames"], positions, levels))
+                positions = tensors.get(f"chunk.{i}.{name}.positions")
+                levels[float(name)] = LevelKV(keys, values, index, entry["ranked"], positions)
+        at = tensors[f"chunk.{i}.positions"].long()
+        memory.chunks.append(Chunk(entry["start"], entry["end"], entry["frames"], at, levels))
     return memory
 
 

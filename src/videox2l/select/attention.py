@@ -10,8 +10,7 @@ from torch import Tensor
 
 from videox2l.backbones.attention import grouped
 from videox2l.backbones.base import Backbone, TextTokens
-from videox2l.memory import Memory
-from videox2l.memory.memory import uniform_plan
+from videox2l.memory import Memory, mix, uniform_plan
 
 
 @dataclass
@@ -49,9 +48,9 @@ class AttentionSelector:
     def score(self, question: TextTokens, memory: Memory, backbone: Backbone) -> Tensor:
         """Return each chunk's share of attention (n_chunks,), on the CPU."""
         plan = uniform_plan(memory, memory.coarsest)
-        cache, offsets = memory.mix(plan, backbone, room=len(question))
-        probe = MassProbe(offsets)
-        positions = backbone.text_positions(memory.next_position, len(question))
-        backbone.forward(question.embeds, positions, cache, probe)
+        mixed = mix(memory, plan, backbone, room=len(question))
+        probe = MassProbe(mixed.offsets)
+        positions = backbone.text_positions(mixed.next_position, len(question))
+        backbone.forward(question.embeds, positions, mixed.cache, probe)
         layers = probe.masses[min(self.skip_layers, len(probe.masses) - 1) :]
         return torch.stack([mass.cpu() for mass in layers]).mean(0)

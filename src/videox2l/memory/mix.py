@@ -1,0 +1,82 @@
+"""From a memory and a plan to one cache: the reload."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from videox2l.backbones.base import Backbone
+from videox2l.backbones.cache import BufferCache
+from videox2l.backbones.rope import turn_by
+from videox2l.errors import SettingsError
+from videox2l.memory.levels import Chunk, LevelKV
+from videox2l.memory.plan import Plan
+
+if TYPE_CHECKING:
+    from videox2l.memory.memory import Memory
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A memory laid out for one question.
+
+    Chunk i stands in columns `offsets[i]` to `offsets[i + 1]` of `cache`; text goes on at `next_position`.
+    """
+
+    cache: BufferCache
+    offsets: list[int]
+    next_position: int
+
+
+def mix(memory: Memory, plan: Plan, backbone: Backbone, room: int = 0) -> Mixed:
+    """Lay the planned levels out as one cache: prefix, then the chunks in order of time.
+
+    One copy per chunk and layer into buffers with `room` spare columns for question and answer. Keys keep the
+    positions at which they were prefilled, or, when the memory was made with `reposition="compact"`, are rotated
+    on to the column that they stand in.
+    """
+    if len(plan) != len(memory.chunks):
+        raise SettingsError(f"the plan is for {len(plan)} chunks, the memory has {len(memory.chunks)}")
+    levels = [chunk.level(ratio) for chunk, ratio in zip(memory.chunks, plan.ratios, strict=True)]
+    offsets = [memory.prefix[0].shape[2]]
+    for level in levels:
+        offsets.append(offsets[-1] + len(level))
+    cache = backbone.new_cache(offsets[-1] + room)
+    cache.append(memory.prefix[0].to(backbone.device), memory.prefix[1].to(backbone.device))
+    compact = memory.reposition == "compact"
+    for chunk, level, column in zip(memory.chunks, levels, offsets, strict=False):
+        keys = rotated_to(level, chunk, column, backbone) if compact else level.keys
+        cache.append(keys, level.values)
+    return Mixed(cache, offsets, offsets[-1] if compact else memory.next_position)
+
+
+def rotated_to(level: LevelKV, chunk: Chunk, column: int, backbone: Backbone) -> Tensor:
+    """Return a level's keys rotated on to the positions column, column + 1, ... in their order of time.
+
+    Rotating by the difference equals rotating the unrotated keys at the new position (arXiv 2104.09864).
+    """
+    if backbone.axes != 1:
+        raise SettingsError(f"reposition='compact' is not possible for {backbone.name}: it has {backbone.axes} axes")
+    index = level.index.long()  # (layers, heads, n)
+    new = column + index.argsort(-1).argsort(-1)
+    old = chunk.positions[0][index] if level.positions is None else level.positions[0].expand_as(index)
+    shift = new - old
+    if not shift.any():
+        return level.keys
+    cos, sin = backbone.rotation(shift.reshape(1, -1))
+    shape = (*shift.shape, -1)
+    keys = level.keys.to(cos.device)
+    return turn_by(keys, cos.reshape(shape), sin.reshape(shape))
+
+
+def uniform_plan(memory: Memory, ratio: float, reason: str = "") -> Plan:
+    """Return the plan that gives every chunk one level."""
+    return Plan.at([ratio] * len(memory.chunks), reason)
+
+
+def planned_tokens(memory: Memory, plan: Plan) -> int:
+    """Return how many tokens attention reads under a plan: prefix and chunks."""
+    kept = sum(len(chunk.level(ratio)) for chunk, ratio in zip(memory.chunks, plan.ratios, strict=True))
+    return int(memory.prefix[0].shape[2]) + kept

@@ -1,0 +1,121 @@
+"""Selectors and budgets."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import FAMILIES
+from videox2l import ArraySource, Memory, SettingsError, VideoX2L
+from videox2l.backbones.base import KVShape
+from videox2l.memory import Chunk
+from videox2l.select import (
+    AttentionSelector,
+    EverythingAt,
+    ManualSelector,
+    RandomSelector,
+    TopK,
+    budget_for,
+    selector_by_name,
+)
+
+
+def bare_memory(n: int = 6) -> Memory:
+    """A memory of `n` ten-second chunks, without KVs."""
+    shape = KVShape(1, 1, 4, torch.float32)
+    empty = torch.zeros(1, 1, 0, 4)
+    memory = Memory({}, {}, {}, shape, (2.0, 32.0), (empty, empty), 0)
+    memory.chunks = [Chunk(10.0 * i, 10.0 * i + 10, 8, torch.zeros(1, 36).long(), {}) for i in range(n)]
+    return memory
+
+
+@torch.no_grad()
+def test_attention_scores_are_the_stock_models_attention_summed_by_chunk(family: str, video: np.ndarray) -> None:
+    """With everything kept: the eager attention weights that the stock decoder reports for the whole sequence."""
+    model, processor = FAMILIES[family]()
+    x2l = VideoX2L.from_model(model, processor)
+    memory = x2l.ingest(ArraySource(video), ratios=(1,), chunk_frames=4)
+    prompt = x2l.backbone.suffix("What happens?")
+    scores = AttentionSelector().score(prompt, memory, x2l.backbone)
+    every_layer = AttentionSelector(skip_layers=0).score(prompt, memory, x2l.backbone)
+
+    cursor_start = memory.prefix[0].shape[2]
+    embeds, positions = [x2l.backbone.prefix().embeds], [x2l.backbone.text_positions(0, cursor_start)]
+    from videox2l.backbones.base import VideoCursor
+
+    cursor = VideoCursor(cursor_start, 0.0, 0, cursor_start)
+    for i in range(0, len(video), 4):
+        frames = list(video[i : i + 4])
+        tokens = x2l.backbone.visual_tokens(frames, [float(i + j) for j in range(len(frames))], cursor)
+        cursor = cursor.after(tokens)
+        embeds.append(tokens.embeds)
+        positions.append(tokens.positions)
+    embeds.append(prompt.embeds)
+    positions.append(x2l.backbone.text_positions(memory.next_position, len(prompt)))
+    stock, _ = FAMILIES[family]()
+    stock.set_attn_implementation("eager")
+    ids = torch.cat(positions, 1)
+    out = stock.get_decoder()(
+        inputs_embeds=torch.cat(embeds)[None],
+        position_ids=ids if len(ids) == 1 else ids[:, None],
+        output_attentions=True,
+    )
+    last = torch.stack([weights[0, :, -1].mean(0) for weights in out.attentions])  # (layers, tokens)
+    edges = np.cumsum([cursor_start, *(chunk.tokens for chunk in memory.chunks)])
+    by_chunk = torch.stack([last[:, a:b].sum(1) for a, b in pairwise(edges)], 1)
+    torch.testing.assert_close(scores, by_chunk[1:].mean(0), atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(every_layer, by_chunk.mean(0), atol=1e-5, rtol=1e-3)
+    assert (scores - every_layer).abs().max() > 1e-3  # leaving a layer out matters here
+
+
+def test_top_k_reloads_the_best_and_says_why() -> None:
+    plan = TopK(2).plan(torch.tensor([0.1, 0.5, 0.2, 0.5, 0.0, 0.3]), bare_memory())
+    assert plan.ratios == (32, 2, 32, 2, 32, 32)
+    assert plan.reasons == ("", "score rank 1", "", "score rank 2", "", "")  # a tie goes to the earlier chunk
+    assert plan.scores[1] == pytest.approx(0.5)
+
+
+def test_pinned_and_excluded_ranges() -> None:
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    plan = TopK(1, pinned=[(41, 45)], excluded=[(0, 15)]).plan(scores, bare_memory())
+    assert plan.reasons == ("", "", "score rank 1", "", "pinned", "")
+    both = TopK(0, pinned=[(0, 5)], excluded=[(0, 25)]).plan(None, bare_memory())
+    assert both.reasons == ("pinned", "", "", "", "", "")
+    assert both.ratios[0] == 2
+
+
+def test_more_than_there_is_reloads_all() -> None:
+    plan = TopK(99).plan(torch.zeros(6), bare_memory())
+    assert set(plan.ratios) == {2}
+
+
+def test_budget_settings() -> None:
+    assert budget_for("all") == EverythingAt("L")
+    assert budget_for("none") == TopK(0)
+    assert budget_for("5") == budget_for(5) == TopK(5)
+    own = TopK(1)
+    assert budget_for(own) is own
+    assert EverythingAt("L").plan(None, bare_memory()).ratios == (2,) * 6
+    assert EverythingAt("H").plan(None, bare_memory()).reasons == ("",) * 6
+    for wrong in ("some", "-1", -1, 1.5, True, None):
+        with pytest.raises(SettingsError, match="reload="):
+            budget_for(wrong)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="level 'M'"):
+        EverythingAt("M")
+
+
+def test_simple_selectors() -> None:
+    memory: Any = bare_memory()
+    nothing: Any = SimpleNamespace()
+    one = RandomSelector(seed=1).score(nothing, memory, nothing)
+    assert torch.equal(one, RandomSelector(seed=1).score(nothing, memory, nothing))
+    assert not torch.equal(one, RandomSelector(seed=2).score(nothing, memory, nothing))
+    marked = ManualSelector([(25, 31), (50, 51)]).score(nothing, memory, nothing)
+    assert marked.tolist() == [0, 0, 1, 1, 0, 1]
+    with pytest.raises(SettingsError, match="'best' is not known: use attention, random"):
+        selector_by_name("best")
