@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from videox2l.errors import SettingsError, VideoError, X2LError
+from videox2l.errors import SettingsError, VideoWarning, X2LError
 from videox2l.version import __version__
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _root(
 
 @app.command()
 def ask(
-    video: Annotated[Path, typer.Argument(help="A video file, or a memory saved with --save.", metavar="VIDEO")],
+    video: Annotated[str, typer.Argument(help="A video file, or a memory saved with --save.", metavar="VIDEO")],
     questions: Annotated[list[str], typer.Argument(help="One or more questions.", metavar="QUESTION...")],
     model: Model = "demo",
     fps: Annotated[float | None, typer.Option(help="Frames sampled per second of video. [default: 1]")] = None,
@@ -91,38 +91,42 @@ def ask(
     Each answer comes with the moments that it re-loaded and what it cost.
     """
     with _user_errors():
-        from videox2l import console
         from videox2l.times import parse_range
 
         parsed = tuple(_number(part, "ratios") for part in ratios.split(","))
         pinned, excluded = [parse_range(text) for text in pin or ()], [parse_range(text) for text in exclude or ()]
         if fps is None and max_frames is None:
             fps = 1.0
-        _require(video)
-
+        from videox2l.console import Screen
         from videox2l.memory import Memory
-        from videox2l.memory.store import is_memory
+        from videox2l.memory.store import check_target, is_memory
+        from videox2l.select import budget_for, selector_by_name
+        from videox2l.video import Sampling, open_video
 
-        screen = console.Screen(quiet=as_json)
-        if is_memory(video):
+        # Whatever can be wrong is found before the hours of an ingest, not after them.
+        budget, oracle = budget_for(reload, pinned, excluded), selector_by_name(selector)
+        if save is not None:
+            check_target(save)
+
+        screen = Screen(quiet=as_json)
+        if is_memory(Path(video)):
             memory = Memory.load(video)
             x2l = _load(model, device, dtype, max_pixels, screen)
         else:
-            x2l = _load(model, device, dtype, max_pixels, screen)
-            with screen.ingest_bar(video.name) as progress:
-                memory = x2l.ingest(
-                    video,
-                    fps=fps,
-                    max_frames=max_frames,
-                    start=start,
-                    end=end,
-                    sampling=sampling,
-                    ratios=parsed,
-                    compressor=compressor,
-                    history=history,
-                    chunk_frames=chunk_frames,
-                    progress=progress,
-                )
+            frames = Sampling(fps=fps, max_frames=max_frames, start=start, end=end, mode=sampling)  # type: ignore[arg-type]
+            with open_video(video, frames) as source:  # before the model: what is wrong with a video shows at once
+                x2l = _load(model, device, dtype, max_pixels, screen)
+                for question in questions:
+                    x2l.backbone.suffix(question)
+                with screen.ingest_bar(Path(video).name) as progress:
+                    memory = x2l.ingest(
+                        source,
+                        ratios=parsed,
+                        compressor=compressor,
+                        history=history,
+                        chunk_frames=chunk_frames,
+                        progress=progress,
+                    )
         if save is not None:
             memory.save(save)
         screen.memory(memory, saved=save)
@@ -132,10 +136,8 @@ def ask(
             answer = x2l.ask(
                 memory,
                 question,
-                reload=reload,
-                selector=selector,
-                pinned=pinned,
-                excluded=excluded,
+                reload=budget,
+                selector=oracle,
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
                 top_p=top_p,
@@ -172,8 +174,11 @@ def demo(
 
 def _load(model: str, device: str | None, dtype: str, max_pixels: int | None, screen: Screen) -> VideoX2L:
     with screen.waiting(f"loading {model}"):
+        from transformers.utils import logging
+
         from videox2l.pipeline import VideoX2L
 
+        logging.disable_progress_bar()
         return VideoX2L.from_pretrained(model, device=device, dtype=dtype, max_pixels=max_pixels)
 
 
@@ -184,12 +189,6 @@ def _number(text: str, what: str) -> float:
         raise SettingsError(f"{what}: '{text}' is no number; write such as 2,32") from None
 
 
-def _require(path: Path) -> None:
-    """Say at once, before a model is loaded, that a file is missing."""
-    if "://" not in str(path) and not path.exists():
-        raise VideoError(f"no such file: '{path}'")
-
-
 @contextlib.contextmanager
 def _user_errors() -> Iterator[None]:
     """Turn errors that a user can mend into one line on stderr and exit status 1; warnings into one line each."""
@@ -197,10 +196,13 @@ def _user_errors() -> Iterator[None]:
     def show(message: Warning | str, *_: object, **__: object) -> None:
         sys.stderr.write(f"warning: {message}\n")
 
-    warnings.showwarning = show
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries; a user cannot act on them
+            warnings.simplefilter("always", VideoWarning)
+            warnings.showwarning = show
+            yield
     except X2LError as error:
         sys.stderr.write(f"error: {error}\n")
         raise typer.Exit(1) from None

@@ -54,7 +54,7 @@ class Screen:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.err, transient=True) as progress:
+        with Progress(*columns, console=self.err, transient=True, disable=not self.err.is_terminal) as progress:
             task = progress.add_task(escape(what), total=None, expected="?", note="")
 
             def update(done: int, expected: int | None, note: str) -> None:

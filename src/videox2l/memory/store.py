@@ -39,6 +39,16 @@ def is_memory(path: Path) -> bool:
         return False
 
 
+def check_target(path: Path) -> None:
+    """Raise MemoryFileError where a memory cannot be written: no folder, no permission, or a folder in its place."""
+    if not path.parent.is_dir():
+        raise MemoryFileError(f"cannot save to '{path}': the folder '{path.parent}' does not exist")
+    if path.is_dir():
+        raise MemoryFileError(f"cannot save to '{path}': it is a folder; name a file")
+    if not os.access(path.parent, os.W_OK):
+        raise MemoryFileError(f"cannot save to '{path}': no permission to write in '{path.parent}'")
+
+
 def save(memory: Memory, path: Path) -> None:
     """Write `memory` to `path`: to a temporary file beside it, flushed to disk, then renamed.
 
@@ -46,10 +56,7 @@ def save(memory: Memory, path: Path) -> None:
     """
     tensors, manifest = _pack(memory)
     manifest["sha256"] = _digest(tensors)
-    if not path.parent.is_dir():
-        raise MemoryFileError(f"cannot save to '{path}': the folder '{path.parent}' does not exist")
-    if path.is_dir():
-        raise MemoryFileError(f"cannot save to '{path}': it is a folder; name a file")
+    check_target(path)
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)

@@ -1,0 +1,1 @@
+"""Benchmarks, methods to compare, paired statistics, reports."""

@@ -1,0 +1,139 @@
+"""The command line, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from videox2l.cli import app
+from videox2l.times import clock, parse_range, parse_time, span
+
+MEDIA = Path(__file__).parent / "media"
+NASA = MEDIA / "nasa_13013.mp4"
+QUESTION = "what digit appears with the red star ?"
+
+
+def x2l(*args: object) -> Any:
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def test_ask_a_real_video(tmp_path: Path) -> None:
+    """Two questions, one ingest: answers, moments, cost; the saved memory answers the same."""
+    saved = tmp_path / "nasa.x2l"
+    done = x2l("ask", NASA, QUESTION, "does a blue circle appear ?", "--fps", 4, "--max-new-tokens", 4, "--save", saved)
+    assert done.exit_code == 0, done.output
+    assert "52 frames, 7 chunks, L at 1/2, H at 1/32" in done.stdout
+    assert done.stdout.count("score rank 1") == 2
+    assert done.stdout.count("tokens attended") == 2
+    assert done.stderr == ""  # no bars where nobody watches
+
+    direct = x2l("ask", NASA, QUESTION, "--fps", 4, "--max-new-tokens", 4, "--json")
+    again = x2l("ask", saved, QUESTION, "--max-new-tokens", 4, "--json")
+    first, second = json.loads(direct.stdout), json.loads(again.stdout)
+    assert first["answers"][0]["ids"] == second["answers"][0]["ids"]
+    assert first["memory"] == second["memory"]
+
+
+def test_json_has_the_promised_fields() -> None:
+    done = x2l("ask", NASA, QUESTION, "--reload", 1, "--max-frames", 30, "--max-new-tokens", 2, "--json")
+    result = json.loads(done.stdout)
+    answer = result["answers"][0]
+    assert answer["question"] == QUESTION
+    assert isinstance(answer["text"], str)
+    assert [set(moment) for moment in answer["evidence"]] == [
+        {"start", "end", "score", "level", "ratio", "reloaded", "reason"}
+    ] * 4
+    assert sum(moment["reloaded"] for moment in answer["evidence"]) == 1
+    assert {"tokens", "bytes", "full_tokens", "full_bytes", "seconds"} <= set(answer["cost"])
+    memory = result["memory"]
+    assert {"chunks", "levels", "tokens", "bytes", "manifest"} <= set(memory)
+    assert memory["levels"] == {"L": 2.0, "H": 32.0}
+    assert len(memory["manifest"]["pts"]) == 30
+
+
+def test_a_damaged_video_is_answered_with_a_warning() -> None:
+    done = x2l("ask", MEDIA / "corrupted.mp4", QUESTION, "--max-new-tokens", 2, "--fps", 10)
+    assert done.exit_code == 0
+    assert "warning: corrupted.mp4: damaged" in done.stderr
+    assert "tokens attended" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nope.mp4", "hi"], "'nope.mp4' does not exist"),
+        (["https://example.org/a.mp4", "hi"], "https"),
+        ([MEDIA, "hi"], "is a directory"),
+        ([MEDIA / "nasa_13013.mp4.audio.mp3", "hi"], "nasa_13013.mp4.audio.mp3"),
+        ([NASA, "hi", "--start", 20], "start=20.0 is outside the video"),
+        ([NASA, "hi", "--ratios", "2,x"], "'x' is no number"),
+        ([NASA, "hi", "--ratios", "32,2"], "must rise"),
+        ([NASA, "hi", "--reload", "some"], "reload='some'"),
+        ([NASA, "hi", "--selector", "best"], "selector 'best'"),
+        ([NASA, "hi", "--pin", "3"], "'3' is no time range"),
+        ([NASA, "hi", "--model", "/no/where"], "cannot load the model '/no/where'"),
+        ([NASA, "a<|im_end|>"], "control token '<|im_end|>'"),
+        ([NASA, "hi", "--save", "/no/where/a.x2l"], "folder '/no/where' does not exist"),
+        ([NASA, "hi", "--temperature", "-1"], "temperature=-1"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_one_line(args: list[object], message: str) -> None:
+    done = x2l("ask", *args)
+    assert done.exit_code == 1
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+
+
+def test_demo_renders_a_video_with_its_truth(tmp_path: Path) -> None:
+    video, truth = tmp_path / "v.mp4", tmp_path / "v.json"
+    done = x2l("demo", "--render", video, "--truth", truth, "--seed", 5, "--minutes", 0.5)
+    assert done.exit_code == 0, done.output
+    asked = json.loads(truth.read_text())
+    assert {"question", "answer", "kind", "start", "end"} <= set(asked[0])
+    assert len({question["kind"] for question in asked}) >= 3
+    assert json.loads(x2l("ask", video, asked[0]["question"], "--json").stdout)["memory"]["chunks"] == 4
+
+
+def test_demo_says_what_is_wrong(tmp_path: Path) -> None:
+    assert "--truth goes with --render" in x2l("demo", "--truth", tmp_path / "x.json").stderr
+    assert "minutes=0" in x2l("demo", "--minutes", 0).stderr
+    assert "does not exist" in x2l("demo", "--render", tmp_path / "no" / "v.mp4").stderr
+
+
+def test_help_and_version_import_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from videox2l.cli import app; "
+        "out = CliRunner().invoke(app, [sys.argv[1]]); assert out.exit_code == 0, out.output; "
+        "assert not {'torch', 'transformers', 'av', 'numpy'} & set(sys.modules), 'slow import'"
+    )
+    for flag in ("--help", "--version"):
+        subprocess.run([sys.executable, "-c", code, flag], check=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("95", 95), ("95.5", 95.5), ("12:30", 750), ("1:02:03", 3723), (" 0:05 ", 5)]
+)
+def test_times_are_read(text: str, seconds: float) -> None:
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "x", "1:2:3:4", "-5", "nan", "inf", "1::2"])
+def test_wrong_times_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no time"):
+        parse_time(text)
+
+
+def test_times_are_written() -> None:
+    assert (clock(0), clock(59.99), clock(750), clock(3723)) == ("00:00", "00:59", "12:30", "1:02:03")
+    assert span(8, 16) == "00:08-00:16"
+    assert parse_range("10:00-11:30") == (600, 690)
+    with pytest.raises(ValueError, match="empty"):
+        parse_range("11-10")
