@@ -74,6 +74,21 @@ def test_a_cut_mp4_with_its_index_in_front_is_read_to_its_end(tmp_path):
     assert [f.index for f in exact] == [f.index for f in frames]
 
 
+@pytest.mark.parametrize("mode", ["exact", "auto"])
+def test_frames_from_torn_packets_are_given_out_and_named(tmp_path, mode):
+    data = write(tmp_path / "whole.ts", size=(256, 160)).read_bytes()
+    chunks = [data[at : at + 188] for at in range(0, len(data), 188)]
+    video = [k for k, chunk in enumerate(chunks) if int.from_bytes(chunk[1:3]) & 0x1FFF == 0x100]
+    starts = [k for k in video if chunks[k][1] & 0x40]  # first chunk of a packet
+    torn = next(k for k in starts[50:] if {k + 1, k + 2} <= set(video) - set(starts)) + 1
+    (tmp_path / "torn.ts").write_bytes(b"".join(chunks[:torn] + chunks[torn + 1 :]))
+    frames, manifest, texts = read(tmp_path / "torn.ts", fps=None, mode=mode)
+    assert [f.index for f in frames] == list(range(90))
+    assert any("data is missing in 1 packet(s), the first at" in text for text in texts)
+    assert any("decoded from incomplete data, the first at" in text for text in texts)
+    assert "every frame was decoded: the stream is damaged" in manifest.mode_note
+
+
 def test_damage_does_not_lead_out_of_the_range(tmp_path):
     data = bytearray((MEDIA / "corrupted.mp4").read_bytes())
     (tmp_path / "x.mp4").write_bytes(data)

@@ -129,6 +129,7 @@ def test_the_scan_leaves_out_hidden_pictures():
         data = Bytes([first, 0, 0])
         data.pts = data.dts = pts
         data.duration, data.size, data.is_keyframe, data.is_discard = 10, 3, pts == 0, discard
+        data.is_corrupt = False
         return data
 
     packets = [made(0, 0x10), made(10, 0x11), made(11, 0x01), made(20, 0x11, discard=True), made(30, 0x11)]
@@ -141,7 +142,8 @@ def test_the_scan_leaves_out_hidden_pictures():
 
 
 def test_packets_without_times_are_refused():
-    packets = [SimpleNamespace(pts=None, dts=None, duration=0, size=3, is_keyframe=True, is_discard=False)]
+    flags = {"is_keyframe": True, "is_discard": False, "is_corrupt": False}
+    packets = [SimpleNamespace(pts=None, dts=None, duration=0, size=3, **flags)]
     box = SimpleNamespace(demux=lambda _: iter(packets), format=SimpleNamespace(name="mpegts"))
     stream = SimpleNamespace(time_base=Fraction(1, 1000), codec=SimpleNamespace(canonical_name="h264"))
     with pytest.raises(VideoError, match=r"'x' carries no times.*Remux"):

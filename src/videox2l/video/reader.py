@@ -216,6 +216,11 @@ def _oddities(container: Any, stream: Any, timeline: Timeline) -> list[str]:
     found = []
     if timeline.demux_errors:
         found.append(f"damaged: the container could not be read in {timeline.demux_errors} place(s)")
+    if timeline.torn:
+        found.append(
+            f"damaged: data is missing in {len(timeline.torn)} packet(s), the first at {timeline.torn[0]:.3f} s, "
+            f"the last at {timeline.torn[-1]:.3f} s"
+        )
     found += [f"the file's own times start anew at {jump:.3f} s; they were continued" for jump in timeline.jumps]
     declared = _declared(container, stream)
     if declared is not None and declared - timeline.duration > max(0.5, 0.02 * declared):

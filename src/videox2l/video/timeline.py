@@ -74,7 +74,7 @@ class Timeline:
     have no frame: those that an edit list hides, and those before the first picture that can be decoded.
     ordinal: the container's presentation times cannot be used one by one; the k-th decoded frame is frame k.
     duration: seconds from the first frame to the end of the last one.
-    jumps: seconds at which the file's own times start anew.
+    jumps: seconds at which the file's own times start anew. torn: seconds of packets that miss data.
     """
 
     pts: npt.NDArray[np.int64]
@@ -84,6 +84,7 @@ class Timeline:
     ordinal: bool
     duration: float
     jumps: tuple[float, ...] = ()
+    torn: tuple[float, ...] = ()
     demux_errors: int = 0
 
     @cached_property
@@ -126,6 +127,7 @@ def scan(container: Any, stream: Any, first: int | None, name: str) -> Timeline:
     """
     pts, dts, key, visible = array("q"), array("q"), bytearray(), bytearray()
     packets = Packets(container, stream)
+    torn: list[int] = []
     ends: dict[str, int] = {"pts": -(2**62), "duration": 0}
     missing_pts = missing_dts = False
     vp8 = stream.codec.canonical_name == "vp8"
@@ -136,6 +138,8 @@ def scan(container: Any, stream: Any, first: int | None, name: str) -> Timeline:
         pts.append(stamp)
         dts.append(packet.dts or 0)
         key.append(packet.is_keyframe)
+        if packet.is_corrupt:
+            torn.append(stamp)
         hidden = packet.is_discard or (vp8 and not memoryview(packet)[0] & 0x10)  # VP8's show_frame bit
         visible.append(not hidden)
         if stamp >= ends["pts"]:
@@ -158,7 +162,10 @@ def scan(container: Any, stream: Any, first: int | None, name: str) -> Timeline:
         raise VideoError(f"{name!r} has packets of video, but no frame to show.")
     times = stamps[position]
     tail = ends["duration"] or (int(np.median(np.diff(times))) if len(times) > 1 else 0)
-    since = float(stream.time_base)
+
+    def since(ticks: list[int]) -> tuple[float, ...]:
+        return tuple(float((t - int(times[0])) * stream.time_base) for t in ticks)
+
     return Timeline(
         pts=stamps,
         key=keys,
@@ -166,7 +173,8 @@ def scan(container: Any, stream: Any, first: int | None, name: str) -> Timeline:
         time_base=stream.time_base,
         ordinal=ordinal,
         duration=float((int(times[-1]) - int(times[0]) + tail) * stream.time_base),
-        jumps=tuple((jump - int(times[0])) * since for jump in packets.jumps),
+        jumps=since(packets.jumps),
+        torn=since(torn),
         demux_errors=packets.errors,
     )
 
