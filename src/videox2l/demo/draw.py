@@ -90,7 +90,7 @@ def sprite(colour: str, shape: str, digit: int, size: int) -> Sprite:
     small = (size, size)
     return (
         np.asarray(pixels.resize(small, Image.Resampling.BICUBIC), dtype=np.float32),
-        np.asarray(alpha.resize(small, Image.Resampling.BICUBIC), dtype=np.float32)[..., None] / 255,
+        np.asarray(alpha.resize(small, Image.Resampling.BICUBIC), dtype=np.float32)[..., None] / np.float32(255),
     )
 
 
@@ -98,7 +98,7 @@ def sprite(colour: str, shape: str, digit: int, size: int) -> Sprite:
 def sprite_large(colour: str, shape: str, digit: int, size: int) -> Sprite:
     """Return the same needle eight times as large: (8 size, 8 size, 3) and (8 size, 8 size, 1)."""
     pixels, alpha = _draw(colour, shape, digit, size)
-    return pixels.astype(np.float32), alpha.astype(np.float32) / 255
+    return pixels.astype(np.float32), alpha.astype(np.float32) / np.float32(255)
 
 
 def paste(frame: Pixels, needle: Sprite, x: int, y: int) -> None:
@@ -138,7 +138,12 @@ def _outline(shape: str, side: int) -> list[tuple[float, float]]:
     low, high = middle - radius, middle + radius
     if shape == "square":
         inset = 0.07 * side
-        return [(low + inset, low + inset), (high - inset, low + inset), (high - inset, high - inset), (low + inset, high - inset)]
+        return [
+            (low + inset, low + inset),
+            (high - inset, low + inset),
+            (high - inset, high - inset),
+            (low + inset, high - inset),
+        ]
     if shape == "triangle":
         return [(middle, low), (high, high), (low, high)]
     if shape == "diamond":
@@ -146,7 +151,20 @@ def _outline(shape: str, side: int) -> list[tuple[float, float]]:
     if shape == "cross":
         arm = 0.36 * radius
         a, b = middle - arm, middle + arm
-        return [(a, low), (b, low), (b, a), (high, a), (high, b), (b, b), (b, high), (a, high), (a, b), (low, b), (low, a), (a, a)]
+        return [
+            (a, low),
+            (b, low),
+            (b, a),
+            (high, a),
+            (high, b),
+            (b, b),
+            (b, high),
+            (a, high),
+            (a, b),
+            (low, b),
+            (low, a),
+            (a, a),
+        ]
     corners = 10 if shape == "star" else 48
     points = []
     for k in range(corners):

@@ -69,9 +69,7 @@ MAKERS: dict[str, Callable[[WorldVideo, np.random.Generator], Question | None]] 
 }
 
 
-def ask(
-    video: WorldVideo, rng: np.random.Generator, n: int, mix: Mapping[str, float] | None = None
-) -> list[Question]:
+def ask(video: WorldVideo, rng: np.random.Generator, n: int, mix: Mapping[str, float] | None = None) -> list[Question]:
     """Draw up to `n` questions, no two with the same words, kinds in the proportions of `mix`."""
     mix = MIX if mix is None else mix
     kinds, weights = list(mix), np.array(list(mix.values()), dtype=float)

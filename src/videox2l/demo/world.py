@@ -164,6 +164,7 @@ def all_things() -> list[Thing]:
 
 
 def make_scenes(rng: np.random.Generator, frames: int, split: str) -> tuple[Scene, ...]:
+    """Draw scenes of 4 to 16 frames over textures of a split."""
     scenes, start = [], 0
     while start < frames:
         length = int(rng.integers(4, 17))
@@ -180,9 +181,9 @@ def _place(
     rng: np.random.Generator, lengths: npt.NDArray[np.int64], frames: int, gap: int, lead: int, spread: bool
 ) -> list[int]:
     """Starts of the events, in order, at least `gap` apart."""
-    if spread:
-        edges = np.linspace(lead, frames, len(lengths) + 1).astype(int)
-        latest = np.maximum(edges[1:] - lengths - gap, edges[:-1])
+    edges = np.linspace(lead, frames, len(lengths) + 1).astype(int)
+    latest = edges[1:] - lengths - gap
+    if spread and (latest >= edges[:-1]).all():
         return [int(rng.integers(low, high + 1)) for low, high in zip(edges[:-1], latest, strict=True)]
     free = max(0, frames - lead - int(lengths.sum()) - gap * (len(lengths) - 1))
     offsets = np.sort(rng.integers(0, free + 1, len(lengths)))
@@ -210,6 +211,7 @@ def _cast(rng: np.random.Generator, events: int, repeats: float) -> list[tuple[T
 
 
 def make_spot(rng: np.random.Generator) -> tuple[int, int, int]:
+    """Draw the place and the size of a needle: (x, y, size)."""
     size = int(rng.choice(SIZES))
     x, y = rng.integers(0, NATIVE - size + 1, 2).tolist()
     return x, y, size

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from videox2l.demo.training.forward import encode_grids
 from videox2l.demo.training.geometry import TEMPORAL, patchify
+from videox2l.demo.training.workers import rank
 from videox2l.demo.world import Event, WorldVideo, all_things, make_scenes, make_spot
 
 Key = tuple[str, str, int, int, int]
@@ -37,7 +39,13 @@ class GridBank:
     """
 
     def __init__(
-        self, visual: Any, seed: int, *, clips: int = 6, backgrounds: int = 2000, durations: Sequence[int] = (1, 2, 3, 4)
+        self,
+        visual: Any,
+        seed: int,
+        *,
+        clips: int = 6,
+        backgrounds: int = 2000,
+        durations: Sequence[int] = (1, 2, 3, 4),
     ) -> None:
         self.visual, self.rng = visual, np.random.default_rng([0xBA4C, seed])
         self.encoded: list[Tensor] = []
@@ -55,6 +63,24 @@ class GridBank:
         self._flush()
         self.features = torch.cat(self.encoded)  # (grids, 9, hidden)
         self.encoded = []
+
+    @classmethod
+    def cached(cls, visual: Any, seed: int, path: Path) -> GridBank:
+        """Make a bank, or take one made before with the same weights and seed from a file."""
+        weights = torch.cat([p.detach().flatten().cpu() for p in visual.parameters()])
+        made_by = f"{seed} {weights.double().sum().item():.12e} {weights.double().square().sum().item():.12e}"
+        if path.exists():
+            kept = torch.load(path, weights_only=True, mmap=True)
+            if kept["made_by"] == made_by:
+                bank = cls.__new__(cls)
+                bank.clips, bank.backgrounds, bank.features = kept["clips"], kept["backgrounds"], kept["features"]
+                return bank
+        bank = cls(visual, seed)
+        if rank() == 0:
+            kept = {"made_by": made_by, "clips": dict(bank.clips), "backgrounds": bank.backgrounds}
+            torch.save(kept | {"features": bank.features}, path.with_suffix(".tmp"))
+            path.with_suffix(".tmp").replace(path)
+        return bank
 
     def fill(self, video: WorldVideo, rng: np.random.Generator) -> Tensor:
         """Return indices into `features` that make the grids of a video: (frames / 2,)."""
@@ -89,7 +115,7 @@ class GridBank:
     def _flush(self) -> None:
         if self.waiting:
             frames = torch.cat(self.waiting).to(self.visual.patch_embed.proj.weight.device)
-            self.encoded.append(torch.cat([encode_grids(self.visual, p) for p in patchify(frames).split(256)]))
+            self.encoded.append(torch.cat([encode_grids(self.visual, p) for p in torch.split(patchify(frames), 256)]))
             self.waiting = []
 
 

@@ -22,7 +22,7 @@ class Batch:
 
     ids: Tensor  # (b, s); video_pad where a visual token stands
     positions: Tensor  # (3, b, s)
-    mask: Tensor  # (b, 1, s, s) True where the row sees the column
+    mask: Tensor  # (b, 1, t, s) 0 where one of the t tokens after the video sees a token, else -inf
     labels: Tensor  # (b, s) the next token where it is part of an answer, else -100
     answer: Tensor  # (b, s) number of the answer that a label belongs to, else -1
     kinds: list[str]  # the kind of every answer
@@ -93,6 +93,7 @@ class Packer:
             positions[:, i, here] = torch.tensor(places)
             answer[i, head - 1 : head - 1 + len(ids)] = torch.tensor(answers)
         labels[:, :-1] = torch.where(answer[:, :-1] >= 0, ids_[:, 1:], -100)
-        causal = torch.ones(s, s, dtype=torch.bool).tril()
-        same = (segment_[:, :, None] == segment_[:, None, :]) | (segment_[:, None, :] == 0)
-        return Batch(ids_, positions, (same & causal)[:, None], labels, answer, kinds, slice(len(self.prefix), head))
+        causal = torch.ones(s - head, s, dtype=torch.bool).tril(head)
+        same = (segment_[:, head:, None] == segment_[:, None, :]) | (segment_[:, None, :] == 0)
+        mask = torch.zeros(b, 1, s - head, s).masked_fill_(~(same & causal)[:, None], float("-inf"))
+        return Batch(ids_, positions, mask, labels, answer, kinds, slice(len(self.prefix), head))

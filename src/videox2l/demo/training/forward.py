@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videox2l.demo.training.geometry import MERGE, NATIVE, PATCH, SIDE
+from videox2l.demo.draw import NATIVE
+from videox2l.demo.training.geometry import MERGE, PATCH, SIDE
 
 
 def encode_grids(visual: Any, patches: Tensor) -> Tensor:
@@ -33,21 +34,41 @@ def encode_grids(visual: Any, patches: Tensor) -> Tensor:
 
 
 def decode(language_model: Any, embeds: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-    """Run the decoder: (b, s, hidden), positions (3, b, s), mask (b, 1, s, s) True where seen -> (b, s, hidden)."""
+    """Run the decoder: (b, s, hidden), positions (3, b, s) -> (b, s, hidden).
+
+    `mask` (b, 1, t, s) says what the last t tokens see, True or 0 where seen; those before them are causal.
+    """
     cos, sin = language_model.rotary_emb(embeds, positions)
     if cos.ndim == 4:  # transformers < 5.15 mixes the three axes in the layers
         cos, sin = (_mix(t, language_model.config.rope_parameters["mrope_section"]) for t in (cos, sin))
     cos, sin = cos[:, None], sin[:, None]
-    x, (b, s, width) = embeds, embeds.shape
+    x, (b, s, width), head = embeds, embeds.shape, embeds.shape[1] - mask.shape[2]
     for layer in language_model.layers:
         attn, h = layer.self_attn, _norm(layer.input_layernorm, x)
         q, k, v = (p(h).view(b, s, -1, attn.head_dim).transpose(1, 2) for p in (attn.q_proj, attn.k_proj, attn.v_proj))
         q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
         k, v = (t.repeat_interleave(attn.num_key_value_groups, dim=1) for t in (k, v))
-        mixed = F.scaled_dot_product_attention(q, k, v.to(q.dtype), attn_mask=mask)
-        x = x + attn.o_proj(mixed.transpose(1, 2).reshape(b, s, width))
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        seen = _attend(q[:, :, head:], k, v, mask)
+        if head:
+            seen = torch.cat([_attend(q[:, :, :head], k[:, :, :head], v[:, :, :head], None), seen], dim=2)
+        x = x + attn.o_proj(seen.transpose(1, 2).reshape(b, s, width))
         x = x + layer.mlp(_norm(layer.post_attention_layernorm, x))
     return _norm(language_model.norm, x)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attend under a mask, or causally without one.
+
+    The fused kernels are slow on CPUs in bfloat16, where plain matrix products are several times faster.
+    """
+    if q.device.type != "cpu" or q.dtype == torch.float32:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+    if mask is None:
+        mask = torch.full((q.shape[2], k.shape[2]), float("-inf")).triu(1)
+    weights = (q @ k.mT * q.shape[-1] ** -0.5 + mask.to(q.dtype)).softmax(dim=-1)
+    mixed: Tensor = weights @ v
+    return mixed
 
 
 def _norm(module: Any, x: Tensor) -> Tensor:
@@ -60,7 +81,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _mix(t: Tensor, section: list[int]) -> Tensor:
-    parts = t.split([*section, *section], dim=-1)
+    parts = torch.split(t, [*section, *section], dim=-1)
     return torch.cat([part[i % 3] for i, part in enumerate(parts)], dim=-1)
 
 

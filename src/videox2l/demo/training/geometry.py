@@ -75,7 +75,7 @@ def patchify(frames: Tensor) -> Tensor:
 
 
 def video_positions(grids: int, step: float, start: int) -> Tensor:
-    """Return the (3, 9 * grids) positions of the video tokens: time floor(i * step), height, width, all from `start`."""
+    """Return the (3, 9 * grids) positions of video tokens: time floor(i * step), height, width, from `start` on."""
     cell = torch.arange(TOKENS_PER_GRID).repeat(grids)
     time = (torch.arange(grids, dtype=torch.float64) * step).long().repeat_interleave(TOKENS_PER_GRID)
     return torch.stack([time, cell // SIDE, cell % SIDE]) + start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from videox2l.demo.training.bank import GridBank
 from videox2l.demo.training.batches import Batch, Packer
 from videox2l.demo.training.forward import decode, encode_grids
 from videox2l.demo.training.geometry import TEMPORAL, patchify
+from videox2l.demo.training.workers import rank
 from videox2l.demo.world import WorldVideo, make_video
 
 
@@ -31,17 +33,17 @@ class Stage:
 
 
 class LanguagePhase:
-    """Trains the decoder; with `live`, the vision tower as well, on frames drawn for every batch."""
+    """Trains the decoder on grids from a bank or, without one, the whole model on frames drawn for every batch."""
 
     def __init__(
         self, model: Any, name: str, seed: int, stages: Sequence[Stage], *,
-        live: bool, mix: Mapping[str, float], device: torch.device, half: bool,
+        bank: Path | None, mix: Mapping[str, float], device: torch.device, half: bool,
     ) -> None:  # fmt: skip
         self.model, self.name, self.seed, self.stages, self.mix = model, name, seed, stages, mix
         self.device, self.half = device, half
         self.modules: nn.Module = model
         self.packer = Packer()
-        self.bank = None if live else GridBank(model.model.visual, seed)
+        self.bank = GridBank.cached(model.model.visual, 0, bank) if bank else None
 
     def trained(self) -> list[tuple[str, nn.Parameter]]:
         """Return the parameters of the decoder and, where frames are live, of the vision tower."""
@@ -54,7 +56,7 @@ class LanguagePhase:
         """Return the cross-entropy of the answers of a fresh batch, and the accuracy by kind and length."""
         stage = next(stage for stage in self.stages if progress <= stage.until)
         frames = stage.frames[step % len(stage.frames)]
-        rng = np.random.default_rng([0x1A26, self.seed, step])
+        rng = np.random.default_rng([0x1A26, self.seed, step, rank()])
         grids = frames // TEMPORAL
         rows = max(2, stage.tokens // (9 * grids + 16 * stage.questions))
         videos = [draw_video(rng, frames) for _ in range(rows)]
@@ -83,7 +85,9 @@ class LanguagePhase:
         """Return the logits at the labels of a batch, (labels, vocabulary)."""
         text = self.model.model.language_model
         embeds = text.embed_tokens(batch.ids.to(self.device))
-        embeds = torch.cat([embeds[:, : batch.video.start], features.to(embeds.dtype), embeds[:, batch.video.stop :]], 1)
+        embeds = torch.cat(
+            [embeds[:, : batch.video.start], features.to(embeds.dtype), embeds[:, batch.video.stop :]], 1
+        )
         hidden = decode(text, embeds, batch.positions.to(self.device), batch.mask.to(self.device))
         return F.linear(hidden[batch.labels.to(self.device) >= 0], text.embed_tokens.weight)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from videox2l.demo.training.muon import MuonAdamW
+from videox2l.demo.training.workers import average, meet, rank
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Phase(Protocol):
         """Return the named parameters that this phase trains."""
 
     def loss(self, step: int, progress: float) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss of a fresh batch and figures for the log; the same step makes the same batch."""
+        """Return the loss of a fresh batch and figures for the log; a step and process always make the same batch."""
 
 
 def run_phase(phase: Phase, pace: Pace, folder: Path) -> None:
@@ -62,16 +63,20 @@ def run_phase(phase: Phase, pace: Pace, folder: Path) -> None:
         progress = spent / pace.seconds
         loss, measured = phase.loss(step, progress)
         loss.backward()  # type: ignore[no-untyped-call]
+        spent = average(optimiser.parameters(), time.monotonic() - started)
         optimiser.step(pace.rate(progress))
-        step, spent = step + 1, time.monotonic() - started
+        step += 1
         for key, value in {"loss": loss.item(), **measured}.items():
             figures[key].append(value)
         if spent - logged > pace.log_every or spent >= pace.seconds:
-            write_log(folder, phase.name, step, spent, pace.rate(progress), figures)
+            if rank() == 0:
+                write_log(folder, phase.name, step, spent, pace.rate(progress), figures)
             logged, figures = spent, defaultdict(list)
         if spent - saved > pace.save_every or spent >= pace.seconds:
-            save(path, phase, optimiser, step, spent)
+            if rank() == 0:
+                save(path, phase, optimiser, step, spent)
             saved = spent
+    meet()
 
 
 def finished(path: Path, pace: Pace) -> bool:
@@ -86,9 +91,7 @@ def save(path: Path, phase: Phase, optimiser: MuonAdamW, step: int, spent: float
     path.with_suffix(".tmp").replace(path)
 
 
-def write_log(
-    folder: Path, name: str, step: int, spent: float, lr: float, figures: dict[str, list[float]]
-) -> None:
+def write_log(folder: Path, name: str, step: int, spent: float, lr: float, figures: dict[str, list[float]]) -> None:
     """Append a line of means to the log."""
     means = {key: round(sum(values) / len(values), 4) for key, values in sorted(figures.items())}
     line = {"phase": name, "step": step, "seconds": round(spent, 1), "lr": round(lr, 6), **means}

@@ -65,13 +65,13 @@ class MuonAdamW:
         self.adam.load_state_dict(state["adam"])
 
 
-
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     """Move the singular values of a stack of matrices (n, rows, columns) towards one."""
-    x = matrices / (matrices.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
+    x = (matrices / (matrices.flatten(1).norm(dim=1)[:, None, None] + 1e-7)).bfloat16()
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
     for _ in range(steps):
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x.mT if tall else x
+    result: Tensor = x.mT if tall else x
+    return result.to(matrices.dtype)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from videox2l.demo.draw import COLOURS, NATIVE, SHAPES, TEXTURE, paste, sprite, texture
 from videox2l.demo.training.forward import encode_grids
 from videox2l.demo.training.geometry import SIDE, TEMPORAL, TOKENS_PER_GRID, patchify
+from videox2l.demo.training.workers import rank
 from videox2l.demo.world import SIZES, SPLITS, TEXTURES_PER_SPLIT
 
 CLASSES = {"colour": len(COLOURS), "shape": len(SHAPES), "digit": 10}
@@ -34,8 +35,8 @@ class VisionPhase:
     def __init__(self, model: Any, seed: int, batch: int, device: torch.device) -> None:
         self.visual, self.seed, self.batch, self.device = model.model.visual, seed, batch, device
         width = model.config.vision_config.out_hidden_size
-        heads = {name: nn.Linear(width, classes + 1) for name, classes in CLASSES.items()}
-        self.modules = nn.ModuleDict({"visual": self.visual, "heads": nn.ModuleDict(heads)}).to(device)
+        self.heads = nn.ModuleDict({name: nn.Linear(width, classes + 1) for name, classes in CLASSES.items()})
+        self.modules: nn.Module = nn.ModuleDict({"visual": self.visual, "heads": self.heads}).to(device)
 
     def trained(self) -> list[tuple[str, nn.Parameter]]:
         """Return the parameters of the tower and of the heads."""
@@ -44,14 +45,14 @@ class VisionPhase:
     def loss(self, step: int, progress: float) -> tuple[Tensor, dict[str, float]]:
         """Return the mean cross-entropy of the heads over all tokens which have a label."""
         grid = next(pixels for until, pixels in CURRICULUM if progress <= until)
-        rng = np.random.default_rng([0xC11, self.seed, step])
+        rng = np.random.default_rng([0xC11, self.seed, step, rank()])
         frames, labels = zip(*(make_clip(rng, grid) for _ in range(self.batch)), strict=True)
         patches = patchify(torch.from_numpy(np.stack(frames)).to(self.device)).flatten(0, 1)
         features = encode_grids(self.visual, patches)  # (batch, 9, width)
         truth = torch.from_numpy(np.stack(labels)).to(self.device)  # (batch, 9, 3)
         total, measured = 0.002 * features.square().mean(), {}
         for i, name in enumerate(CLASSES):
-            logits, target = self.modules["heads"][name](features).flatten(0, 1), truth[..., i].flatten()
+            logits, target = self.heads[name](features).flatten(0, 1), truth[..., i].flatten()
             total = total + F.cross_entropy(logits, target, ignore_index=IGNORED)
             needle = (target > 0) & (target != IGNORED)
             measured[name] = (logits.argmax(-1) == target)[needle].float().mean().item()
@@ -93,4 +94,5 @@ def _overlap(start: int, size: int) -> npt.NDArray[np.float64]:
     """Share of each of the three columns (or rows) of tokens that the needle covers."""
     side = NATIVE // SIDE
     edges = np.arange(SIDE) * side
-    return np.clip(np.minimum(edges + side, start + size) - np.maximum(edges, start), 0, None) / side
+    share: npt.NDArray[np.float64] = (np.minimum(edges + side, start + size) - np.maximum(edges, start)) / side
+    return np.clip(share, 0.0, 1.0)

@@ -1,0 +1,98 @@
+"""Rendering a video of the synthetic world to an mp4 file, with the truth about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from videox2l.demo.draw import NATIVE, SCALE, Pixels, paste, sprite_large, texture_large
+from videox2l.demo.questions import KINDS, Question, ask
+from videox2l.demo.world import Event, WorldVideo, make_video
+from videox2l.errors import SettingsError
+
+QUESTIONS = {"digit": 4, "order": 3, "count": 3, "presence": 4}
+"""At most so many questions of each kind."""
+GAP = 4
+"""Seconds between two events, so that half a frame per second still tells them apart."""
+LEAD = 3
+"""Seconds before the first event."""
+
+
+def render_video(
+    path: str | Path,
+    seed: int,
+    minutes: float = 3.0,
+    *,
+    fps: int = 10,
+    events: Sequence[Event] | None = None,
+) -> list[dict[str, Any]]:
+    """Write an H.264 file of 384x384 pixels and return the questions that can be asked about it.
+
+    Memory does not grow with the length. Sampled at one frame per second and scaled to 48 pixels, the file
+    shows what the demo model was trained on.
+
+    Parameters
+    ----------
+    path
+        Where the mp4 file goes.
+    seed
+        Videos have a split of seeds of their own, so no seed repeats a training video.
+    minutes, fps
+        Length and frame rate of the file.
+    events
+        Shown instead of events drawn from the seed; their times are in seconds.
+
+    Returns
+    -------
+    list of dict
+        `question`, `answer`, `kind`, and `start` and `end` in seconds of the event that it is about (None
+        where the answer is that there is none).
+    """
+    video = script(seed, minutes, events)
+    frames = round(minutes * 60 * fps)
+    if fps < 1 or frames < 1:
+        raise SettingsError(f"a video needs at least one frame, not {minutes} minutes at {fps} fps")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"preset": "veryfast", "crf": "20"})
+        stream.width = stream.height = NATIVE * SCALE
+        stream.pix_fmt = "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, fps)
+        for i in range(frames):
+            frame = av.VideoFrame.from_ndarray(draw_large(video, i / fps), format="rgb24")
+            frame.pts, frame.time_base = i, Fraction(1, fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return [asdict(question) for question in truth(video)]
+
+
+def script(seed: int, minutes: float, events: Sequence[Event] | None = None) -> WorldVideo:
+    """Return the script of a video file, a frame of it being a second."""
+    seconds = max(1, -int(-minutes * 60 // 1))
+    video = make_video(seed, seconds, "video", gap=GAP, lead=min(LEAD, seconds // 4), repeats=0.9, spread=True)
+    if events is None:
+        return video
+    return WorldVideo(seed, "video", seconds, video.scenes, tuple(sorted(events, key=lambda event: event.start)))
+
+
+def draw_large(video: WorldVideo, second: float) -> Pixels:
+    """Draw the picture at some second: (384, 384, 3)."""
+    scene = next(scene for scene in video.scenes if scene.start <= second < scene.end)
+    x, y = (round(c * SCALE) for c in scene.window(second))
+    frame = texture_large(scene.texture)[y : y + NATIVE * SCALE, x : x + NATIVE * SCALE].copy()
+    for event in video.events:
+        if event.start <= second < event.end:
+            needle = sprite_large(event.colour, event.shape, event.digit, event.size)
+            paste(frame, needle, event.x * SCALE, event.y * SCALE)
+    return frame
+
+
+def truth(video: WorldVideo) -> list[Question]:
+    """Return questions of every kind about a video file."""
+    rng = np.random.default_rng([0x7207, video.seed])
+    return [question for kind in KINDS for question in ask(video, rng, QUESTIONS[kind], {kind: 1.0})]

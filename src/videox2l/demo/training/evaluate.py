@@ -1,0 +1,129 @@
+"""Accuracy of a model folder on held-out videos, through the stock forward of transformers with every KV kept.
+
+`python -m videox2l.demo.training.evaluate [folder]` prints a table by kind and length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+
+from videox2l.demo.questions import KINDS, Question, ask
+from videox2l.demo.training.geometry import TEMPORAL, TOKENS_PER_GRID, patchify, video_positions
+from videox2l.demo.world import WorldVideo, make_video
+
+MODEL = Path(__file__).parents[1] / "model"
+LONGEST_ANSWER = 4
+Counts = dict[tuple[str, int], tuple[int, int]]
+"""(kind, frames) -> right answers, questions."""
+
+
+class Oracle:
+    """Answers questions about a video with the whole video in the cache."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+
+    @torch.no_grad()
+    def watch(self, frames: Tensor, step: float = 2.0) -> None:
+        """Prefill the prompt up to the end of a video: uint8 (T, 48, 48, 3), `step` positions between grids."""
+        grids = len(frames) // TEMPORAL
+        pixels = patchify(frames).flatten(0, 1)
+        grid_thw = torch.tensor([[grids, 6, 6]])
+        text = "<|im_start|>user\n<|vision_start|>" + "<|video_pad|>" * (grids * TOKENS_PER_GRID)
+        ids = torch.tensor(self.tokenizer(text)["input_ids"])[None]
+        head = ids.shape[1] - grids * TOKENS_PER_GRID
+        positions = torch.cat([torch.arange(head).expand(3, head), video_positions(grids, step, head)], dim=1)
+        out = self.model(
+            input_ids=ids,
+            position_ids=positions[:, None],
+            pixel_values_videos=pixels,
+            video_grid_thw=grid_thw,
+            use_cache=True,
+        )
+        self.cache, self.seen, self.next = out.past_key_values, ids.shape[1], int(positions.max()) + 1
+
+    @torch.no_grad()
+    def answer(self, question: str) -> str:
+        """Answer one question greedily; the video's cache is as before afterwards."""
+        text = f"<|vision_end|>{question}<|im_end|>\n<|im_start|>assistant\n"
+        ids, at = torch.tensor(self.tokenizer(text)["input_ids"])[None], self.next
+        said: list[int] = []
+        while len(said) < LONGEST_ANSWER:
+            positions = torch.arange(at, at + ids.shape[1]).expand(3, 1, -1)
+            out = self.model(input_ids=ids, position_ids=positions, past_key_values=self.cache, use_cache=True)
+            at, ids = at + ids.shape[1], out.logits[:, -1:].argmax(-1)
+            if ids.item() == self.tokenizer.eos_token_id:
+                break
+            said.append(int(ids.item()))
+        self.cache.crop(self.seen - self.cache.get_seq_length())
+        return str(self.tokenizer.decode(said))
+
+
+def evaluate(
+    folder: Path | str, frames: Sequence[int], videos: int, *, split: str = "heldout", first_seed: int = 0
+) -> Counts:
+    """Ask two questions of every kind about each of `videos` videos per length."""
+    oracle = Oracle(folder)
+    counts: dict[tuple[str, int], tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for length in frames:
+        for seed in range(first_seed, first_seed + videos):
+            video = make_video(seed, length, split)
+            oracle.watch(torch.from_numpy(video.render()))
+            for question in questions_of_every_kind(video, seed):
+                right, n = counts[question.kind, length]
+                counts[question.kind, length] = (right + (oracle.answer(question.question) == question.answer), n + 1)
+    return dict(counts)
+
+
+def questions_of_every_kind(video: WorldVideo, seed: int, each: int = 2) -> list[Question]:
+    """Return `each` questions of every kind, where the video has so many."""
+    rng = np.random.default_rng([0xE7A1, seed])
+    return [question for kind in KINDS for question in ask(video, rng, each, {kind: 1.0})]
+
+
+def interval(right: int, n: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share, in percent."""
+    z, p = 1.96, right / n
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return 100 * (middle - half) / (1 + z * z / n), 100 * (middle + half) / (1 + z * z / n)
+
+
+def table(counts: Counts) -> str:
+    """Lay out accuracies in percent as a Markdown table, kinds across and lengths down."""
+    lengths = sorted({length for _, length in counts})
+    lines = ["| frames | " + " | ".join(KINDS) + " |", "| ---: |" + " --- |" * len(KINDS)]
+    for length in lengths:
+        cells = []
+        for kind in KINDS:
+            right, n = counts.get((kind, length), (0, 0))
+            low, high = interval(right, n) if n else (0.0, 0.0)
+            cells.append(f"{100 * right / n:.1f} ({low:.0f}-{high:.0f}, n={n})" if n else "-")
+        lines.append(f"| {length} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=MODEL, help="model folder")
+    parser.add_argument("--frames", type=int, nargs="+", default=[16, 32, 64, 128, 180])
+    parser.add_argument("--videos", type=int, default=150, help="videos per length")
+    parser.add_argument("--split", choices=["dev", "heldout"], default="heldout")
+    given = parser.parse_args(arguments)
+    sys.stdout.write(table(evaluate(given.folder, given.frames, given.videos, split=given.split)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The training code computes what the stock model computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from videox2l.demo.questions import ask
+from videox2l.demo.training.batches import Packer
+from videox2l.demo.training.evaluate import interval
+from videox2l.demo.training.forward import decode, encode_grids
+from videox2l.demo.training.geometry import demo_config, patchify, video_positions
+from videox2l.demo.training.language import pair_up
+from videox2l.demo.training.loop import Pace, finished, run_phase
+from videox2l.demo.training.muon import orthogonalise
+from videox2l.demo.training.vision import VisionPhase, make_clip
+from videox2l.demo.world import make_video
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    torch.manual_seed(0)
+    return Qwen2_5_VLForConditionalGeneration(demo_config()).eval()
+
+
+@torch.no_grad()
+def test_vision_tower_is_the_stock_one(model: Any) -> None:
+    patches = patchify(torch.from_numpy(make_video(0, 8).render()))
+    stock = model.model.visual(patches.flatten(0, 1), torch.tensor([[4, 6, 6]])).pooler_output
+    assert torch.allclose(encode_grids(model.model.visual, patches).flatten(0, 1), stock, atol=1e-5)
+
+
+@torch.no_grad()
+def test_questions_in_one_batch_do_not_see_each_other(model: Any) -> None:
+    """Each conversation gets the logits that the stock model gives to it alone."""
+    video, rng, packer = make_video(3, 8), np.random.default_rng(0), Packer()
+    talks = pair_up(ask(video, rng, 6), rng)
+    batch = packer.pack(4, [1.5], [talks])
+    text = model.model.language_model
+    embeds = text.embed_tokens(batch.ids)
+    hidden = decode(text, embeds, batch.positions, batch.mask)
+    at = batch.video.stop
+    for turns in talks:
+        tokens, _ = packer.conversation(turns)
+        alone = torch.cat([batch.ids[:, : batch.video.stop], torch.tensor([tokens])], dim=1)
+        after = 3 + 4 + 1  # three tokens before the video, whose last time is floor(3 * 1.5)
+        places = torch.arange(after, after + len(tokens)).expand(3, 1, -1)
+        positions = torch.cat([batch.positions[:, :, : batch.video.stop], places], dim=2)
+        stock = text(inputs_embeds=text.embed_tokens(alone), position_ids=positions).last_hidden_state
+        assert torch.allclose(hidden[:, at : at + len(tokens)], stock[:, batch.video.stop :], atol=1e-4)
+        at += len(tokens)
+
+
+def test_labels_are_the_answers() -> None:
+    packer, rng = Packer(), np.random.default_rng(1)
+    video = make_video(3, 32)
+    questions = ask(video, rng, 8)
+    batch = packer.pack(16, [2.0, 1.0], [[questions[:4], questions[4:]], [questions[:1]]])
+    for number, question in enumerate([*questions, questions[0]]):
+        said = batch.labels[batch.answer == number]
+        assert packer.tokenizer.decode(said) == f"{question.answer} <|im_end|>"
+        assert batch.kinds[number] == question.kind
+    assert (batch.answer >= 0).eq(batch.labels >= 0).all()
+
+
+def test_text_starts_after_the_last_position_of_the_video() -> None:
+    assert video_positions(16, 2.0, 3).max() == 3 + 30
+    assert video_positions(3, 0.5, 0)[0].tolist() == [0] * 18 + [1] * 9
+    assert video_positions(1, 4.0, 0)[1:].max() == 2
+
+
+def test_orthogonalise() -> None:
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(2, 40, 24)))
+    assert values.min() > 0.5
+    assert values.max() < 1.4
+
+
+def test_labels_of_clips_name_what_is_seen() -> None:
+    rng = np.random.default_rng(0)
+    clips = [make_clip(rng, 8) for _ in range(60)]
+    shown = sum((labels > 0).any() for _, labels in clips)
+    assert 40 < shown < 60
+    assert all(frames.shape == (2, 48, 48, 3) and labels.shape == (9, 3) for frames, labels in clips)
+
+
+def test_a_phase_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    pace = Pace(seconds=0.4, lr=1e-3, lr_end=1e-4, log_every=0.0)
+    phase = VisionPhase(Qwen2_5_VLForConditionalGeneration(demo_config()), 0, 2, torch.device("cpu"))
+    run_phase(phase, pace, tmp_path)
+    assert finished(tmp_path / "vision.pt", pace)
+    steps = torch.load(tmp_path / "vision.pt", weights_only=True)["step"]
+    again = VisionPhase(Qwen2_5_VLForConditionalGeneration(demo_config()), 0, 2, torch.device("cpu"))
+    run_phase(again, Pace(0.8, 1e-3, 1e-4), tmp_path)
+    assert torch.load(tmp_path / "vision.pt", weights_only=True)["step"] > steps > 0
+    assert '"phase": "vision"' in (tmp_path / "log.jsonl").read_text()
+
+
+def test_interval_is_wilson() -> None:
+    low, high = interval(90, 100)
+    assert (round(low, 1), round(high, 1)) == (82.6, 94.5)
