@@ -4,7 +4,7 @@ from videox2l.video.arrays import ArraySource
 from videox2l.video.files import content_hash
 from videox2l.video.manifest import Manifest
 from videox2l.video.reader import VideoReader, open_video
-from videox2l.video.sampling import Sampling
+from videox2l.video.sampling import Mode, Sampling
 from videox2l.video.source import Frame, FrameSource
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Frame",
     "FrameSource",
     "Manifest",
+    "Mode",
     "Sampling",
     "VideoReader",
     "content_hash",
