@@ -172,6 +172,54 @@ def make_llava_onevision(seed: int = 0) -> tuple[Any, Any]:
     return model, SimpleNamespace(tokenizer=tokenizer, video_processor=video)
 
 
+def make_video_xl(seed: int = 0, *, layers: int = 3, beacons: str = "qkv") -> tuple[Any, Any]:
+    """A Video-XL with 2 x 2 pooled tokens per frame."""
+    from transformers import CLIPVisionConfig
+
+    from videox2l.backbones.video_xl_model import VideoXLConfig, VideoXLForCausalLM
+
+    tokenizer = byte_tokenizer(["<|endoftext|>", "<|im_start|>", "<|im_end|>"], "set by the backbone")
+    config = VideoXLConfig(
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=4096,
+        rope_theta=1e6,
+        initializer_range=0.25,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=64,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        image_size=16,
+        patch_size=4,
+        hidden_act="quick_gelu",
+    )
+    torch.manual_seed(seed)
+    model = VideoXLForCausalLM(config, tuple(beacons), vision).eval().float()
+    for name, weight in model.named_parameters():
+        if "beacon" in name or "mm_projector" in name:
+            torch.nn.init.normal_(weight, std=0.25)
+    image = {
+        "size": {"shortest_edge": 16},
+        "crop_size": {"height": 16, "width": 16},
+        "image_mean": [0.48, 0.46, 0.41],
+        "image_std": [0.27, 0.26, 0.28],
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+    }
+    return model, SimpleNamespace(tokenizer=tokenizer, image_processor=image)
+
+
 FAMILIES = {"qwen2_5_vl": make_qwen25, "llava_onevision": make_llava_onevision}
 
 

@@ -175,7 +175,7 @@ def test_pool_averages_keys_before_rotation(ratio: int, backbone: Any) -> None:
         torch.testing.assert_close(level.values[0, :, block], values[:, members].mean(1), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", sorted(COMPRESSORS))
+@pytest.mark.parametrize("name", sorted(set(COMPRESSORS) - {"summary"}))
 def test_ratio_one_keeps_every_kv(name: str, backbone: Any) -> None:
     tokens = chunk_of_tokens(1)
     level = compressor_by_name(name).compress(tokens, backbone.new_cache(), backbone, (1,))[1]
@@ -229,10 +229,10 @@ def test_histories_differ(backbone: Any) -> None:
 
 @pytest.mark.parametrize("text", ["", "h", "recent", "recent:0", "recent:x", "all"])
 def test_unknown_history_is_refused(text: str) -> None:
-    with pytest.raises(SettingsError, match="use H, L, own, or recent:n"):
+    with pytest.raises(SettingsError, match="use H, L, own, fused, or recent:n"):
         History.parse(text)
 
 
 def test_unknown_compressor_is_refused() -> None:
-    with pytest.raises(SettingsError, match="'zip' is not known: use uniform, pool, keydiff, snap"):
+    with pytest.raises(SettingsError, match="'zip' is not known: use uniform, pool, keydiff, snap, summary"):
         compressor_by_name("zip")

@@ -21,5 +21,9 @@ class MemoryFileError(X2LError):
     """A memory on disk is missing, damaged, or belongs to another model."""
 
 
+class ModelWarning(UserWarning):
+    """A model's configuration contradicts its weights, but it can be used."""
+
+
 class VideoWarning(UserWarning):
     """A video is damaged or odd, but what could be decoded is used."""

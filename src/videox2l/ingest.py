@@ -40,14 +40,18 @@ class IngestSettings:
 
 @dataclass(frozen=True)
 class FrameRun:
-    """The frames of one chunk; `end` (seconds) is where the next chunk starts."""
+    """The frames of one chunk; `end` (seconds) is where the next chunk starts; `last`: the source has no more."""
 
     frames: Sequence[Frame]
     end: float
+    last: bool = False
 
 
 def runs(source: FrameSource, length: int) -> Iterator[FrameRun]:
-    """Cut a source into runs of `length` frames; the last may be shorter."""
+    """Cut a source into runs of `length` frames; the last may be shorter.
+
+    A run is given out when the frame after it has come, so that the last one is known to be the last.
+    """
     held: list[Frame] = []
     for frame in source:
         if len(held) == length:
@@ -55,7 +59,7 @@ def runs(source: FrameSource, length: int) -> Iterator[FrameRun]:
             held = []
         held.append(frame)
     if held:
-        yield FrameRun(held, _end_of(held, source))
+        yield FrameRun(held, _end_of(held, source), last=True)
 
 
 def _end_of(frames: Sequence[Frame], source: FrameSource) -> float:
@@ -91,6 +95,7 @@ def ingest(
         ratios=settings.ratios,
         prefix=tuple(part.cpu() for part in encoder.prefix(text)),  # type: ignore[arg-type]
         next_position=len(text),
+        reposition="compact" if compressor.compact else "keep",
     )
     cursor = VideoCursor(start=len(text), origin=0.0, tokens=0, next_position=len(text))
     done = 0
@@ -99,7 +104,7 @@ def ingest(
         if not done:
             cursor = VideoCursor(cursor.start, pts[0], 0, cursor.start)
         tokens = backbone.visual_tokens([frame.image for frame in run.frames], pts, cursor)
-        memory.add(pts[0], run.end, len(pts), tokens.positions, encoder.add(tokens))
+        memory.add(pts[0], run.end, len(pts), tokens.positions, encoder.add(tokens, run.last))
         cursor = cursor.after(tokens)
         memory.next_position = cursor.next_position
         done += len(pts)

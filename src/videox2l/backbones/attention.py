@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 
 NAME = "x2l"
+_MASK_ELEMENTS = 1 << 24
 
 
 class Probe(Protocol):
@@ -41,6 +42,56 @@ def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor | None:
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    mask: Tensor | None = None,
+    *,
+    square: bool = False,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Attention without repeating keys for grouped queries.
+
+    `query` (b, query_heads, n, d); `key`, `value` (b, kv_heads, m, d). `mask` (n, m) says what is seen, by default
+    everything; `square` asks for the kernel's own causal mask (n == m). Returns (b, query_heads, n, d).
+    """
+    batch, heads, n, d = query.shape
+    kv_heads, m = key.shape[1], key.shape[2]
+    shared = grouped(query, kv_heads)
+    keys, values = key.reshape(batch * kv_heads, 1, m, d), value.reshape(batch * kv_heads, 1, m, value.shape[-1])
+    if mask is None and not square:
+        # Queries that share keys and see all of them are rows of one head: each key is read once.
+        shared = shared.reshape(batch * kv_heads, 1, -1, d)
+    else:
+        # Heads that share a key are the head axis of a batch of kv heads: expand() is a view, nothing is copied.
+        keys, values = (x.expand(-1, heads // kv_heads, -1, -1) for x in (keys, values))
+    out = F.scaled_dot_product_attention(
+        shared, keys, values, attn_mask=mask, dropout_p=dropout, is_causal=square, scale=scale
+    )
+    return out.reshape(batch, heads, n, -1)
+
+
+def causal(query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float = 0.0) -> Tensor:
+    """Causal attention of the last `n` of `m` tokens; shapes as in `attend`.
+
+    Kernels know the mask of a square only; of anything else it is written out, for a bounded number of rows at a
+    time.
+    """
+    n, m = query.shape[2], key.shape[2]
+    if n == m and n > 1:
+        return attend(query, key, value, scale, square=True, dropout=dropout)
+    rows = max(1, _MASK_ELEMENTS // m)
+    parts = []
+    for start in range(0, n, rows):
+        end = min(start + rows, n)
+        seen = m - n + end
+        mask = causal_mask(end - start, seen, query.device)
+        parts.append(attend(query[:, :, start:end], key[:, :, :seen], value[:, :, :seen], scale, mask, dropout=dropout))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+
+
 def x2l_attention(
     module: nn.Module,
     query: Tensor,
@@ -52,31 +103,15 @@ def x2l_attention(
     x2l_probe: Probe | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention of the last `n` of `m` tokens, without repeating keys for grouped queries.
+    """Causal attention of the last `n` of `m` tokens, as transformers calls it.
 
     `query` (b, query_heads, n, d); `key`, `value` (b, kv_heads, m, d). `attention_mask` is ignored: batch is one,
     nothing is padded. Returns (b, n, query_heads, d), as transformers expects.
     """
-    batch, heads, n, d = query.shape
-    kv_heads, m = key.shape[1], key.shape[2]
-    scale = d**-0.5 if scaling is None else scaling
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if x2l_probe is not None:
         x2l_probe(int(module.layer_idx), query, key, scale)  # type: ignore[arg-type]
-    group = heads // kv_heads
-    # Heads that share a key are the head axis of a batch of kv heads: expand() is a view, nothing is copied.
-    keys = key.reshape(batch * kv_heads, 1, m, d).expand(-1, group, -1, -1)
-    values = value.reshape(batch * kv_heads, 1, m, value.shape[-1]).expand(-1, group, -1, -1)
-    square = n == m and n > 1
-    out = F.scaled_dot_product_attention(
-        grouped(query, kv_heads),
-        keys,
-        values,
-        attn_mask=None if square else causal_mask(n, m, query.device),
-        dropout_p=dropout,
-        is_causal=square,
-        scale=scale,
-    )
-    return out.reshape(batch, heads, n, -1).transpose(1, 2).contiguous(), None
+    return causal(query, key, value, scale, dropout).transpose(1, 2).contiguous(), None
 
 
 def install(decoder: nn.Module) -> None:

@@ -101,6 +101,7 @@ class Backbone(Protocol):
     axes: int
     group_frames: int
     default_chunk_frames: int
+    default_compressor: str
 
     @property
     def device(self) -> torch.device:

@@ -31,7 +31,7 @@ class ChatPrompt:
             raise ModelError("the model's tokenizer has no chat template: set tokenizer.chat_template")
         self.tokenizer = tokenizer
         self.video_token = video_token
-        self.control = sorted(set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab()))
+        self.control = sorted(set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab()) | {video_token})
 
     def cut(self, question: str, history: Sequence[Turn] = ()) -> tuple[str, str]:
         """Return the prompt before and after the video placeholder."""

@@ -154,3 +154,35 @@ class SquareFrames:
     def __call__(self, video: Tensor) -> Tensor:
         """Turn uint8 (frames, 3, h, w) into float32 (frames, 3, height, width)."""
         return self.normalise(video, self.height, self.width)
+
+
+@dataclass(frozen=True)
+class CropFrames:
+    """CLIP's preprocessing: the shorter side resized to `edge`, then a square of `size` cut from the middle."""
+
+    normalise: Normalise
+    edge: int
+    size: int
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> CropFrames:
+        """Read a CLIP style image processor config."""
+        size, crop = _field(config, "size"), _field(config, "crop_size")
+        edge = size if isinstance(size, int) else size.get("shortest_edge")
+        square = {"height": crop, "width": crop} if isinstance(crop, int) else crop
+        if edge is None or square["height"] != square["width"] or edge < square["height"]:
+            raise ModelError(
+                f"size={size}, crop_size={crop} of the image processor config is not supported: the shorter side must "
+                "be resized to at least the square that is cut out"
+            )
+        return cls(Normalise.from_config(config), edge, square["height"])
+
+    def __call__(self, video: Tensor) -> Tensor:
+        """Turn uint8 (frames, 3, h, w) into float32 (frames, 3, size, size)."""
+        height, width = video.shape[-2:]
+        short = min(height, width)
+        # Rounded down, as the library does: 1280 x 720 at 336 is 597 x 336.
+        high, wide = int(self.edge * height / short), int(self.edge * width / short)
+        x = self.normalise(video, high, wide)
+        top, left = (high - self.size) // 2, (wide - self.size) // 2
+        return x[:, :, top : top + self.size, left : left + self.size]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,26 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import cached_file
 
+from videox2l.backbones import video_xl_loading as video_xl
 from videox2l.backbones.base import Backbone
 from videox2l.backbones.linear import LinearBackbone
 from videox2l.backbones.mrope import MRopeBackbone
+from videox2l.backbones.video_xl import VideoXLBackbone
 from videox2l.errors import ModelError
 
-Adapter = type[MRopeBackbone] | type[LinearBackbone]
-ADAPTERS: dict[str, Adapter] = {"qwen2_5_vl": MRopeBackbone, "llava_onevision": LinearBackbone}
-DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+Adapter = type[MRopeBackbone] | type[LinearBackbone] | type[VideoXLBackbone]
+ADAPTERS: dict[str, Adapter] = {
+    "qwen2_5_vl": MRopeBackbone,
+    "llava_onevision": LinearBackbone,
+    video_xl.MODEL_TYPE: VideoXLBackbone,
+}
+Find = Callable[[str], Path | None]
+DTYPES: dict[str, Any] = {
+    "auto": "auto",
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 def adapter_for(model_type: str) -> Adapter:
@@ -63,17 +76,22 @@ def from_pretrained(
     if dtype not in DTYPES:
         raise ModelError(f"dtype '{dtype}' is not known: use {', '.join(DTYPES)}")
     source = "demo" if name == "demo" else name
-    where = str(demo_directory()) if source == "demo" else name
+    where, subfolder = (str(demo_directory()), "") if source == "demo" else locate(name)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     precision = torch.float32 if dtype == "auto" and device == "cpu" and device_map is None else DTYPES[dtype]
-    hub = {"revision": revision, "trust_remote_code": False}
+    hub = {"revision": revision, "trust_remote_code": False, "subfolder": subfolder}
+    find = partial(_find, where, revision=revision, subfolder=subfolder)
     try:
+        if (plain := _read_json(find, "config.json")).get("model_type") == video_xl.MODEL_TYPE:
+            if device_map is not None:
+                raise ModelError("device_map is not supported for Video-XL yet: leave it out, the model has one device")
+            return load_video_xl(plain, where, find, hub, precision, max_pixels, device)
         config = AutoConfig.from_pretrained(where, **hub)
         adapter = adapter_for(config.model_type)
         tokenizer = AutoTokenizer.from_pretrained(where, **hub)
-        video_config = video_processor_config(where, revision)
+        video_config = video_processor_config(where, find)
         if not tokenizer.chat_template:
-            tokenizer.chat_template = _read_json(where, "chat_template.json", revision).get("chat_template")
+            tokenizer.chat_template = _read_json(find, "chat_template.json").get("chat_template")
         model = AutoModelForImageTextToText.from_pretrained(
             where, dtype=precision, device_map=device_map, use_safetensors=True, **hub
         )
@@ -84,18 +102,52 @@ def from_pretrained(
     return adapter(model, tokenizer, video_config, max_pixels)
 
 
+def load_video_xl(
+    config: Mapping[str, Any],
+    where: str,
+    find: Find,
+    hub: Mapping[str, Any],
+    precision: Any,
+    max_pixels: int | None,
+    device: str,
+) -> VideoXLBackbone:
+    """Load a checkpoint of Video-XL, which transformers' Auto classes do not know."""
+    if isinstance(precision, str):
+        precision = getattr(torch, str(config.get("torch_dtype") or config.get("dtype") or "float16"))
+    model = video_xl.load_model(config, video_xl.weight_files(find), precision)
+    tokenizer = AutoTokenizer.from_pretrained(where, tokenizer_type="qwen2", **hub)
+    pixels = video_xl.pixel_config(model, _read_json(find, "preprocessor_config.json"))
+    return VideoXLBackbone(model.to(device), tokenizer, pixels, max_pixels)
+
+
+def locate(name: str) -> tuple[str, str]:
+    """Return a local folder or hub id, and the subfolder in which the model lies ("" for none).
+
+    A third part of a hub id is a subfolder ("owner/name/folder"); a local folder without a config.json may have one
+    subfolder that has it.
+    """
+    path = Path(name)
+    if path.is_dir():
+        inner = [] if (path / "config.json").exists() else [sub.parent for sub in path.glob("*/config.json")]
+        return (str(inner[0]) if len(inner) == 1 else name), ""
+    parts = name.split("/", 2)
+    if len(parts) == 3 and not path.is_absolute() and parts[0] not in (".", ".."):
+        return "/".join(parts[:2]), parts[2]
+    return name, video_xl.SUBFOLDERS.get(name, "")
+
+
 def demo_directory() -> Path:
     """Return the folder of the model that ships with the package."""
     return Path(__file__).parent.parent / "demo" / "model"
 
 
-def video_processor_config(where: str, revision: str | None) -> dict[str, Any]:
+def video_processor_config(where: str, find: Find) -> dict[str, Any]:
     """Return the model's video processor config, from whichever of the known files has it."""
-    nested = _read_json(where, "processor_config.json", revision)
+    nested = _read_json(find, "processor_config.json")
     for found in (
-        _read_json(where, "video_preprocessor_config.json", revision),
+        _read_json(find, "video_preprocessor_config.json"),
         nested.get("video_processor"),
-        _read_json(where, "preprocessor_config.json", revision),
+        _read_json(find, "preprocessor_config.json"),
         nested.get("image_processor"),
     ):
         if found:
@@ -105,16 +157,23 @@ def video_processor_config(where: str, revision: str | None) -> dict[str, Any]:
     )
 
 
-def _read_json(where: str, file: str, revision: str | None) -> dict[str, Any]:
+def _find(where: str, file: str, revision: str | None, subfolder: str) -> Path | None:
+    """Return where a file of a checkpoint lies on disk (fetched if need be), or None if there is none."""
     path = cached_file(
         where,
         file,
         revision=revision,
+        subfolder=subfolder,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    return {} if path is None else dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    return None if path is None else Path(path)
+
+
+def _read_json(find: Find, file: str) -> dict[str, Any]:
+    path = find(file)
+    return {} if path is None else dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _first_line(error: BaseException) -> str:

@@ -28,6 +28,7 @@ class TransformersBackbone(ABC):
     axes = 1
     group_frames = 1
     default_chunk_frames = 8
+    default_compressor = "keydiff"
 
     def __init__(self, model: Any, tokenizer: Any, video_config: Mapping[str, Any]) -> None:
         self.model = model.eval()
@@ -45,11 +46,16 @@ class TransformersBackbone(ABC):
             head_dim=getattr(self.text_config, "head_dim", None) or self.text_config.hidden_size // heads,
             dtype=self.embedding.weight.dtype,
         )
-        self.video_token_id = self._video_token_id()
-        self.chat = ChatPrompt(tokenizer, str(tokenizer.convert_ids_to_tokens(self.video_token_id)))
+        self.chat = ChatPrompt(tokenizer, self._placeholder())
         attention.install(self.decoder)
 
-    def _video_token_id(self) -> int:
+    def _placeholder(self) -> str:
+        """Return what stands for the video in the rendered prompt: by default a token that the config names."""
+        return str(self.tokenizer.convert_ids_to_tokens(self.video_token_id))
+
+    @property
+    def video_token_id(self) -> int:
+        """Id of the token that stands for a visual token."""
         config = self.model.config
         for name in ("video_token_id", "video_token_index"):
             if getattr(config, name, None) is not None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
-from videox2l.compress.base import ChunkKV, Compressor, Scorer
+from videox2l.compress.base import ChunkKV, ChunkTask, Compressor, Scorer
 from videox2l.compress.history import ChunkEncoder, History
 from videox2l.compress.pool import PoolCompressor
 from videox2l.compress.ranked import RankedCompressor
 from videox2l.compress.scorers import KeyDiffScorer, SnapScorer, UniformScorer
+from videox2l.compress.summary_tokens import SummaryTokenCompressor
 from videox2l.errors import SettingsError
 
 COMPRESSORS: dict[str, Callable[[], Compressor]] = {
@@ -14,6 +15,7 @@ COMPRESSORS: dict[str, Callable[[], Compressor]] = {
     "pool": PoolCompressor,
     "keydiff": lambda: RankedCompressor(KeyDiffScorer()),
     "snap": lambda: RankedCompressor(SnapScorer()),
+    "summary": SummaryTokenCompressor,
 }
 
 
@@ -28,6 +30,7 @@ __all__ = [
     "COMPRESSORS",
     "ChunkEncoder",
     "ChunkKV",
+    "ChunkTask",
     "Compressor",
     "History",
     "KeyDiffScorer",
@@ -35,6 +38,7 @@ __all__ = [
     "RankedCompressor",
     "Scorer",
     "SnapScorer",
+    "SummaryTokenCompressor",
     "UniformScorer",
     "compressor_by_name",
 ]

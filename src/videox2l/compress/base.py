@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -29,11 +29,38 @@ class ChunkKV:
     scaling: float
 
 
+@dataclass(frozen=True)
+class ChunkTask:
+    """What a compressor is told of a chunk besides its tokens.
+
+    `before`: the visual tokens of each earlier chunk of the video; `last`: no chunk follows; `fused`: make all levels
+    in one forward, even where one forward per level would be truer to the model's training.
+    """
+
+    before: tuple[int, ...] = ()
+    last: bool = False
+    fused: bool = False
+
+
+FIRST_CHUNK = ChunkTask()
+
+
 class Compressor(Protocol):
-    """Makes the levels of a chunk. It owns the chunk's forward pass, since summary tokens change it."""
+    """Makes the levels of a chunk. It owns the chunk's forward pass, since summary tokens change it.
+
+    `compact`: whether kept keys must stand at consecutive positions in every context and mix, so that a memory made
+    with it has `reposition="compact"`. A compressor holds no state between calls.
+    """
+
+    compact: ClassVar[bool]
 
     def compress(
-        self, tokens: VisualTokens, context: BufferCache, backbone: Backbone, ratios: Sequence[float]
+        self,
+        tokens: VisualTokens,
+        context: BufferCache,
+        backbone: Backbone,
+        ratios: Sequence[float],
+        task: ChunkTask,
     ) -> dict[float, LevelKV]:
         """Prefill `tokens` behind `context` and return a level per ratio.
 

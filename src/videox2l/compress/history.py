@@ -10,9 +10,10 @@ from torch import Tensor
 
 from videox2l.backbones.base import Backbone, TextTokens, VisualTokens
 from videox2l.backbones.cache import BufferCache
-from videox2l.compress.base import Compressor
+from videox2l.compress.base import ChunkTask, Compressor
 from videox2l.errors import SettingsError
 from videox2l.memory.levels import LevelKV
+from videox2l.memory.mix import rotated_to
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class History:
 
     `"H"`: earlier chunks at the coarsest level (cheap: the context grows slowly). `"L"`: at the finest. `"recent:n"`:
     the last n at the finest, older ones at the coarsest. `"own"`: one pass per level, each seeing its own level
-    (the two passes of arXiv 2506.21184).
+    (the two passes of arXiv 2506.21184). `"fused"`: as "H", but all levels are made in one forward per chunk. That is
+    what compressors without summary tokens do in any case.
     """
 
     kind: str
@@ -30,11 +32,11 @@ class History:
     @classmethod
     def parse(cls, text: str) -> History:
         """Read the setting; raises SettingsError that lists what is possible."""
-        if text in ("H", "L", "own"):
+        if text in ("H", "L", "own", "fused"):
             return cls(text)
         found = re.fullmatch(r"recent:([1-9]\d*)", text)
         if not found:
-            raise SettingsError(f"history '{text}' is not known: use H, L, own, or recent:n such as recent:2")
+            raise SettingsError(f"history '{text}' is not known: use H, L, own, fused, or recent:n such as recent:2")
         return cls("recent", int(found.group(1)))
 
 
@@ -50,7 +52,8 @@ class ChunkEncoder:
         self.ratios = tuple(sorted(ratios))
         self.history = history
         streams = [(ratio,) for ratio in self.ratios] if history.kind == "own" else [self.ratios]
-        self.streams = [_Stream(backbone.new_cache(), ratios, history.recent) for ratios in streams]
+        self.streams = [_Stream(backbone, compressor.compact, ratios, history.recent) for ratios in streams]
+        self.sizes: tuple[int, ...] = ()
 
     def prefix(self, text: TextTokens) -> tuple[Tensor, Tensor]:
         """Prefill the text before the video; return its keys and values (layers, heads, n, head_dim)."""
@@ -64,41 +67,53 @@ class ChunkEncoder:
             stream.settled = len(stream.context)
         return keys, values
 
-    def add(self, tokens: VisualTokens) -> dict[float, LevelKV]:
-        """Encode the next chunk; return its levels, finest first."""
+    def add(self, tokens: VisualTokens, last: bool = False) -> dict[float, LevelKV]:
+        """Encode the next chunk; return its levels, finest first. `last`: no chunk follows."""
+        task = ChunkTask(self.sizes, last, fused=self.history.kind == "fused")
         levels: dict[float, LevelKV] = {}
         for stream in self.streams:
-            found = self.compressor.compress(tokens, stream.context, self.backbone, stream.ratios)
-            levels.update(found)
-            stream.extend(found, finest=self.history.kind == "L")
+            if self.sizes or not levels:
+                # All streams begin with the prefix alone: the first chunk is made once, at all ratios.
+                ratios = stream.ratios if self.sizes else self.ratios
+                found = self.compressor.compress(tokens, stream.context, self.backbone, ratios, task)
+                levels.update(found)
+            made = {ratio: levels[ratio] for ratio in stream.ratios}
+            stream.extend(made, tokens.positions, finest=self.history.kind == "L")
+        self.sizes = (*self.sizes, len(tokens))
         return levels
 
 
 class _Stream:
     """One context: the prefix, then earlier chunks, the last `recent` of them at their finest level."""
 
-    def __init__(self, context: BufferCache, ratios: tuple[float, ...], recent: int) -> None:
-        self.context = context
+    def __init__(self, backbone: Backbone, compact: bool, ratios: tuple[float, ...], recent: int) -> None:
+        self.backbone = backbone
+        self.context: BufferCache = backbone.new_cache()
+        self.compact = compact
         self.ratios = ratios
         self.recent = recent
         self.settled = 0
-        self.pending: list[dict[float, LevelKV]] = []
+        self.pending: list[tuple[dict[float, LevelKV], Tensor]] = []
 
-    def extend(self, levels: dict[float, LevelKV], finest: bool) -> None:
-        """Add a chunk to the context; chunks that leave the recent ones fall back to their coarsest level."""
+    def extend(self, levels: dict[float, LevelKV], positions: Tensor, finest: bool) -> None:
+        """Add a chunk to the context; chunks that leave the recent ones fall back to their coarsest level.
+
+        `positions` (axes, n) of the chunk's visual tokens.
+        """
         if not self.recent:
-            self._append(levels[min(levels) if finest else max(levels)])
+            self._append(levels[min(levels) if finest else max(levels)], positions)
             return
-        self.pending.append(levels)
+        self.pending.append((levels, positions))
         if len(self.pending) > self.recent:
             self.context.crop(self.settled)
-            old = self.pending.pop(0)
-            self._append(old[max(old)])
+            old, at = self.pending.pop(0)
+            self._append(old[max(old)], at)
             self.settled = len(self.context)
-            for chunk in self.pending:
-                self._append(chunk[min(chunk)])
+            for chunk, at in self.pending:
+                self._append(chunk[min(chunk)], at)
         else:
-            self._append(levels[min(levels)])
+            self._append(levels[min(levels)], positions)
 
-    def _append(self, level: LevelKV) -> None:
-        self.context.append(level.keys, level.values)
+    def _append(self, level: LevelKV, positions: Tensor) -> None:
+        keys = rotated_to(level, positions, len(self.context), self.backbone) if self.compact else level.keys
+        self.context.append(keys, level.values)

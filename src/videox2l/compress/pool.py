@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from videox2l.backbones.base import Backbone, VisualTokens
 from videox2l.backbones.cache import BufferCache
 from videox2l.backbones.rope import rotate, unrotate
+from videox2l.compress.base import FIRST_CHUNK, ChunkTask
 from videox2l.compress.ranked import prefill_chunk
 from videox2l.memory.levels import LevelKV
 
@@ -47,8 +49,15 @@ class PoolCompressor:
     of the block's middle token. Levels are not nested: each is stored.
     """
 
+    compact: ClassVar[bool] = False
+
     def compress(
-        self, tokens: VisualTokens, context: BufferCache, backbone: Backbone, ratios: Sequence[float]
+        self,
+        tokens: VisualTokens,
+        context: BufferCache,
+        backbone: Backbone,
+        ratios: Sequence[float],
+        task: ChunkTask = FIRST_CHUNK,
     ) -> dict[float, LevelKV]:
         """Prefill `tokens` behind `context` and return a level per ratio."""
         chunk = prefill_chunk(tokens, context, backbone)

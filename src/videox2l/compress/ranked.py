@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from videox2l.backbones.attention import Probe
 from videox2l.backbones.base import Backbone, VisualTokens
 from videox2l.backbones.cache import BufferCache
-from videox2l.compress.base import ChunkKV, Scorer
+from videox2l.compress.base import FIRST_CHUNK, ChunkKV, ChunkTask, Scorer
 from videox2l.memory.levels import LevelKV, kept_tokens
 
 
@@ -52,9 +53,15 @@ class RankedCompressor:
     """
 
     scorer: Scorer
+    compact: ClassVar[bool] = False
 
     def compress(
-        self, tokens: VisualTokens, context: BufferCache, backbone: Backbone, ratios: Sequence[float]
+        self,
+        tokens: VisualTokens,
+        context: BufferCache,
+        backbone: Backbone,
+        ratios: Sequence[float],
+        task: ChunkTask = FIRST_CHUNK,
     ) -> dict[float, LevelKV]:
         """Prefill `tokens` behind `context` and return a level per ratio, the coarser as views of the finest."""
         chunk = prefill_chunk(tokens, context, backbone, self.scorer.window)

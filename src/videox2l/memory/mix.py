@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from videox2l.backbones.base import Backbone
 from videox2l.backbones.cache import BufferCache
 from videox2l.backbones.rope import turn_by
 from videox2l.errors import SettingsError
-from videox2l.memory.levels import Chunk, LevelKV
+from videox2l.memory.levels import LevelKV
 from videox2l.memory.plan import Plan
 
 if TYPE_CHECKING:
@@ -47,22 +48,24 @@ def mix(memory: Memory, plan: Plan, backbone: Backbone, room: int = 0) -> Mixed:
     cache.append(memory.prefix[0].to(backbone.device), memory.prefix[1].to(backbone.device))
     compact = memory.reposition == "compact"
     for chunk, level, column in zip(memory.chunks, levels, offsets, strict=False):
-        keys = rotated_to(level, chunk, column, backbone) if compact else level.keys
+        keys = rotated_to(level, chunk.positions, column, backbone) if compact else level.keys
         cache.append(keys, level.values)
     return Mixed(cache, offsets, offsets[-1] if compact else memory.next_position)
 
 
-def rotated_to(level: LevelKV, chunk: Chunk, column: int, backbone: Backbone) -> Tensor:
+def rotated_to(level: LevelKV, positions: Tensor, column: int, backbone: Backbone) -> Tensor:
     """Return a level's keys rotated on to the positions column, column + 1, ... in their order of time.
 
-    Rotating by the difference equals rotating the unrotated keys at the new position (arXiv 2104.09864).
+    `positions` (axes, n) are those of the chunk's visual tokens. Rotating by the difference equals rotating the
+    unrotated keys at the new position (arXiv 2104.09864).
     """
     if backbone.axes != 1:
         raise SettingsError(f"reposition='compact' is not possible for {backbone.name}: it has {backbone.axes} axes")
-    index = level.index.long()  # (layers, heads, n)
-    new = column + index.argsort(-1).argsort(-1)
-    old = chunk.positions[0][index] if level.positions is None else level.positions[0].expand_as(index)
-    shift = new - old
+    if level.positions is not None:  # summary tokens stand in order, the same ones in all layers and heads
+        shift = column + torch.arange(len(level)) - level.positions[0].cpu()
+    else:
+        index = level.index.long()  # (layers, heads, n)
+        shift = column + index.argsort(-1).argsort(-1) - positions[0].to(index.device)[index]
     if not shift.any():
         return level.keys
     cos, sin = backbone.rotation(shift.reshape(1, -1))

@@ -1,0 +1,91 @@
+"""Video-XL (arXiv 2409.14485): a video LLM whose summary tokens compress what was watched."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videox2l.backbones.base import VideoCursor, VisualTokens
+from videox2l.backbones.cache import BufferCache
+from videox2l.backbones.frames import CropFrames, stack
+from videox2l.backbones.summary import SummaryLayout
+from videox2l.backbones.transformers_backbone import TransformersBackbone
+from videox2l.backbones.video_xl_model import VideoXLForCausalLM
+from videox2l.backbones.video_xl_pass import Geometry, summarise
+from videox2l.errors import ModelError, SettingsError
+
+# As Video-X2L was published: the text after the video is a newline, the question, another newline, the end of turn.
+# Newlines are written as expressions because a template's own are trimmed after a tag.
+CHAT_TEMPLATE = (
+    "{% for m in messages %}"
+    "{% if loop.first %}{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{% endif %}"
+    "{{ '<|im_start|>' + m['role'] + '\\n' }}"
+    "{% for c in m['content'] %}{{ '<image>\\n' if c['type'] == 'video' else c['text'] }}{% endfor %}"
+    "{{ '\\n<|im_end|>\\n' if loop.first else '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+class VideoXLBackbone(TransformersBackbone):
+    """Video-XL behind the `Backbone` protocol, with `summarise` for the summary-token compressor.
+
+    Frames are simply concatenated, each a square of tokens; positions count columns of the cache, so that memories
+    made with summary tokens are mixed compactly (see `SummaryTokenCompressor`).
+    """
+
+    axes = 1
+    group_frames = 1
+    default_chunk_frames = 10
+    default_compressor = "summary"
+
+    def __init__(
+        self,
+        model: VideoXLForCausalLM,
+        tokenizer: Any,
+        video_config: Mapping[str, Any],
+        max_pixels: int | None = None,
+    ) -> None:
+        if max_pixels is not None:
+            raise SettingsError("max_pixels has no effect on llava_qwen: its frames have one fixed size")
+        tokenizer.chat_template = CHAT_TEMPLATE
+        super().__init__(model, tokenizer, video_config)
+        self.frames = CropFrames.from_config(self.video_config) if model.has_vision else None
+
+    def _placeholder(self) -> str:
+        return "<image>"  # no token: the published code cuts the prompt here before it is tokenized
+
+    @torch.no_grad()
+    def visual_tokens(self, frames: Sequence[np.ndarray], pts: Sequence[float], cursor: VideoCursor) -> VisualTokens:
+        """Run CLIP and the projector on the frames of one chunk: side x side tokens per frame."""
+        if self.frames is None:
+            raise ModelError("this Video-XL was loaded without its vision tower: it can only be given visual tokens")
+        pixels = self.frames(stack(frames).to(self.device)).to(self.shape.dtype)
+        embeds: Tensor = self.model.encode_frames(pixels)
+        count, side = embeds.shape[0], embeds.shape[1]
+        embeds = embeds.reshape(-1, embeds.shape[-1])
+        first = cursor.start + cursor.tokens
+        return VisualTokens(embeds, self.text_positions(first, len(embeds)), (count, side, side))
+
+    def summarise(
+        self, embeds: Tensor, layouts: Sequence[SummaryLayout], cache: BufferCache
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Run visual tokens with summary tokens among them; see `SummaryBackbone.summarise`."""
+        geometry = Geometry(len(cache), len(embeds), layouts)
+        at, kept = self.rotation(geometry.positions()[None]), self.rotation(geometry.kept_positions()[None])
+        return summarise(self.decoder, embeds.to(self.device), geometry, cache, at, kept)
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Token ids that end an answer: the end of a turn or of the text."""
+        known = self.tokenizer.get_vocab()
+        return super().stop_ids | {known[name] for name in ("<|im_end|>", "<|endoftext|>") if name in known}
+
+    def processing(self) -> dict[str, Any]:
+        """Return the settings by which frames become visual tokens."""
+        return {} if self.frames is None else dataclasses.asdict(self.frames)
