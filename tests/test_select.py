@@ -41,8 +41,9 @@ def test_attention_scores_are_the_stock_models_attention_summed_by_chunk(family:
     x2l = VideoX2L.from_model(model, processor)
     memory = x2l.ingest(ArraySource(video), ratios=(1,), chunk_frames=4)
     prompt = x2l.backbone.suffix("What happens?")
-    scores = AttentionSelector().score(prompt, memory, x2l.backbone)
-    every_layer = AttentionSelector(skip_layers=0).score(prompt, memory, x2l.backbone)
+    shares = AttentionSelector().score(prompt, memory, x2l.backbone)
+    scores = AttentionSelector(per_head=False).score(prompt, memory, x2l.backbone)
+    every_layer = AttentionSelector(skip_layers=0, per_head=False).score(prompt, memory, x2l.backbone)
 
     cursor_start = memory.prefix[0].shape[2]
     embeds, positions = [x2l.backbone.prefix().embeds], [x2l.backbone.text_positions(0, cursor_start)]
@@ -65,11 +66,14 @@ def test_attention_scores_are_the_stock_models_attention_summed_by_chunk(family:
         position_ids=ids if len(ids) == 1 else ids[:, None],
         output_attentions=True,
     )
-    last = torch.stack([weights[0, :, -1].mean(0) for weights in out.attentions])  # (layers, tokens)
+    last = torch.stack([weights[0, :, -1] for weights in out.attentions])  # (layers, heads, tokens)
     edges = np.cumsum([cursor_start, *(chunk.tokens for chunk in memory.chunks)])
-    by_chunk = torch.stack([last[:, a:b].sum(1) for a, b in pairwise(edges)], 1)
-    torch.testing.assert_close(scores, by_chunk[1:].mean(0), atol=1e-5, rtol=1e-3)
-    torch.testing.assert_close(every_layer, by_chunk.mean(0), atol=1e-5, rtol=1e-3)
+    by_chunk = torch.stack([last[..., a:b].sum(-1) for a, b in pairwise(edges)], -1)
+    torch.testing.assert_close(scores, by_chunk[1:].mean((0, 1)), atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(every_layer, by_chunk.mean((0, 1)), atol=1e-5, rtol=1e-3)
+    by_head = by_chunk[1:] / by_chunk[1:].sum(-1, keepdim=True)
+    torch.testing.assert_close(shares, by_head.mean((0, 1)), atol=1e-5, rtol=1e-3)
+    assert shares.sum() == pytest.approx(1, abs=1e-5)
     assert (scores - every_layer).abs().max() > 1e-3  # leaving a layer out matters here
 
 

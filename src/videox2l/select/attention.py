@@ -17,8 +17,8 @@ from videox2l.memory import Memory, mix, uniform_plan
 class MassProbe:
     """A probe that sums, layer by layer, how much attention the last prompt token pays to each chunk.
 
-    `offsets` are the columns at which chunks begin, and the end of the last. `masses` gets one tensor (n_chunks,) per
-    layer, averaged over heads: shares of all attention, prefix and question included.
+    `offsets` are the columns at which chunks begin, and the end of the last. `masses` gets one tensor
+    (query_heads, n_chunks) per layer: shares of all attention, prefix and question included.
     """
 
     offsets: Sequence[int]
@@ -29,8 +29,8 @@ class MassProbe:
         del layer
         last = grouped(query[:, :, -1:], key.shape[1]).float()  # (kv_heads, group, 1, d)
         weights = (last @ key[0].float()[:, None].transpose(-1, -2) * scaling).softmax(-1)
-        running = weights.mean((0, 1, 2)).cumsum(0)  # (m,)
-        edges = running[torch.tensor(self.offsets, device=running.device) - 1]
+        running = weights.flatten(0, 2).cumsum(-1)  # (query_heads, m)
+        edges = running[:, torch.tensor(self.offsets, device=running.device) - 1]
         self.masses.append(edges.diff())
 
 
@@ -39,11 +39,13 @@ class AttentionSelector:
     """Prefills the question on prefix + all chunks at H and reads what its last token attends to.
 
     The last token of the prompt is where the answer is about to be written; a mean over all question tokens does not
-    find the chunk. Attention mass is summed per chunk and averaged over heads and layers, without the first
-    `skip_layers`, which attend by position rather than content.
+    find the chunk. Attention mass is summed per chunk, and averaged over heads and layers without the first
+    `skip_layers`, which attend by position rather than content. With `per_head`, each head's mass is taken as shares
+    among the chunks first: a head that looks mostly at the prompt still says which chunk it prefers.
     """
 
     skip_layers: int = 1
+    per_head: bool = True
 
     def score(self, question: TextTokens, memory: Memory, backbone: Backbone) -> Tensor:
         """Return each chunk's share of attention (n_chunks,), on the CPU."""
@@ -53,4 +55,7 @@ class AttentionSelector:
         positions = backbone.text_positions(mixed.next_position, len(question))
         backbone.forward(question.embeds, positions, mixed.cache, probe)
         layers = probe.masses[min(self.skip_layers, len(probe.masses) - 1) :]
-        return torch.stack([mass.cpu() for mass in layers]).mean(0)
+        mass = torch.stack([layer.cpu() for layer in layers])  # (layers, query_heads, n_chunks)
+        if self.per_head:
+            mass = mass / mass.sum(-1, keepdim=True).clamp_min(torch.finfo(mass.dtype).tiny)
+        return mass.mean((0, 1))
