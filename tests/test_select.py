@@ -74,6 +74,10 @@ def test_attention_scores_are_the_stock_models_attention_summed_by_chunk(family:
     by_head = by_chunk[1:] / by_chunk[1:].sum(-1, keepdim=True)
     torch.testing.assert_close(shares, by_head.mean((0, 1)), atol=1e-5, rtol=1e-3)
     assert shares.sum() == pytest.approx(1, abs=1e-5)
+    question = AttentionSelector(tokens="all", level="L", per_head=False).score(prompt, memory, x2l.backbone)
+    rows = torch.stack([weights[0, :, -len(prompt) :] for weights in out.attentions[1:]])
+    of_rows = torch.stack([rows[..., a:b].sum(-1) for a, b in pairwise(edges)], -1)
+    torch.testing.assert_close(question, of_rows.mean((0, 1, 2)), atol=1e-5, rtol=1e-3)
     assert (scores - every_layer).abs().max() > 1e-3  # leaving a layer out matters here
 
 
@@ -123,3 +127,7 @@ def test_simple_selectors() -> None:
     assert marked.tolist() == [0, 0, 1, 1, 0, 1]
     with pytest.raises(SettingsError, match="'best' is not known: use attention, random"):
         selector_by_name("best")
+    with pytest.raises(SettingsError, match="tokens='first'"):
+        AttentionSelector(tokens="first")
+    with pytest.raises(SettingsError, match="level='M'"):
+        AttentionSelector(level="M")

@@ -8,54 +8,68 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from videox2l.backbones.attention import grouped
+from videox2l.backbones.attention import causal_mask, grouped
 from videox2l.backbones.base import Backbone, TextTokens
+from videox2l.errors import SettingsError
 from videox2l.memory import Memory, mix, uniform_plan
 
 
 @dataclass
 class MassProbe:
-    """A probe that sums, layer by layer, how much attention the last prompt token pays to each chunk.
+    """A probe that sums, layer by layer, how much attention the last `rows` prompt tokens pay to each chunk.
 
     `offsets` are the columns at which chunks begin, and the end of the last. `masses` gets one tensor
-    (query_heads, n_chunks) per layer: shares of all attention, prefix and question included.
+    (query_heads, rows, n_chunks) per layer: shares of all attention, prefix and question included.
     """
 
     offsets: Sequence[int]
+    rows: int = 1
     masses: list[Tensor] = field(default_factory=list)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
         """Take the mass of one layer."""
         del layer
-        last = grouped(query[:, :, -1:], key.shape[1]).float()  # (kv_heads, group, 1, d)
-        weights = (last @ key[0].float()[:, None].transpose(-1, -2) * scaling).softmax(-1)
-        running = weights.flatten(0, 2).cumsum(-1)  # (query_heads, m)
-        edges = running[:, torch.tensor(self.offsets, device=running.device) - 1]
+        last = grouped(query[:, :, -self.rows :], key.shape[1]).float()  # (kv_heads, group, rows, d)
+        logits = last @ key[0].float()[:, None].transpose(-1, -2) * scaling  # (kv_heads, group, rows, m)
+        mask = causal_mask(self.rows, key.shape[2], key.device)
+        if mask is not None:
+            logits = logits.masked_fill(~mask, -torch.inf)
+        running = logits.softmax(-1).flatten(0, 1).cumsum(-1)
+        edges = running[..., torch.tensor(self.offsets, device=running.device) - 1]
         self.masses.append(edges.diff())
 
 
 @dataclass(frozen=True)
 class AttentionSelector:
-    """Prefills the question on prefix + all chunks at H and reads what its last token attends to.
+    """Prefills the question on prefix + all chunks at one level and reads what its last token attends to.
 
-    The last token of the prompt is where the answer is about to be written; a mean over all question tokens does not
-    find the chunk. Attention mass is summed per chunk, and averaged over heads and layers without the first
+    The last token of the prompt is where the answer is about to be written; a mean over `tokens="all"` question tokens
+    finds the chunk less often. Attention mass is summed per chunk, and averaged over heads and layers without the first
     `skip_layers`, which attend by position rather than content. With `per_head`, each head's mass is taken as shares
-    among the chunks first: a head that looks mostly at the prompt still says which chunk it prefers.
+    among the chunks first: a head that looks mostly at the prompt still says which chunk it prefers. `level` "H" reads
+    the gist; "L" finds more, at the price of laying all L-KVs out.
     """
 
+    tokens: str = "last"
+    level: str = "H"
     skip_layers: int = 1
     per_head: bool = True
 
+    def __post_init__(self) -> None:
+        if self.tokens not in ("last", "all"):
+            raise SettingsError(f"tokens='{self.tokens}' is not known: use last or all")
+        if self.level not in ("H", "L"):
+            raise SettingsError(f"level='{self.level}' is not known: use H or L")
+
     def score(self, question: TextTokens, memory: Memory, backbone: Backbone) -> Tensor:
         """Return each chunk's share of attention (n_chunks,), on the CPU."""
-        plan = uniform_plan(memory, memory.coarsest)
+        plan = uniform_plan(memory, memory.coarsest if self.level == "H" else memory.finest)
         mixed = mix(memory, plan, backbone, room=len(question))
-        probe = MassProbe(mixed.offsets)
+        probe = MassProbe(mixed.offsets, 1 if self.tokens == "last" else len(question))
         positions = backbone.text_positions(mixed.next_position, len(question))
         backbone.forward(question.embeds, positions, mixed.cache, probe)
         layers = probe.masses[min(self.skip_layers, len(probe.masses) - 1) :]
-        mass = torch.stack([layer.cpu() for layer in layers])  # (layers, query_heads, n_chunks)
+        mass = torch.stack([layer.cpu() for layer in layers])  # (layers, query_heads, rows, n_chunks)
         if self.per_head:
             mass = mass / mass.sum(-1, keepdim=True).clamp_min(torch.finfo(mass.dtype).tiny)
-        return mass.mean((0, 1))
+        return mass.mean((0, 1, 2))
