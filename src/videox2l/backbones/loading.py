@@ -17,7 +17,7 @@ from videox2l.backbones.base import Backbone
 from videox2l.backbones.linear import LinearBackbone
 from videox2l.backbones.mrope import MRopeBackbone
 from videox2l.backbones.video_xl import VideoXLBackbone
-from videox2l.errors import ModelError
+from videox2l.errors import ModelError, X2LError
 
 Adapter = type[MRopeBackbone] | type[LinearBackbone] | type[VideoXLBackbone]
 ADAPTERS: dict[str, Adapter] = {
@@ -95,6 +95,8 @@ def from_pretrained(
         model = AutoModelForImageTextToText.from_pretrained(
             where, dtype=precision, device_map=device_map, use_safetensors=True, **hub
         )
+    except X2LError:
+        raise
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load the model '{name}': {_first_line(error)}") from error
     if device_map is None:

@@ -55,7 +55,11 @@ class VideoXLBackbone(TransformersBackbone):
             raise SettingsError("max_pixels has no effect on llava_qwen: its frames have one fixed size")
         tokenizer.chat_template = CHAT_TEMPLATE
         super().__init__(model, tokenizer, video_config)
-        self.frames = CropFrames.from_config(self.video_config) if model.has_vision else None
+        self.frames = None
+        if model.has_vision:
+            self.frames = CropFrames.from_config(self.video_config)
+            # The tower is a part of the decoder's module, and was switched to its causal attention with it.
+            model.model.vision_tower.vision_tower.set_attn_implementation("sdpa")
 
     def _placeholder(self) -> str:
         return "<image>"  # no token: the published code cuts the prompt here before it is tokenized
