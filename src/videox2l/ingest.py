@@ -9,6 +9,7 @@ from typing import Any
 
 from videox2l.backbones.base import Backbone, VideoCursor
 from videox2l.compress import ChunkEncoder, Compressor, History
+from videox2l.compress.lazy import check_l_tier
 from videox2l.errors import SettingsError, VideoError
 from videox2l.memory import Memory
 from videox2l.video import Frame, FrameSource
@@ -25,6 +26,7 @@ class IngestSettings:
     history: str
     compressor: str
     chunk_frames: int
+    l_tier: str = "stored"
 
     def __post_init__(self) -> None:
         if not self.ratios or any(ratio < 1 for ratio in self.ratios):
@@ -32,6 +34,7 @@ class IngestSettings:
         if list(self.ratios) != sorted(set(self.ratios)):
             raise SettingsError(f"ratios={list(self.ratios)} must rise, finest first, such as 2,32")
         History.parse(self.history)
+        check_l_tier(self.l_tier, self.history, self.ratios)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain JSON values."""
@@ -85,7 +88,9 @@ def ingest(
             f"chunk_frames={settings.chunk_frames} is not possible: {backbone.name} needs a multiple of "
             f"{backbone.group_frames}"
         )
-    encoder = ChunkEncoder(backbone, compressor, settings.ratios, History.parse(settings.history))
+    lazy = settings.l_tier == "lazy"
+    ratios = settings.ratios[-1:] if lazy else settings.ratios
+    encoder = ChunkEncoder(backbone, compressor, ratios, History.parse(settings.history))
     text = backbone.prefix()
     memory = Memory(
         identity=identity,
@@ -104,7 +109,8 @@ def ingest(
         if not done:
             cursor = VideoCursor(cursor.start, pts[0], 0, cursor.start)
         tokens = backbone.visual_tokens([frame.image for frame in run.frames], pts, cursor)
-        memory.add(pts[0], run.end, len(pts), tokens.positions, encoder.add(tokens, run.last))
+        levels = encoder.add(tokens, run.last)
+        memory.add(pts[0], run.end, len(pts), tokens.positions, levels, visual=tokens if lazy else None)
         cursor = cursor.after(tokens)
         memory.next_position = cursor.next_position
         done += len(pts)

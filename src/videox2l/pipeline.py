@@ -12,7 +12,9 @@ from typing import Any
 from videox2l.answer import Answer, Cost, evidence_of
 from videox2l.backbones.base import Backbone, Turn
 from videox2l.compress import Compressor, compressor_by_name
+from videox2l.compress.lazy import with_planned_levels
 from videox2l.decoding import Sampling, TextStream, decode
+from videox2l.errors import SettingsError
 from videox2l.ingest import IngestSettings, Progress, ingest
 from videox2l.memory import Memory, Plan, mix
 from videox2l.select import Budget, Range, Selector, budget_for, selector_by_name
@@ -79,8 +81,9 @@ class VideoX2L:
         end: float | None = None,
         sampling: str = "auto",
         ratios: Sequence[float] = (2, 32),
-        compressor: str | Compressor = "keydiff",
+        compressor: str | Compressor | None = None,
         history: str = "H",
+        l_tier: str = "stored",
         chunk_frames: int | None = None,
         progress: Progress | None = None,
     ) -> Memory:
@@ -99,22 +102,30 @@ class VideoX2L:
         ratios
             Compression ratio of each level, finest (L) first; the last is H. `(1,)` keeps everything.
         compressor
-            "keydiff", "snap", "uniform", "pool", or an object with the Compressor protocol.
+            "keydiff", "snap", "uniform", "pool", "summary" (Video-XL alone), or an object with the Compressor
+            protocol; default: "summary" for Video-XL, "keydiff" for all others.
         history
-            What earlier chunks look like while a chunk is prefilled: "H", "L", "recent:n" or "own".
+            What earlier chunks look like while a chunk is prefilled: "H", "L", "recent:n", "own" or "fused".
+        l_tier
+            "stored" makes and keeps all levels; "lazy" makes levels finer than H when a question first wants them,
+            from visual tokens that are kept instead. It needs history "H" and a compressor by name.
         chunk_frames
-            Sampled frames per chunk, the unit of selection; default: 8.
+            Sampled frames per chunk, the unit of selection; default: 10 for Video-XL, 8 for all others.
         progress
             Called after each chunk with frames done, frames expected or None, and the pts reached.
 
         Raises SettingsError, VideoError.
         """
+        compressor = self.backbone.default_compressor if compressor is None else compressor
+        if l_tier == "lazy" and not isinstance(compressor, str):
+            raise SettingsError("l_tier='lazy' needs a compressor by name: levels are made later, maybe elsewhere")
         found = compressor_by_name(compressor) if isinstance(compressor, str) else compressor
         settings = IngestSettings(
             ratios=tuple(float(ratio) for ratio in ratios),
             history=history,
             compressor=compressor if isinstance(compressor, str) else repr(compressor),
             chunk_frames=self.backbone.default_chunk_frames if chunk_frames is None else chunk_frames,
+            l_tier=l_tier,
         )
         with contextlib.ExitStack() as stack:
             if isinstance(video, (str, Path)):
@@ -169,6 +180,7 @@ class VideoX2L:
         plan = budget.plan(scores, memory)
         clock.append(perf_counter())
 
+        memory = self._with_levels(memory, plan)
         mixed = mix(memory, plan, self.backbone, room=len(prompt) + max_new_tokens)
         clock.append(perf_counter())
 
@@ -197,6 +209,13 @@ class VideoX2L:
             evidence=evidence_of(memory, plan),
             cost=_cost(memory, plan, mixed.offsets[-1], len(prompt), len(ids), clock),
         )
+
+    def _with_levels(self, memory: Memory, plan: Plan) -> Memory:
+        """Return the memory with the levels of the plan, made now where the ingest left them out."""
+        if memory.settings.get("l_tier", "stored") == "stored":
+            return memory
+        compressor = compressor_by_name(memory.settings["compressor"])
+        return with_planned_levels(memory, plan, self.backbone, compressor)
 
 
 def _cost(memory: Memory, plan: Plan, tokens: int, prompt: int, new: int, clock: Sequence[float]) -> Cost:

@@ -70,6 +70,10 @@ class VisualTokens:
     def __len__(self) -> int:
         return self.embeds.shape[0]
 
+    def to(self, device: torch.device | str) -> VisualTokens:
+        """Return the tokens with their embeddings on `device`."""
+        return replace(self, embeds=self.embeds.to(device))
+
 
 @dataclass(frozen=True)
 class VideoCursor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from videox2l.backbones.base import VisualTokens
 from videox2l.errors import SettingsError
 
 
@@ -57,7 +58,8 @@ class Chunk:
 
     `start`, `end` seconds (end = where the next chunk starts); `frames` sampled frames; `tokens` raw visual tokens;
     `positions` (axes, tokens) int64; `levels` ratio -> KVs, finest first. A ranked finest level serves the coarser
-    ratios too, which then need no storage of their own: `levels` holds them as views of it.
+    ratios too, which then need no storage of their own: `levels` holds them as views of it. `visual` are the
+    visual tokens themselves where finer levels are made from them only when they are wanted.
     """
 
     start: float
@@ -65,6 +67,7 @@ class Chunk:
     frames: int
     positions: Tensor
     levels: Mapping[float, LevelKV]
+    visual: VisualTokens | None = None
 
     @property
     def tokens(self) -> int:

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from videox2l.backbones.base import KVShape
+from videox2l.backbones.base import KVShape, VisualTokens
 from videox2l.errors import MemoryFileError, SettingsError
+from videox2l.memory.computed import ComputedLevels
 from videox2l.memory.levels import Chunk, LevelKV
 from videox2l.memory.mix import planned_tokens, uniform_plan
 
@@ -24,7 +25,8 @@ class Memory:
     `identity` says which model made it, `settings` how it was compressed, `manifest` (plain JSON) which frames were
     sampled; `prefix` are the KVs (layers, heads, n, head_dim) of the text before the video; text after
     the video starts at `next_position`. `reposition` "keep" leaves keys at the positions of their prefill when
-    levels are mixed, "compact" closes the gaps. KVs live in host memory. Asking never changes a memory.
+    levels are mixed, "compact" closes the gaps. KVs live in host memory. Asking never changes a memory; levels that
+    are made for a question (`l_tier="lazy"`) are kept beside it in `computed`, up to a limit.
     """
 
     identity: dict[str, str]
@@ -36,6 +38,7 @@ class Memory:
     next_position: int
     reposition: str = "keep"
     chunks: list[Chunk] = field(default_factory=list)
+    computed: ComputedLevels = field(default_factory=ComputedLevels, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.chunks)
@@ -67,18 +70,35 @@ class Memory:
         return self.prefix[0].shape[2] + sum(chunk.tokens for chunk in self.chunks)
 
     def nbytes(self) -> int:
-        """Bytes of all KVs that are kept."""
+        """Bytes of all KVs that are kept, and of visual tokens that are kept to make KVs from."""
         kept = sum(level.nbytes() for chunk in self.chunks for level in chunk.kept().values())
+        kept += sum(chunk.visual.embeds.nbytes for chunk in self.chunks if chunk.visual is not None)
         return kept + 2 * self.prefix[0].numel() * self.prefix[0].element_size()
 
-    def add(self, start: float, end: float, frames: int, positions: Tensor, levels: Mapping[float, LevelKV]) -> None:
-        """Append a chunk, its levels finest first; they are moved to host memory."""
+    def add(
+        self,
+        start: float,
+        end: float,
+        frames: int,
+        positions: Tensor,
+        levels: Mapping[float, LevelKV],
+        visual: VisualTokens | None = None,
+    ) -> None:
+        """Append a chunk, its levels finest first; they are moved to host memory.
+
+        `visual` are its visual tokens, where levels that are missing now are to be made from them later.
+        """
         ratios = sorted(levels)
         finest = levels[ratios[0]].to("cpu")
         stored: dict[float, LevelKV] = {ratios[0]: finest}
         for ratio in ratios[1:]:
             stored[ratio] = finest.first(len(levels[ratio])) if finest.ranked else levels[ratio].to("cpu")
-        self.chunks.append(Chunk(start, end, frames, positions.cpu(), stored))
+        tokens = None if visual is None else visual.to("cpu")
+        self.chunks.append(Chunk(start, end, frames, positions.cpu(), stored, tokens))
+
+    def has(self, ratio: float) -> bool:
+        """Return whether every chunk has a level at `ratio` now, rather than when it is wanted."""
+        return all(ratio in chunk.levels for chunk in self.chunks)
 
     def chunks_within(self, start: float, end: float) -> list[int]:
         """Return the indices of the chunks that overlap the seconds from `start` to `end`."""
@@ -110,7 +130,7 @@ class Memory:
             "levels": {self.level_name(ratio): ratio for ratio in self.ratios},
             "tokens": {
                 "full": self.full_tokens,
-                **{self.level_name(r): planned_tokens(self, uniform_plan(self, r)) for r in self.ratios},
+                **{self.level_name(r): planned_tokens(self, uniform_plan(self, r)) for r in self.ratios if self.has(r)},
             },
             "bytes": {"kept": self.nbytes(), "full": self.full_tokens * self.shape.token_bytes},
             "duration": self.duration,

@@ -1,7 +1,8 @@
 """A memory as one file: safetensors whose header carries a JSON manifest.
 
 Readable without this package: `safetensors.safe_open(path, "pt").metadata()["manifest"]` is the JSON; tensors are
-`prefix.{keys,values}`, `chunk.{i}.positions` and `chunk.{i}.{ratio}.{keys,values,index[,positions]}`. No pickle.
+`prefix.{keys,values}`, `chunk.{i}.positions`, `chunk.{i}.{ratio}.{keys,values,index[,positions]}` and, where finer
+levels are made only when they are wanted, `chunk.{i}.visual`. No pickle.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from videox2l.backbones.base import KVShape
+from videox2l.backbones.base import KVShape, VisualTokens
 from videox2l.errors import MemoryFileError
 from videox2l.memory.levels import Chunk, LevelKV
 from videox2l.memory.memory import Memory
@@ -103,6 +104,8 @@ def _pack(memory: Memory) -> tuple[dict[str, Tensor], dict[str, Any]]:
     chunks = []
     for i, chunk in enumerate(memory.chunks):
         tensors[f"chunk.{i}.positions"] = chunk.positions.int()
+        if chunk.visual is not None:
+            tensors[f"chunk.{i}.visual"] = chunk.visual.embeds
         for ratio, level in chunk.kept().items():
             for name in ("keys", "values", "index", "positions"):
                 if getattr(level, name) is not None:
@@ -112,7 +115,8 @@ def _pack(memory: Memory) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 "start": chunk.start,
                 "end": chunk.end,
                 "frames": chunk.frames,
-                "ranked": chunk.levels[memory.finest].ranked,
+                "ranked": chunk.levels[min(chunk.levels)].ranked,
+                "grid": None if chunk.visual is None else list(chunk.visual.grid),
                 "levels": {f"{ratio:g}": len(level) for ratio, level in chunk.levels.items()},
             }
         )
@@ -159,7 +163,11 @@ def _unpack(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> Memor
                 positions = tensors.get(f"chunk.{i}.{name}.positions")
                 levels[float(name)] = LevelKV(keys, values, index, entry["ranked"], positions)
         at = tensors[f"chunk.{i}.positions"].long()
-        memory.chunks.append(Chunk(entry["start"], entry["end"], entry["frames"], at, levels))
+        visual = None
+        if entry.get("grid") is not None:
+            t, h, w = entry["grid"]
+            visual = VisualTokens(tensors[f"chunk.{i}.visual"], at, (t, h, w))
+        memory.chunks.append(Chunk(entry["start"], entry["end"], entry["frames"], at, levels, visual))
     return memory
 
 
