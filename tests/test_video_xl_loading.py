@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2Config, Qwen2ForCausalLM
 
 from tests.conftest import CORPUS, make_video_xl
-from videox2l import ArraySource, ModelError, SettingsError, VideoX2L
+from videox2l import ArraySource, Memory, ModelError, SettingsError, VideoX2L
 from videox2l.backbones.frames import CropFrames, stack
 from videox2l.backbones.loading import locate
 from videox2l.backbones.video_xl_loading import beacon_projections
@@ -354,3 +354,17 @@ def test_without_summary_tokens_it_is_stock_qwen2() -> None:
         assert list(x2l.ask(memory, "Who rings?", reload="all", max_new_tokens=8).ids) == expect
     finally:
         type(backbone).stop_ids = kept
+
+
+@pytest.mark.parametrize("history", ["own", "fused"])
+def test_a_memory_of_summary_tokens_is_saved_and_asked_again(x2l: VideoX2L, history: str, tmp_path: Path) -> None:
+    """The ends' levels are one set of KVs under two ratios."""
+    frames = np.random.default_rng(1).integers(0, 255, (35, 24, 24, 3), np.uint8)
+    memory = x2l.ingest(ArraySource(frames), ratios=(2, 9), history=history)
+    memory.save(tmp_path / "xl.x2l")
+    again = Memory.load(tmp_path / "xl.x2l")
+    again.check_model(x2l.identity)
+    for reload in (2, "all", "none"):
+        one, two = (x2l.ask(each, "Who rings?", reload=reload, max_new_tokens=6) for each in (memory, again))
+        assert one.ids == two.ids
+        assert one.evidence == two.evidence

@@ -32,10 +32,16 @@ class LevelKV:
         return self.keys.shape[2]
 
     def first(self, n: int) -> LevelKV:
-        """Return the `n` most important tokens, as views. Only for ranked levels."""
+        """Return the `n` most important tokens, as views. Only for ranked levels, or for all tokens."""
+        if n == len(self):
+            return self
         if not self.ranked:
             raise SettingsError("this level is not ranked: only its own ratio can be read")
         return LevelKV(self.keys[:, :, :n], self.values[:, :, :n], self.index[:, :, :n], ranked=True)
+
+    def is_part_of(self, other: LevelKV) -> bool:
+        """Return whether these KVs are the first ones of `other`, in the same memory."""
+        return self.keys.data_ptr() == other.keys.data_ptr() and len(self) <= len(other)
 
     def to(self, device: torch.device | str) -> LevelKV:
         """Return the level on `device`, contiguous."""
@@ -58,8 +64,9 @@ class Chunk:
 
     `start`, `end` seconds (end = where the next chunk starts); `frames` sampled frames; `tokens` raw visual tokens;
     `positions` (axes, tokens) int64; `levels` ratio -> KVs, finest first. A ranked finest level serves the coarser
-    ratios too, which then need no storage of their own: `levels` holds them as views of it. `visual` are the
-    visual tokens themselves where finer levels are made from them only when they are wanted.
+    ratios too, which then need no storage of their own: `levels` holds them as views of it, unless they come from
+    passes of their own. `visual` are the visual tokens themselves where finer levels are made from them only when they
+    are wanted.
     """
 
     start: float
@@ -84,9 +91,13 @@ class Chunk:
         raise SettingsError(f"no level at ratio {ratio:g}: this memory keeps {describe(self.levels)}")
 
     def kept(self) -> dict[float, LevelKV]:
-        """Return the levels that need storage: all, or the finest alone when it is ranked."""
+        """Return the levels that need storage: the finest, and those that are no part of it."""
         finest = min(self.levels)
-        return {finest: self.levels[finest]} if self.levels[finest].ranked else dict(self.levels)
+        return {
+            ratio: level
+            for ratio, level in self.levels.items()
+            if ratio == finest or not level.is_part_of(self.levels[finest])
+        }
 
 
 def describe(ratios: Mapping[float, object] | tuple[float, ...]) -> str:

@@ -92,7 +92,8 @@ class Memory:
         finest = levels[ratios[0]].to("cpu")
         stored: dict[float, LevelKV] = {ratios[0]: finest}
         for ratio in ratios[1:]:
-            stored[ratio] = finest.first(len(levels[ratio])) if finest.ranked else levels[ratio].to("cpu")
+            part = levels[ratio].is_part_of(levels[ratios[0]])
+            stored[ratio] = finest.first(len(levels[ratio])) if part else levels[ratio].to("cpu")
         tokens = None if visual is None else visual.to("cpu")
         self.chunks.append(Chunk(start, end, frames, positions.cpu(), stored, tokens))
 

@@ -118,6 +118,7 @@ def _pack(memory: Memory) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 "ranked": chunk.levels[min(chunk.levels)].ranked,
                 "grid": None if chunk.visual is None else list(chunk.visual.grid),
                 "levels": {f"{ratio:g}": len(level) for ratio, level in chunk.levels.items()},
+                "stored": [f"{ratio:g}" for ratio in chunk.kept()],
             }
         )
     manifest = {
@@ -156,7 +157,7 @@ def _unpack(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> Memor
     for i, entry in enumerate(manifest["chunks"]):
         levels: dict[float, LevelKV] = {}
         for name, tokens in sorted(entry["levels"].items(), key=lambda item: float(item[0])):
-            if entry["ranked"] and levels:
+            if name not in entry["stored"]:
                 levels[float(name)] = levels[min(levels)].first(tokens)
             else:
                 keys, values, index = (tensors[f"chunk.{i}.{name}.{part}"] for part in ("keys", "values", "index"))
