@@ -34,6 +34,20 @@ def digit_question(video: WorldVideo, rng: np.random.Generator) -> Question:
     return _about(video, event.thing, f"what digit appears with the {_name(event.thing)} ?", str(event.digit), "digit")
 
 
+def shape_question(video: WorldVideo, rng: np.random.Generator) -> Question | None:
+    """Ask for a digit by the shape alone, where one thing has it; only training asks this.
+
+    Without it the model comes to rely on the colour: most things can be told apart by that.
+    """
+    shapes = [shape for _, shape in video.things]
+    single = [thing for thing in video.things if shapes.count(thing[1]) == 1]
+    if not single:
+        return None
+    thing = _pick(rng, single)
+    digit = str(video.appearances(thing)[0].digit)
+    return _about(video, thing, f"what digit appears with the {thing[1]} ?", digit, "shape")
+
+
 def order_question(video: WorldVideo, rng: np.random.Generator) -> Question | None:
     """Ask which of two things appears first; None where there is only one."""
     if len(video.things) < 2:
@@ -63,6 +77,7 @@ def presence_question(video: WorldVideo, rng: np.random.Generator) -> Question:
 
 MAKERS: dict[str, Callable[[WorldVideo, np.random.Generator], Question | None]] = {
     "digit": digit_question,
+    "shape": shape_question,
     "order": order_question,
     "count": count_question,
     "presence": presence_question,

@@ -112,6 +112,7 @@ def make_video(
     gap: int = 2,
     lead: int = 0,
     repeats: float = 0.5,
+    colours: int = len(COLOURS),
     spread: bool = False,
 ) -> WorldVideo:
     """Write the script of a video; the same arguments always give the same video.
@@ -130,6 +131,8 @@ def make_video(
         Frames without an event between two events, and at the beginning.
     repeats
         Chance that some thing appears more than once.
+    colours
+        At most so many different colours; with one, only the shapes tell things apart.
     spread
         Put one event into each of as many equal parts of the video, instead of anywhere.
     """
@@ -143,7 +146,7 @@ def make_video(
     while len(lengths) > 1 and lead + lengths.sum() + gap * (len(lengths) - 1) > frames:
         lengths = lengths[:-1]
     starts = _place(rng, lengths, frames, gap, lead, spread)
-    things = _cast(rng, len(lengths), repeats)
+    things = _cast(rng, len(lengths), repeats, colours)
     events = tuple(
         Event(*thing, digit, start, min(start + int(length), frames), *make_spot(rng))
         for (thing, digit), start, length in zip(things, starts, lengths, strict=True)
@@ -191,7 +194,7 @@ def _place(
     return [int(start) for start in lead + offsets + before]
 
 
-def _cast(rng: np.random.Generator, events: int, repeats: float) -> list[tuple[Thing, int]]:
+def _cast(rng: np.random.Generator, events: int, repeats: float, colours: int) -> list[tuple[Thing, int]]:
     """Choose a thing and a digit for every event; a repeated thing keeps its digit."""
     counts = [1] * events
     if events > 1 and rng.random() < repeats:
@@ -203,8 +206,12 @@ def _cast(rng: np.random.Generator, events: int, repeats: float) -> list[tuple[T
     digits = rng.permutation(10)
     chosen: list[Thing] = []
     for _ in counts:
-        pool = near_misses(chosen) if chosen and rng.random() < 0.4 else []
-        pool = pool or [thing for thing in all_things() if thing not in chosen]
+        free = [thing for thing in all_things() if thing not in chosen]
+        shown = {colour for colour, _ in chosen}
+        pool = near_misses(chosen) if chosen and rng.random() < 0.4 else free
+        if len(shown) >= colours:
+            pool = [thing for thing in free if thing[0] in shown]
+        pool = pool or free
         chosen.append(pool[int(rng.integers(len(pool)))])
     cast = [(thing, int(digit)) for thing, digit, n in zip(chosen, digits, counts, strict=False) for _ in range(n)]
     return [cast[i] for i in rng.permutation(len(cast))]
