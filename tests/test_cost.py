@@ -38,6 +38,11 @@ def counted(work: Callable[[], Any]) -> int:
     return int(counter.get_total_flops())
 
 
+def same(flops: int) -> Any:
+    """Equal but for RoPE's angles, which some versions of transformers compute by a (counted) matrix product."""
+    return pytest.approx(flops, rel=3e-4)
+
+
 @pytest.fixture(scope="module")
 def backbone() -> Any:
     return VideoX2L.from_model(*make_video_xl(layers=4)).backbone
@@ -69,7 +74,7 @@ def test_an_ingest_costs_what_torch_counts(mode: str, ratios: tuple[int, ...], b
 
     plan = SummaryPlan(SIZES, ratios, prefix=7)
     cost = ingest_cost(shape, plan, mode, kernel=True)
-    assert cost.flops.total == counted(run)
+    assert cost.flops.total == same(counted(run))
     for i, found in enumerate(levels):
         assert {ratio: len(level) for ratio, level in found.items()} == {ratio: plan.kept[ratio][i] for ratio in found}
     distinct = {id(level): level.nbytes() for found in levels for level in found.values()}
@@ -92,7 +97,7 @@ def test_a_level_made_later_costs_its_pass(backbone: Any, shape: Any) -> None:
         total += counted(
             lambda tokens=tokens, task=task: SummaryTokenCompressor().compress(tokens, cache, backbone, (2,), task)
         )
-    assert cost.reload_flops.total == total
+    assert cost.reload_flops.total == same(total)
 
 
 def test_questions_cost_what_torch_counts(backbone: Any, shape: Any) -> None:
@@ -104,7 +109,7 @@ def test_questions_cost_what_torch_counts(backbone: Any, shape: Any) -> None:
     def ask() -> None:
         backbone.logits(backbone.forward(embeds, backbone.text_positions(50, 9), cache)[-1:])
 
-    assert text(shape, 9, 50, kernel=True).total == counted(ask)
+    assert text(shape, 9, 50, kernel=True).total == same(counted(ask))
     cost = question_cost(shape, plan, reloaded=[1], question=9)
     assert cost.tokens == 7 + 18 + 18 + plan.kept[8][2] + plan.kept[8][3]
     assert cost.reloaded_bytes == 18 * shape.token_bytes
