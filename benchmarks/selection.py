@@ -24,25 +24,32 @@ from videox2l.select import AttentionSelector, RandomSelector, Selector
 TOP = (1, 3, 5)
 # variant: compressor, ratios, selector
 VARIANTS: dict[str, tuple[str, tuple[float, float], Callable[[], Selector]]] = {
-    "last token, shares per head (default)": ("keydiff", (2, 32), AttentionSelector),
-    "last token, plain mass": ("keydiff", (2, 32), lambda: AttentionSelector(per_head=False)),
-    "all question tokens": ("keydiff", (2, 32), lambda: AttentionSelector(tokens="all")),
-    "last token, layer 0 too": ("keydiff", (2, 32), lambda: AttentionSelector(skip_layers=0)),
-    "last token, H = 1/16": ("keydiff", (2, 16), AttentionSelector),
-    "last token, over L = 1/2": ("keydiff", (2, 32), lambda: AttentionSelector(level="L")),
-    "last token, snap": ("snap", (2, 32), AttentionSelector),
-    "last token, pool": ("pool", (2, 32), AttentionSelector),
-    "last token, uniform stride": ("uniform", (2, 32), AttentionSelector),
+    "best token (default)": ("keydiff", (2, 32), AttentionSelector),
+    "best token, without layer 0": ("keydiff", (2, 32), lambda: AttentionSelector(skip_layers=1)),
+    "best token, shares per head": ("keydiff", (2, 32), lambda: AttentionSelector(per_head=True)),
+    "last token": ("keydiff", (2, 32), lambda: AttentionSelector("last")),
+    "last token, without layer 0": ("keydiff", (2, 32), lambda: AttentionSelector("last", skip_layers=1)),
+    "last token, shares per head": ("keydiff", (2, 32), lambda: AttentionSelector("last", per_head=True)),
+    "best and last token": ("keydiff", (2, 32), lambda: AttentionSelector("max+last")),
+    "best and last token, shares": ("keydiff", (2, 32), lambda: AttentionSelector("max+last", per_head=True)),
+    "mean of all tokens": ("keydiff", (2, 32), lambda: AttentionSelector("mean")),
+    "best token, H = 1/16": ("keydiff", (2, 16), AttentionSelector),
+    "best token, over L = 1/2": ("keydiff", (2, 32), lambda: AttentionSelector(level="L")),
+    "best token, snap": ("snap", (2, 32), AttentionSelector),
+    "best token, pool": ("pool", (2, 32), AttentionSelector),
+    "best token, uniform stride": ("uniform", (2, 32), AttentionSelector),
     "random": ("keydiff", (2, 32), RandomSelector),
 }
 
 
-def measure(x2l: VideoX2L, frames: int, questions: int, split: str) -> list[str]:
+def measure(x2l: VideoX2L, frames: int, questions: int, split: str, crowded: bool) -> list[str]:
     """Return the table of one video length."""
     found: dict[str, list[list[float]]] = {name: [] for name in VARIANTS}
     drift: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for seed in range(questions // PER_VIDEO):
-        video = make_video(10_000 + seed, frames, split)
+        # Crowded: as in the files that `x2l demo` renders, always as many events as fit, one thing repeated.
+        options = {"gap": 4, "lead": 3, "repeats": 0.9, "spread": True} if crowded else {}
+        video = make_video(10_000 + seed, frames, split, **options)  # type: ignore[arg-type]
         pictures = video.render()
         asked = ask(video, np.random.default_rng([frames, seed]), PER_VIDEO)
         kinds = {(compressor, ratios) for compressor, ratios, _ in VARIANTS.values()}
@@ -87,9 +94,11 @@ def main() -> None:
     args = parser.parse_args()
     x2l = VideoX2L.from_pretrained(args.model)
     lines = []
-    for frames in args.frames:
-        lines += ["", f"### {frames} frames, {args.questions} questions, split {args.split}", ""]
-        lines += measure(x2l, frames, args.questions, args.split)
+    for crowded in (False, True):
+        for frames in args.frames:
+            kind = "as many events as fit" if crowded else "2 to 8 events"
+            lines += ["", f"### {frames} frames, {kind}, {args.questions} questions, split {args.split}", ""]
+            lines += measure(x2l, frames, args.questions, args.split, crowded)
     text = "\n".join([*lines, ""])
     print(text)
     if args.out is not None:

@@ -248,3 +248,18 @@ def test_compact_mixing_equals_prefill_at_the_new_positions(video: np.ndarray) -
     memory.reposition = "compact"
     with pytest.raises(SettingsError, match="reposition='compact' is not possible for qwen2_5_vl"):
         mix(memory, plan, other.backbone)
+
+
+def test_levels_of_separate_passes_are_each_kept(tmp_path: Path, video: np.ndarray) -> None:
+    """With history="own" H comes from a pass of its own and is no part of L, though both are ranked."""
+    x2l = VideoX2L.from_model(*make_qwen25())
+    memory = x2l.ingest(ArraySource(video), ratios=(2, 8), history="own", chunk_frames=4)
+    alone = x2l.ingest(ArraySource(video), ratios=(8,), history="L", chunk_frames=4)
+    memory.save(tmp_path / "own.x2l")
+    again = Memory.load(tmp_path / "own.x2l")
+    for i in range(len(memory)):
+        assert torch.equal(memory.chunks[i].level(8).keys, alone.chunks[i].level(8).keys)
+        assert torch.equal(again.chunks[i].level(8).keys, alone.chunks[i].level(8).keys)
+    assert not torch.equal(memory.chunks[2].level(8).keys, memory.chunks[2].level(2).first(4).keys)
+    nested = x2l.ingest(ArraySource(video), ratios=(2, 8), history="H", chunk_frames=4)
+    assert memory.nbytes() > nested.nbytes()

@@ -61,9 +61,18 @@ def ask(
     end: Annotated[float | None, typer.Option(help="Read up to this second.")] = None,
     sampling: Annotated[str, typer.Option(help="auto, exact (decode every frame) or fast.")] = "auto",
     ratios: Annotated[str, typer.Option(help="Compression ratio of each level, finest first.")] = "2,32",
-    compressor: Annotated[str, typer.Option(help="keydiff, snap, uniform or pool.")] = "keydiff",
-    history: Annotated[str, typer.Option(help="What a chunk sees of earlier ones: H, L, recent:N or own.")] = "H",
-    chunk_frames: Annotated[int | None, typer.Option(help="Sampled frames per chunk. [default: 8]")] = None,
+    compressor: Annotated[
+        str | None, typer.Option(help="keydiff, snap, uniform, pool or summary. [default: the model's, mostly keydiff]")
+    ] = None,
+    history: Annotated[
+        str, typer.Option(help="What a chunk sees of earlier ones: H, L, recent:N, own or fused.")
+    ] = "H",
+    l_tier: Annotated[
+        str, typer.Option(help="stored keeps L; lazy keeps visual tokens and makes L when a question first wants it.")
+    ] = "stored",
+    chunk_frames: Annotated[
+        int | None, typer.Option(help="Sampled frames per chunk. [default: the model's, mostly 8]")
+    ] = None,
     max_pixels: Annotated[
         int | None, typer.Option(help="Pixels per frame at most, where the model resizes to a budget.")
     ] = None,
@@ -124,6 +133,7 @@ def ask(
                         ratios=parsed,
                         compressor=compressor,
                         history=history,
+                        l_tier=l_tier,
                         chunk_frames=chunk_frames,
                         progress=progress,
                     )

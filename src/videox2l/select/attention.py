@@ -14,6 +14,9 @@ from videox2l.errors import SettingsError
 from videox2l.memory import Memory, mix, uniform_plan
 
 
+TOKENS = ("last", "mean", "max", "max+last")
+
+
 @dataclass
 class MassProbe:
     """A probe that sums, layer by layer, how much attention the last `rows` prompt tokens pay to each chunk.
@@ -41,28 +44,32 @@ class MassProbe:
 
 @dataclass(frozen=True)
 class AttentionSelector:
-    """Prefills the question on prefix + all chunks at one level and reads what its last token attends to.
+    """Prefills the question on prefix + all chunks at one level and reads what its tokens attend to.
 
-    The last token of the prompt is where the answer is about to be written; a mean over `tokens="all"` question tokens
-    finds the chunk less often. Attention mass is summed per chunk, and averaged over heads and layers without the first
-    `skip_layers`, which attend by position rather than content. With `per_head`, each head's mass is taken as shares
-    among the chunks first: a head that looks mostly at the prompt still says which chunk it prefers. `level` "H" reads
-    the gist; "L" finds more, at the price of laying all L-KVs out.
+    Attention mass is summed per chunk for every prompt token, head and layer. `tokens="max"` scores a chunk by the
+    token that attends to it most, per head and layer, and averages those: late interaction, as in ColBERT (arXiv
+    2004.12832) but with the model's own attention. A question about two things finds both, each by the tokens that
+    name it. `tokens="last"` reads the last prompt token alone, where the answer is about to be written;
+    `"max+last"` adds the two, and `"mean"` takes all tokens alike.
+
+    `skip_layers` leaves out first layers. With `per_head`, each head's mass is taken as shares among the chunks first:
+    a head that looks mostly at the prompt still says which chunk it prefers. `level` "H" reads the gist; "L" finds
+    more, at the price of laying all L-KVs out.
     """
 
-    tokens: str = "last"
+    tokens: str = "max"
     level: str = "H"
-    skip_layers: int = 1
-    per_head: bool = True
+    skip_layers: int = 0
+    per_head: bool = False
 
     def __post_init__(self) -> None:
-        if self.tokens not in ("last", "all"):
-            raise SettingsError(f"tokens='{self.tokens}' is not known: use last or all")
+        if self.tokens not in TOKENS:
+            raise SettingsError(f"tokens='{self.tokens}' is not known: use {', '.join(TOKENS)}")
         if self.level not in ("H", "L"):
             raise SettingsError(f"level='{self.level}' is not known: use H or L")
 
     def score(self, question: TextTokens, memory: Memory, backbone: Backbone) -> Tensor:
-        """Return each chunk's share of attention (n_chunks,), on the CPU."""
+        """Return each chunk's attention (n_chunks,), between 0 and 1, on the CPU."""
         plan = uniform_plan(memory, memory.coarsest if self.level == "H" else memory.finest)
         mixed = mix(memory, plan, backbone, room=len(question))
         probe = MassProbe(mixed.offsets, 1 if self.tokens == "last" else len(question))
@@ -72,4 +79,15 @@ class AttentionSelector:
         mass = torch.stack([layer.cpu() for layer in layers])  # (layers, query_heads, rows, n_chunks)
         if self.per_head:
             mass = mass / mass.sum(-1, keepdim=True).clamp_min(torch.finfo(mass.dtype).tiny)
-        return mass.mean((0, 1, 2))
+        return _over_tokens(mass, self.tokens).mean((0, 1))
+
+
+def _over_tokens(mass: Tensor, tokens: str) -> Tensor:
+    """Reduce mass (layers, heads, rows, n_chunks) over the prompt tokens, its rows."""
+    if tokens == "mean":
+        return mass.mean(2)
+    last = mass[:, :, -1]
+    if tokens == "last":
+        return last
+    best = mass.amax(2)
+    return best if tokens == "max" else (best + last) / 2
