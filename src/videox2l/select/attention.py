@@ -13,7 +13,6 @@ from videox2l.backbones.base import Backbone, TextTokens
 from videox2l.errors import SettingsError
 from videox2l.memory import Memory, mix, uniform_plan
 
-
 TOKENS = ("last", "mean", "max", "max+last")
 
 
