@@ -8,17 +8,22 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
+from videox2l.demo.draw import NATIVE
 from videox2l.demo.questions import KINDS, Question, ask
+from videox2l.demo.render import render_video, script
 from videox2l.demo.training.geometry import TEMPORAL, TOKENS_PER_GRID, patchify, video_positions
 from videox2l.demo.world import WorldVideo, make_video
 
@@ -87,6 +92,40 @@ def evaluate(
     return dict(counts)
 
 
+def evaluate_files(folder: Path | str, files: int, minutes: float = 3.0) -> tuple[Counts, Counts]:
+    """Ask about rendered files, and about the same scripts drawn without going through a file.
+
+    The files are decoded, one frame per second is taken and scaled to 48 pixels as video processors do it.
+    """
+    oracle = Oracle(folder)
+    through_file: Counts = defaultdict(lambda: (0, 0))
+    drawn: Counts = defaultdict(lambda: (0, 0))
+    for seed in range(files):
+        video = script(seed, minutes)
+        with tempfile.TemporaryDirectory() as place:
+            truth = render_video(Path(place) / "video.mp4", seed, minutes)
+            frames = sample_file(Path(place) / "video.mp4")
+        for counts, pictures in ((through_file, frames), (drawn, torch.from_numpy(video.render()))):
+            oracle.watch(pictures)
+            for item in truth:
+                right, n = counts[item["kind"], len(frames)]
+                said = oracle.answer(item["question"])
+                counts[item["kind"], len(frames)] = (right + (said == item["answer"]), n + 1)
+    return dict(through_file), dict(drawn)
+
+
+def sample_file(path: Path) -> Tensor:
+    """Take the first frame of every second of a file, 48 pixels wide: uint8 (seconds, 48, 48, 3)."""
+    frames: list[Tensor] = []
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            if frame.time >= len(frames):
+                picture = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)[None].float()
+                small = F.interpolate(picture, size=(NATIVE, NATIVE), mode="bicubic", antialias=True)
+                frames.append(small[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8))
+    return torch.stack(frames)
+
+
 def questions_of_every_kind(video: WorldVideo, seed: int, each: int = 2) -> list[Question]:
     """Return `each` questions of every kind, where the video has so many."""
     rng = np.random.default_rng([0xE7A1, seed])
@@ -121,7 +160,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--frames", type=int, nargs="+", default=[16, 32, 64, 128, 180])
     parser.add_argument("--videos", type=int, default=150, help="videos per length")
     parser.add_argument("--split", choices=["dev", "heldout"], default="heldout")
+    parser.add_argument("--files", type=int, default=0, help="instead: so many rendered files of three minutes")
     given = parser.parse_args(arguments)
+    if given.files:
+        through_file, drawn = evaluate_files(given.folder, given.files)
+        sys.stdout.write(f"through files\n{table(through_file)}\n\nsame scripts, drawn\n{table(drawn)}\n")
+        return
     sys.stdout.write(table(evaluate(given.folder, given.frames, given.videos, split=given.split)) + "\n")
 
 
