@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from tests.conftest import FAMILIES, make_qwen25
 from videox2l.backbones.base import VideoCursor, VisualTokens
@@ -101,3 +102,22 @@ def test_weights_id_sees_a_change_in_any_weight() -> None:
     with torch.no_grad():
         model.model.language_model.norm.weight[0] += 1e-3
     assert before != weights_id(model)
+
+
+def test_canary_for_the_librarys_own_video_positions() -> None:
+    """Right up to transformers 5.2, wrong after it. When this fails on a new release, they have been mended."""
+    model, _ = make_qwen25()
+    video = model.config.video_token_id
+    ids = torch.tensor([[9, 9, 9, *[video] * 24, 9, 9]])
+    grid = torch.tensor([[6, 4, 4]])  # 6 groups of 2 x 2 tokens
+    ours = mrope_positions(torch.arange(6.0), 2, 2, start=3, rate=2)
+    expect = torch.cat((text_positions(0, 3, 3), ours, text_positions(int(ours.max()) + 1, 2, 3)), 1)
+    kwargs: dict[str, Any] = {"video_grid_thw": grid, "second_per_grid_ts": torch.tensor([1.0])}
+    if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (5, 3):
+        positions, _ = model.model.get_rope_index(ids, **kwargs)
+        assert torch.equal(positions[:, 0], expect)
+        return
+    kinds = (ids == video).int() * 2
+    positions, _ = model.model.get_rope_index(ids, mm_token_type_ids=kinds, **kwargs)
+    assert torch.equal(positions[:, 0, :3], expect[:, :3])
+    assert not torch.equal(positions[:, 0], expect), "transformers counts video positions right again"

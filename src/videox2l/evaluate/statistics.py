@@ -47,5 +47,5 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     wins = sum(a and not b for a, b in zip(first, second, strict=True))
     losses = sum(b and not a for a, b in zip(first, second, strict=True))
     n = wins + losses
-    tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1)) / 2**n
-    return min(1.0, 2 * tail)
+    ways = sum(math.comb(n, k) for k in range(min(wins, losses) + 1))
+    return float(min(1.0, 2 * ways / 2**n))
