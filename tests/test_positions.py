@@ -108,7 +108,7 @@ def test_canary_for_the_librarys_own_video_positions() -> None:
     """Right up to transformers 5.2, wrong after it. When this fails on a new release, they have been mended."""
     model, _ = make_qwen25()
     video = model.config.video_token_id
-    ids = torch.tensor([[9, 9, 9, *[video] * 24, 9, 9]])
+    ids = torch.tensor([[9, 9, model.config.vision_start_token_id, *[video] * 24, 9, 9]])
     grid = torch.tensor([[6, 4, 4]])  # 6 groups of 2 x 2 tokens
     ours = mrope_positions(torch.arange(6.0), 2, 2, start=3, rate=2)
     expect = torch.cat((text_positions(0, 3, 3), ours, text_positions(int(ours.max()) + 1, 2, 3)), 1)
