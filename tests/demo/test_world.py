@@ -89,7 +89,7 @@ def test_questions_tell_the_truth() -> None:
 
 def test_answers_are_balanced() -> None:
     rng = np.random.default_rng(0)
-    said = [ask(make_video(seed, 64), rng, 1, {"presence": 1.0})[0].answer for seed in range(400)]
+    said = [ask(make_video(seed, 16), rng, 1, {"presence": 1.0})[0].answer for seed in range(300)]
     assert 0.42 < said.count("yes") / len(said) < 0.58
-    counts = {ask(make_video(seed, 64), rng, 1, {"count": 1.0})[0].answer for seed in range(200)}
+    counts = {ask(make_video(seed, 32), rng, 1, {"count": 1.0})[0].answer for seed in range(120)}
     assert counts == {"0", "1", "2", "3", "4"}

@@ -68,7 +68,7 @@ def render_video(
             frame.pts, frame.time_base = i, Fraction(1, fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    return [asdict(question) for question in truth(video)]
+    return [asdict(question) | in_seconds(question) for question in truth(video)]
 
 
 def script(seed: int, minutes: float, events: Sequence[Event] | None = None) -> WorldVideo:
@@ -96,3 +96,10 @@ def truth(video: WorldVideo) -> list[Question]:
     """Return questions of every kind about a video file."""
     rng = np.random.default_rng([0x7207, video.seed])
     return [question for kind in KINDS for question in ask(video, rng, QUESTIONS[kind], {kind: 1.0})]
+
+
+def in_seconds(question: Question) -> dict[str, float | None]:
+    """Return the times of a question about a video file, whose frames are seconds."""
+    return {
+        name: None if time is None else float(time) for name, time in (("start", question.start), ("end", question.end))
+    }
