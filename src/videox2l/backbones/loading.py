@@ -75,8 +75,7 @@ def from_pretrained(
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype '{dtype}' is not known: use {', '.join(DTYPES)}")
-    source = "demo" if name == "demo" else name
-    where, subfolder = (str(demo_directory()), "") if source == "demo" else locate(name)
+    where, subfolder = (str(demo_directory()), "") if name in ("demo", "demo-xl") else locate(name)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     precision = torch.float32 if dtype == "auto" and device == "cpu" and device_map is None else DTYPES[dtype]
     hub = {"revision": revision, "trust_remote_code": False, "subfolder": subfolder}
@@ -101,7 +100,12 @@ def from_pretrained(
         raise ModelError(f"cannot load the model '{name}': {_first_line(error)}") from error
     if device_map is None:
         model = model.to(device)
-    return adapter(model, tokenizer, video_config, max_pixels)
+    backbone = adapter(model, tokenizer, video_config, max_pixels)
+    if name == "demo-xl":  # its vision tower is the demo model's
+        from videox2l.demo import xl
+
+        return xl.load(backbone, device, backbone.shape.dtype)
+    return backbone
 
 
 def load_video_xl(

@@ -132,17 +132,17 @@ def pack(prompt: Prompt, conversations: Sequence[Sequence[Sequence[Question]]]) 
     kinds: list[str] = []
     for talks in conversations:
         row: list[tuple[int, int, int, int]] = []
-        for segment, turns in enumerate(talks):
-            ids, turn = prompt.talk(turns)
+        for number, turns in enumerate(talks):
+            tokens, turn = prompt.talk(turns)
             row += [
-                (token, place, segment, len(kinds) + t if t >= 0 else -1)
-                for place, (token, t) in enumerate(zip(ids, turn, strict=True))
+                (token, place, number, len(kinds) + t if t >= 0 else -1)
+                for place, (token, t) in enumerate(zip(tokens, turn, strict=True))
             ]
             kinds += [question.kind for question in turns]
         rows.append(row)
     longest = max(map(len, rows))
     table = torch.tensor([row + [(0, 0, -1, -1)] * (longest - len(row)) for row in rows])
-    ids, places, segment, said = table.unbind(-1)
+    ids, places, segment, said = (table[..., i] for i in range(4))
     labels, answer = torch.full_like(ids, -100), torch.full_like(ids, -1)
     labels[:, :-1] = torch.where(said[:, 1:] >= 0, ids[:, 1:], -100)
     answer[:, :-1] = said[:, 1:]
@@ -156,7 +156,7 @@ def visibility(scene: Scene, talks: Talks) -> Tensor:
     again, as they stand in the cache: these are what everything behind their chunk sees.
     """
     visual, summary, of_visual, of_summary = scene.places()
-    p, n, m, (b, t) = scene.prefix, scene.visual, scene.summaries, talks.ids.shape
+    p, n, (b, t) = scene.prefix, scene.visual, talks.ids.shape
     chunk = torch.cat((torch.full((p,), -1), of_visual, torch.full((t,), len(scene.chunks)), of_summary))
     place = torch.cat((torch.arange(p), visual, torch.zeros(t, dtype=torch.long), summary))
     same = (chunk[:, None] == chunk) & (place[:, None] >= place)
@@ -195,7 +195,7 @@ def _attention(attn: Any, h: Tensor, m: int, at: Any, again: Any, mask: Tensor) 
         own = getattr(attn, f"beacon_{name}_proj")
         return torch.cat((getattr(attn, f"{name}_proj")(x[:, :-m]), own(x[:, -m:])), 1)
 
-    q, k, v = (project(name, h).unflatten(-1, (-1, attn.head_dim)).transpose(1, 2) for name in "qkv")
+    q, k, v = (project(name, h).view(*h.shape[:2], -1, attn.head_dim).transpose(1, 2) for name in "qkv")
     keys = torch.cat((rotate(k, *at), rotate(k[:, :, -m:], *again)), 2)
     values = torch.cat((v, v[:, :, -m:]), 2)
     group = q.shape[1] // k.shape[1]
