@@ -59,7 +59,7 @@ def render_video(
     if fps < 1 or frames < 1:
         raise SettingsError(f"a video needs at least one frame, not {minutes} minutes at {fps} fps")
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"preset": "veryfast", "crf": "20"})
+        stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "crf": "20"})
         stream.width = stream.height = NATIVE * SCALE
         stream.pix_fmt = "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, fps)
