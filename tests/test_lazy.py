@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,12 @@ def test_the_level_used_longest_ago_goes_first(pair: Any) -> None:
     cache.put(2, 2.0, levels[2])
     assert cache.get(1, 2.0) is None
     assert len(cache) == 2
+
+
+def test_a_part_of_a_memory_has_a_cache_of_its_own(pair: Any) -> None:
+    """Levels depend on the chunks before, so those of a memory must not be taken for those of a part of it."""
+    x2l, _, lazy = pair
+    x2l.ask(lazy, QUESTIONS[0], reload="all", max_new_tokens=1)
+    part = dataclasses.replace(lazy, chunks=lazy.chunks[2:])
+    assert len(part.computed) == 0
+    assert len(lazy.computed) > 0

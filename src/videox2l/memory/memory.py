@@ -38,7 +38,7 @@ class Memory:
     next_position: int
     reposition: str = "keep"
     chunks: list[Chunk] = field(default_factory=list)
-    computed: ComputedLevels = field(default_factory=ComputedLevels, repr=False, compare=False)
+    computed: ComputedLevels = field(default_factory=ComputedLevels, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.chunks)
