@@ -87,14 +87,13 @@ def summarise(
             k, v = (_heads(project(attention, name, h, 0), attention) for name in "kv")
         else:
             h = layer.input_layernorm(x)
-            only = index == last - 1
-            x, h = (x[-summaries:], h) if only else (x, h)
             k, v = (_heads(project(attention, name, h, visual), attention) for name in "kv")
-            asking = h[visual:] if only else h
-            q = _heads(project(attention, "q", asking, 0 if only else visual), attention)
-            q = rotate(q, *_rows(at, visual if only else 0))
+            skipped = visual if index == last - 1 else 0  # rows whose output nobody reads
+            x, asking, ordinary = x[skipped:], h[skipped:], visual - skipped
+            q = _heads(project(attention, "q", asking, ordinary), attention)
+            q = rotate(q, at[0][skipped:], at[1][skipped:])
             mixed = _attention(q, rotate(k, *at), v, geometry, sides, cache, attention)
-            x = x + project(attention, "o", mixed, 0 if only else visual)
+            x = x + project(attention, "o", mixed, ordinary)
             x = x + layer.mlp(layer.post_attention_layernorm(x))
             k, v = k[:, visual:], v[:, visual:]
         keys.append(rotate(k, *kept))
@@ -107,10 +106,6 @@ def summarise(
 def _heads(rows: Tensor, attention: Any) -> Tensor:
     """Turn (rows, heads * head_dim) into (heads, rows, head_dim), a view."""
     return rows.view(len(rows), -1, attention.head_dim).transpose(0, 1)
-
-
-def _rows(table: Rotation, start: int) -> Rotation:
-    return table[0][start:], table[1][start:]
 
 
 def _attention(
