@@ -11,11 +11,12 @@ import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from videox2l.demo.questions import ask
+from videox2l.demo.training.bank import GridBank
 from videox2l.demo.training.batches import Packer
 from videox2l.demo.training.evaluate import interval
 from videox2l.demo.training.forward import decode, encode_grids
 from videox2l.demo.training.geometry import demo_config, patchify, video_positions
-from videox2l.demo.training.language import pair_up
+from videox2l.demo.training.language import LanguagePhase, Stage, pair_up
 from videox2l.demo.training.loop import Pace, finished, run_phase
 from videox2l.demo.training.muon import orthogonalise
 from videox2l.demo.training.vision import VisionPhase, make_clip
@@ -98,6 +99,36 @@ def test_a_phase_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     run_phase(again, Pace(0.8, 1e-3, 1e-4), tmp_path)
     assert torch.load(tmp_path / "vision.pt", weights_only=True)["step"] > steps > 0
     assert '"phase": "vision"' in (tmp_path / "log.jsonl").read_text()
+
+
+def test_a_live_phase_teaches_the_vision_tower() -> None:
+    torch.manual_seed(0)
+    fresh = Qwen2_5_VLForConditionalGeneration(demo_config())
+    stages = [Stage(1.0, (4,), tokens=200, questions=3)]
+    mix = {"digit": 1.0, "presence": 1.0}
+    phase = LanguagePhase(fresh, "live", 0, stages, bank=None, mix=mix, device=torch.device("cpu"), half=False)
+    loss, measured = phase.loss(0, 0.0)
+    again, _ = phase.loss(0, 0.0)
+    assert loss.item() == again.item()
+    assert set(measured) == {"digit@4", "presence@4"}
+    loss.backward()
+    assert fresh.model.visual.blocks[0].attn.qkv.weight.grad.abs().sum() > 0
+
+
+@torch.no_grad()
+def test_bank_fills_videos_with_the_right_clips(model: Any) -> None:
+    """A clip from the bank is the encoding of some picture of that event: the same one wherever it is asked for."""
+    video = make_video(1, 16, durations=(2,))
+    bank = GridBank(model.model.visual, 0, clips=1, backgrounds=3, durations=(2,), things=video.things)
+    index = bank.fill(video, np.random.default_rng(0))
+    for event in video.events:
+        parity = event.start % 2
+        [(first, grids)] = bank.clips[event.colour, event.shape, event.digit, parity, 2]
+        assert grids == 1 + parity
+        assert index[event.start // 2 : event.start // 2 + grids].tolist() == list(range(first, first + grids))
+    shown = {t // 2 for event in video.events for t in range(event.start, event.end)}
+    stretches = {i for first, n in bank.backgrounds for i in range(first, first + n)}
+    assert all((int(grid) in stretches) == (i not in shown) for i, grid in enumerate(index))
 
 
 def test_interval_is_wilson() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from videox2l.demo.training.forward import encode_grids
 from videox2l.demo.training.geometry import TEMPORAL, patchify
 from videox2l.demo.training.workers import rank
-from videox2l.demo.world import Event, WorldVideo, all_things, make_scenes, make_spot
+from videox2l.demo.world import Event, Thing, WorldVideo, all_things, make_scenes, make_spot
 
 Key = tuple[str, str, int, int, int]
 
@@ -36,6 +36,8 @@ class GridBank:
         Clips for each of 10 digits, 36 things, 4 lengths and 2 parities.
     backgrounds
         Stretches of 8 grids without an event.
+    durations, things
+        The lengths and the (colour, shape) pairs to make clips of; all things unless given.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class GridBank:
         clips: int = 6,
         backgrounds: int = 2000,
         durations: Sequence[int] = (1, 2, 3, 4),
+        things: Sequence[Thing] = (),
     ) -> None:
         self.visual, self.rng = visual, np.random.default_rng([0xBA4C, seed])
         self.encoded: list[Tensor] = []
@@ -53,7 +56,7 @@ class GridBank:
         self.size = 0
         self.clips: dict[Key, list[tuple[int, int]]] = defaultdict(list)
         for _ in range(clips):
-            for colour, shape in all_things():
+            for colour, shape in things or all_things():
                 for digit in range(10):
                     for length in durations:
                         for parity in (0, 1):

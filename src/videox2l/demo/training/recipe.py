@@ -35,7 +35,7 @@ def train(config: dict[str, Any], folder: Path, device: torch.device) -> None:
         path, pace = folder / f"{settings['name']}.pt", _pace(settings)
         if not finished(path, pace):
             stages = [Stage(**stage) for stage in settings["stages"]]
-            bank = None if settings["live"] else folder / "bank.pt"
+            bank = None if settings["live"] else folder / "grids.bank"
             seed, mix, half = config["seed"] + number, settings.get("mix", config["mix"]), config["half"]
             phase = LanguagePhase(model, settings["name"], seed, stages, bank=bank, mix=mix, device=device, half=half)
             run_phase(phase, pace, folder)
