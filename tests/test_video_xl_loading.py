@@ -22,6 +22,7 @@ from videox2l.backbones.frames import CropFrames, stack
 from videox2l.backbones.loading import locate
 from videox2l.backbones.video_xl_loading import beacon_projections
 from videox2l.errors import ModelWarning
+from videox2l.select import TopK
 
 LAYERS, HIDDEN, HEADS, KV, MLP, VOCAB = 2, 64, 4, 2, 96, 320
 TOWER_LAYERS, TOWER, PATCH, SIDE = 4, 128, 4, 6
@@ -368,3 +369,13 @@ def test_a_memory_of_summary_tokens_is_saved_and_asked_again(x2l: VideoX2L, hist
         one, two = (x2l.ask(each, "Who rings?", reload=reload, max_new_tokens=6) for each in (memory, again))
         assert one.ids == two.ids
         assert one.evidence == two.evidence
+
+
+@pytest.mark.parametrize("tier", ["stored", "lazy"])
+def test_ends_that_hold_as_much_at_h_take_no_place(x2l: VideoX2L, tier: str) -> None:
+    frames = np.random.default_rng(1).integers(0, 255, (45, 24, 24, 3), np.uint8)
+    memory = x2l.ingest(ArraySource(frames), ratios=(2, 9), l_tier=tier)
+    scores = torch.tensor([0.9, 0.1, 0.3, 0.2, 0.8])
+    assert TopK(2).plan(scores, memory).ratios == (9, 9, 2, 2, 9)
+    assert TopK(1, pinned=[(0, 1)]).plan(scores, memory).ratios == (2, 9, 2, 9, 9)
+    assert TopK(9).plan(scores, memory).ratios == (9, 2, 2, 2, 9)

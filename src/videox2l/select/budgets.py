@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from videox2l.errors import SettingsError
-from videox2l.memory import Memory, Plan
+from videox2l.memory import Memory, Plan, kept_tokens
 
 Range = tuple[float, float]
 
@@ -18,7 +18,8 @@ class TopK:
     """Re-loads the `k` chunks with the highest scores at L; all others stay at H.
 
     Chunks that overlap a `pinned` time range (seconds) are re-loaded besides them; chunks that overlap an
-    `excluded` one never are, unless pinned.
+    `excluded` one never are, unless pinned. Chunks that hold as many tokens at H as at L (the ends of a video under
+    Video-XL) take none of the `k` places.
     """
 
     k: int
@@ -41,7 +42,8 @@ class TopK:
         reasons = ["pinned" if i in pinned else "" for i in range(len(memory))]
         if scores is not None and self.k:
             order = scores.argsort(descending=True, stable=True).tolist()
-            free = [i for i in order if i not in pinned and i not in excluded]
+            taken = pinned | excluded | _whole_at_h(memory)
+            free = [i for i in order if i not in taken]
             for rank, i in enumerate(free[: self.k], 1):
                 reasons[i] = f"score rank {rank}"
         ratios = [memory.finest if reason else memory.coarsest for reason in reasons]
@@ -68,6 +70,18 @@ class EverythingAt:
 
 def _overlapping(ranges: Sequence[Range], memory: Memory) -> set[int]:
     return {i for start, end in ranges for i in memory.chunks_within(start, end)}
+
+
+def _whole_at_h(memory: Memory) -> set[int]:
+    """Return the chunks to which L adds nothing, as they are already kept at its ratio."""
+    if memory.finest == memory.coarsest:
+        return set()
+    held = [chunk.levels.get(memory.coarsest, ()) for chunk in memory.chunks]
+    return {
+        i
+        for i, (chunk, coarse) in enumerate(zip(memory.chunks, held, strict=True))
+        if len(coarse) >= kept_tokens(chunk.tokens, memory.finest)
+    }
 
 
 def _scores(scores: Tensor | None, memory: Memory) -> tuple[float | None, ...]:
