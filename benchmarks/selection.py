@@ -23,22 +23,21 @@ from videox2l.select import AttentionSelector, RandomSelector, Selector
 
 TOP = (1, 3, 5)
 # variant: compressor, ratios, selector
+KEYDIFF = ("keydiff", (2.0, 32.0))
 VARIANTS: dict[str, tuple[str, tuple[float, float], Callable[[], Selector]]] = {
-    "best token (default)": ("keydiff", (2, 32), AttentionSelector),
-    "best token, without layer 0": ("keydiff", (2, 32), lambda: AttentionSelector(skip_layers=1)),
-    "best token, shares per head": ("keydiff", (2, 32), lambda: AttentionSelector(per_head=True)),
-    "last token": ("keydiff", (2, 32), lambda: AttentionSelector("last")),
-    "last token, without layer 0": ("keydiff", (2, 32), lambda: AttentionSelector("last", skip_layers=1)),
-    "last token, shares per head": ("keydiff", (2, 32), lambda: AttentionSelector("last", per_head=True)),
-    "best and last token": ("keydiff", (2, 32), lambda: AttentionSelector("max+last")),
-    "best and last token, shares": ("keydiff", (2, 32), lambda: AttentionSelector("max+last", per_head=True)),
-    "mean of all tokens": ("keydiff", (2, 32), lambda: AttentionSelector("mean")),
-    "best token, H = 1/16": ("keydiff", (2, 16), AttentionSelector),
-    "best token, over L = 1/2": ("keydiff", (2, 32), lambda: AttentionSelector(level="L")),
-    "best token, snap": ("snap", (2, 32), AttentionSelector),
-    "best token, pool": ("pool", (2, 32), AttentionSelector),
-    "best token, uniform stride": ("uniform", (2, 32), AttentionSelector),
-    "random": ("keydiff", (2, 32), RandomSelector),
+    "best and last token, shares (default)": (*KEYDIFF, AttentionSelector),
+    "best and last token, mass": (*KEYDIFF, lambda: AttentionSelector(per_head=False)),
+    "best token, shares": (*KEYDIFF, lambda: AttentionSelector("max")),
+    "last token, shares": (*KEYDIFF, lambda: AttentionSelector("last")),
+    "last token, mass": (*KEYDIFF, lambda: AttentionSelector("last", per_head=False)),
+    "mean of all tokens, shares": (*KEYDIFF, lambda: AttentionSelector("mean")),
+    "default without layer 0": (*KEYDIFF, lambda: AttentionSelector(skip_layers=1)),
+    "default, H = 1/16": ("keydiff", (2, 16), AttentionSelector),
+    "default, over L = 1/2": (*KEYDIFF, lambda: AttentionSelector(level="L")),
+    "default, snap": ("snap", (2, 32), AttentionSelector),
+    "default, pool": ("pool", (2, 32), AttentionSelector),
+    "default, uniform stride": ("uniform", (2, 32), AttentionSelector),
+    "random": (*KEYDIFF, RandomSelector),
 }
 
 

@@ -47,19 +47,19 @@ class AttentionSelector:
 
     Attention mass is summed per chunk for every prompt token, head and layer. `tokens="max"` scores a chunk by the
     token that attends to it most, per head and layer, and averages those: late interaction, as in ColBERT (arXiv
-    2004.12832) but with the model's own attention. A question about two things finds both, each by the tokens that
-    name it. `tokens="last"` reads the last prompt token alone, where the answer is about to be written;
-    `"max+last"` adds the two, and `"mean"` takes all tokens alike.
+    2004.12832) but with the model's own attention; a question about two things finds both, each by the tokens that
+    name it. `tokens="last"` reads the last prompt token alone, where the answer is about to be written. `"max+last"`
+    is the mean of the two, and `"mean"` takes all tokens alike.
 
-    `skip_layers` leaves out first layers. With `per_head`, each head's mass is taken as shares among the chunks first:
-    a head that looks mostly at the prompt still says which chunk it prefers. `level` "H" reads the gist; "L" finds
-    more, at the price of laying all L-KVs out.
+    With `per_head`, each head's mass is taken as shares among the chunks first: a head that looks mostly at the prompt
+    still says which chunk it prefers. `skip_layers` leaves out first layers. `level` "H" reads the gist; "L" finds
+    more, at the price of laying all L-KVs out. The defaults were chosen on the demo model's development split.
     """
 
-    tokens: str = "max"
+    tokens: str = "max+last"
     level: str = "H"
     skip_layers: int = 0
-    per_head: bool = False
+    per_head: bool = True
 
     def __post_init__(self) -> None:
         if self.tokens not in TOKENS:
