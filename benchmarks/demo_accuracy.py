@@ -187,7 +187,8 @@ def main() -> None:
     parser.add_argument("--reload", type=int, default=3)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, help="write the report here; answers go to the same name with .jsonl")
+    parser.add_argument("--out", type=Path, help="write the report here")
+    parser.add_argument("--rows", type=Path, help="write every answer here, one JSON object a line")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     x2l = VideoX2L.from_pretrained(args.model)
@@ -208,8 +209,8 @@ def main() -> None:
     print(text)
     if args.out is not None:
         args.out.write_text(f"# Accuracy on the demo model\n\n{INTRO}\n{text}", encoding="utf-8")
-        lines = [json.dumps(dataclasses.asdict(row)) for row in rows]
-        args.out.with_suffix(".jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if args.rows is not None:
+        args.rows.write_text("".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows), encoding="utf-8")
 
 
 INTRO = """Written by `python benchmarks/demo_accuracy.py --out FILE`. The same questions and videos for every method;
