@@ -268,10 +268,10 @@ def export(model: Any, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def train(run: Path, seconds: float, lr: float) -> None:
-    """Train from the shipped demo model, or go on."""
+def train(run: Path, seconds: float, lr: float, begin_with: Path) -> None:
+    """Train from a demo model, or go on."""
     torch.set_num_threads(1)
-    demo: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(FOLDER.parent / "model", dtype=torch.float32)
+    demo: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(begin_with, dtype=torch.float32)
     phase = SummaryPhase(begin(demo), GridBank.cached(demo.model.visual, 0, run / "bank.pt"), seed=1, half=True)
     run_phase(phase, Pace(seconds, lr, lr / 20), run)
     if rank() == 0:
@@ -284,10 +284,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/demo-xl"), help="checkpoint and log; resumed if there")
     parser.add_argument("--seconds", type=float, default=480)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--begin-with", type=Path, default=FOLDER.parent / "model", help="folder of the demo model")
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args(arguments)
     given.run.mkdir(parents=True, exist_ok=True)
-    launch(train, given.workers, (given.run, given.seconds, given.lr))
+    launch(train, given.workers, (given.run, given.seconds, given.lr, given.begin_with))
 
 
 if __name__ == "__main__":
