@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -41,10 +42,9 @@ def test_attention_scores_are_the_stock_models_attention_summed_by_chunk(family:
     x2l = VideoX2L.from_model(model, processor)
     memory = x2l.ingest(ArraySource(video), ratios=(1,), chunk_frames=4)
     prompt = x2l.backbone.suffix("What happens?")
-    default = AttentionSelector().score(prompt, memory, x2l.backbone)
-    shares = AttentionSelector("last", skip_layers=1).score(prompt, memory, x2l.backbone)
-    scores = AttentionSelector("last", skip_layers=1, per_head=False).score(prompt, memory, x2l.backbone)
-    every_layer = AttentionSelector("last", per_head=False).score(prompt, memory, x2l.backbone)
+
+    def scores(tokens: str, **options: Any) -> torch.Tensor:
+        return AttentionSelector(tokens, **options).score(prompt, memory, x2l.backbone)
 
     cursor_start = memory.prefix[0].shape[2]
     embeds, positions = [x2l.backbone.prefix().embeds], [x2l.backbone.text_positions(0, cursor_start)]
@@ -67,21 +67,40 @@ def test_attention_scores_are_the_stock_models_attention_summed_by_chunk(family:
         position_ids=ids if len(ids) == 1 else ids[:, None],
         output_attentions=True,
     )
-    last = torch.stack([weights[0, :, -1] for weights in out.attentions])  # (layers, heads, tokens)
-    edges = np.cumsum([cursor_start, *(chunk.tokens for chunk in memory.chunks)])
-    by_chunk = torch.stack([last[..., a:b].sum(-1) for a, b in pairwise(edges)], -1)
-    torch.testing.assert_close(scores, by_chunk[1:].mean((0, 1)), atol=1e-5, rtol=1e-3)
-    torch.testing.assert_close(every_layer, by_chunk.mean((0, 1)), atol=1e-5, rtol=1e-3)
-    by_head = by_chunk[1:] / by_chunk[1:].sum(-1, keepdim=True)
-    torch.testing.assert_close(shares, by_head.mean((0, 1)), atol=1e-5, rtol=1e-3)
-    assert shares.sum() == pytest.approx(1, abs=1e-5)
-    question = AttentionSelector("mean", level="L", per_head=False).score(prompt, memory, x2l.backbone)
     rows = torch.stack([weights[0, :, -len(prompt) :] for weights in out.attentions])
-    of_rows = torch.stack([rows[..., a:b].sum(-1) for a, b in pairwise(edges)], -1)  # (layers, heads, rows, chunks)
-    torch.testing.assert_close(question, of_rows.mean((0, 1, 2)), atol=1e-5, rtol=1e-3)
-    shared = of_rows / of_rows.sum(-1, keepdim=True)
-    best, last = shared.max(2).values, shared[:, :, -1]
-    torch.testing.assert_close(default, ((best + last) / 2).mean((0, 1)), atol=1e-5, rtol=1e-3)
+    edges = np.cumsum([cursor_start, *(chunk.tokens for chunk in memory.chunks)])
+    mass = torch.stack([rows[..., a:b].sum(-1) for a, b in pairwise(edges)], -1)  # (layers, heads, rows, chunks)
+    shares = mass / mass.sum(-1, keepdim=True)
+    last, best = mass[:, :, -1], mass.max(2).values
+    near = {"atol": 1e-5, "rtol": 1e-3}
+    torch.testing.assert_close(scores("last"), shares[:, :, -1].mean((0, 1)), **near)
+    torch.testing.assert_close(scores("last", per_head=False), last.mean((0, 1)), **near)
+    torch.testing.assert_close(scores("last", per_head=False, skip_layers=1), last[1:].mean((0, 1)), **near)
+    torch.testing.assert_close(scores("mean", per_head=False), mass.mean((0, 1, 2)), **near)
+    torch.testing.assert_close(scores("max", per_head=False), best.mean((0, 1)), **near)
+    torch.testing.assert_close(scores("max+last", per_head=False), ((best + last) / 2).mean((0, 1)), **near)
+    assert (scores("last") - scores("last", skip_layers=1)).abs().max() > 1e-3  # leaving a layer out matters here
+
+
+def test_the_second_look_is_over_the_shortlist_at_l() -> None:
+    """Its scores are those of a memory in which the best chunks of the first look stand at L and all others at H."""
+    x2l = VideoX2L.from_model(*FAMILIES["qwen2_5_vl"]())
+    frames = np.random.default_rng(3).integers(0, 255, (40, 32, 32, 3), np.uint8)
+    memory = x2l.ingest(ArraySource(frames), ratios=(2, 8), chunk_frames=4)
+    prompt = x2l.backbone.suffix("What happens?")
+    first = AttentionSelector(shortlist=0).score(prompt, memory, x2l.backbone)
+    best = first.argsort(descending=True)[:3].tolist()
+    chunks = [
+        dataclasses.replace(chunk, levels={8.0: chunk.level(2 if i in best else 8)})
+        for i, chunk in enumerate(memory.chunks)
+    ]
+    shortlisted = dataclasses.replace(memory, chunks=chunks, ratios=(8.0,))
+    expect = AttentionSelector(shortlist=0).score(prompt, shortlisted, x2l.backbone)
+    second = AttentionSelector(shortlist=3).score(prompt, memory, x2l.backbone)
+    torch.testing.assert_close(second, expect)
+    assert (second - first).abs().max() > 1e-3
+    lazy = x2l.ingest(ArraySource(frames), ratios=(2, 8), chunk_frames=4, l_tier="lazy")
+    torch.testing.assert_close(AttentionSelector(shortlist=3).score(prompt, lazy, x2l.backbone), first)
 
 
 def test_top_k_reloads_the_best_and_says_why() -> None:
@@ -132,5 +151,5 @@ def test_simple_selectors() -> None:
         selector_by_name("best")
     with pytest.raises(SettingsError, match="tokens='first'"):
         AttentionSelector(tokens="first")
-    with pytest.raises(SettingsError, match="level='M'"):
-        AttentionSelector(level="M")
+    with pytest.raises(SettingsError, match="shortlist=-1"):
+        AttentionSelector(shortlist=-1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from videox2l.backbones.attention import causal_mask, grouped
 from videox2l.backbones.base import Backbone, TextTokens
 from videox2l.errors import SettingsError
-from videox2l.memory import Memory, mix, uniform_plan
+from videox2l.memory import Memory, Plan, mix, uniform_plan
 
 TOKENS = ("last", "mean", "max", "max+last")
 
@@ -43,33 +43,41 @@ class MassProbe:
 
 @dataclass(frozen=True)
 class AttentionSelector:
-    """Prefills the question on prefix + all chunks at one level and reads what its tokens attend to.
+    """Prefills the question on prefix + all chunks and reads what its last token attends to, in two looks.
 
-    Attention mass is summed per chunk for every prompt token, head and layer. `tokens="max"` scores a chunk by the
-    token that attends to it most, per head and layer, and averages those: late interaction, as in ColBERT (arXiv
-    2004.12832) but with the model's own attention; a question about two things finds both, each by the tokens that
-    name it. `tokens="last"` reads the last prompt token alone, where the answer is about to be written. `"max+last"`
-    is the mean of the two, and `"mean"` takes all tokens alike.
+    The first look is over all chunks at H. Its best `shortlist` chunks are laid out at L for the second look, whose
+    scores count: H says where something is, L what it is. `shortlist=0` leaves it at one look; so does a memory whose
+    L-KVs would have to be made first (`l_tier="lazy"`).
 
+    Attention mass is summed per chunk and averaged over heads and layers; `skip_layers` leaves out first layers.
     With `per_head`, each head's mass is taken as shares among the chunks first: a head that looks mostly at the prompt
-    still says which chunk it prefers. `skip_layers` leaves out first layers. `level` "H" reads the gist; "L" finds
-    more, at the price of laying all L-KVs out. The defaults were chosen on the demo model's development split.
+    still says which chunk it prefers. `tokens` says whose attention counts: `"last"`, the last prompt token, where
+    the answer is about to be written; `"max"`, per chunk the token that attends to it most (late interaction, as in
+    ColBERT, arXiv 2004.12832); `"max+last"`, both; `"mean"`, all alike. Defaults were chosen on the demo model's
+    development split.
     """
 
-    tokens: str = "max+last"
-    level: str = "H"
+    tokens: str = "last"
+    shortlist: int = 12
     skip_layers: int = 0
     per_head: bool = True
 
     def __post_init__(self) -> None:
         if self.tokens not in TOKENS:
             raise SettingsError(f"tokens='{self.tokens}' is not known: use {', '.join(TOKENS)}")
-        if self.level not in ("H", "L"):
-            raise SettingsError(f"level='{self.level}' is not known: use H or L")
+        if self.shortlist < 0:
+            raise SettingsError(f"shortlist={self.shortlist} is not possible: use 0 (one look) or more")
 
     def score(self, question: TextTokens, memory: Memory, backbone: Backbone) -> Tensor:
         """Return each chunk's attention (n_chunks,), between 0 and 1, on the CPU."""
-        plan = uniform_plan(memory, memory.coarsest if self.level == "H" else memory.finest)
+        scores = self._look(question, memory, backbone, uniform_plan(memory, memory.coarsest))
+        if not self.shortlist or memory.finest == memory.coarsest or not memory.has(memory.finest):
+            return scores
+        best = set(scores.argsort(descending=True, stable=True)[: self.shortlist].tolist())
+        ratios = [memory.finest if i in best else memory.coarsest for i in range(len(memory))]
+        return self._look(question, memory, backbone, Plan.at(ratios))
+
+    def _look(self, question: TextTokens, memory: Memory, backbone: Backbone, plan: Plan) -> Tensor:
         mixed = mix(memory, plan, backbone, room=len(question))
         probe = MassProbe(mixed.offsets, 1 if self.tokens == "last" else len(question))
         positions = backbone.text_positions(mixed.next_position, len(question))
