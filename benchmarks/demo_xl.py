@@ -24,7 +24,7 @@ from videox2l import ArraySource, Memory, VideoX2L
 from videox2l.demo.questions import KINDS, ask
 from videox2l.demo.world import make_video
 from videox2l.evaluate.statistics import cluster_bootstrap, mcnemar
-from videox2l.select import ManualSelector, RandomSelector, TopK
+from videox2l.select import AttentionSelector, ManualSelector, RandomSelector, TopK
 from videox2l.version import __version__
 
 MODES: dict[str, dict[str, Any]] = {
@@ -33,7 +33,14 @@ MODES: dict[str, dict[str, Any]] = {
     "fused": {"history": "fused"},
     "lazy": {"history": "H", "l_tier": "lazy"},
 }
-METHODS = ("H only", "L only", "two levels, true chunks", "two levels, attention", "two levels, random chunks")
+METHODS = (
+    "H only",
+    "L only",
+    "two levels, true chunks",
+    "two levels, attention",
+    "two levels, attention at H alone",
+    "two levels, random chunks",
+)
 Outcome = tuple[int, str, bool, int]  # video, kind, right, tokens attended
 
 
@@ -49,6 +56,8 @@ def answer(
     elif method.endswith("true chunks"):
         chunks = {i for start, end in true for i in memory.chunks_within(start, end)}
         how = {"reload": TopK(len(chunks)), "selector": ManualSelector(true)}
+    elif method.endswith("at H alone"):
+        how["selector"] = AttentionSelector(shortlist=0)
     elif method.endswith("random chunks"):
         how["selector"] = RandomSelector(seed)
     return x2l.ask(memory, text, max_new_tokens=6, **how)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from videox2l import VideoX2L
+from videox2l import ArraySource, VideoX2L
 from videox2l.backbones.base import TextTokens, VisualTokens
 from videox2l.compress import ChunkEncoder, History, SummaryTokenCompressor
-from videox2l.demo.questions import Question
+from videox2l.demo.questions import Question, ask
 from videox2l.demo.training.geometry import demo_config
 from videox2l.demo.training.summary import Prompt, Scene, begin, draw_scene, export, forward, pack
+from videox2l.demo.world import make_video
 from videox2l.demo.xl import load
 from videox2l.memory import Memory, mix, uniform_plan
 
@@ -100,3 +102,28 @@ def test_scenes_keep_something_of_every_chunk() -> None:
         for i in range(len(scene.chunks)):
             places = torch.cat((visual[of_visual == i], summary[of_summary == i])).sort().values
             assert torch.equal(places, scene.starts()[i] + torch.arange(len(places)))  # no gaps, nothing twice
+
+
+def test_the_shipped_model_answers_from_summary_tokens() -> None:
+    """Digits at two levels, the event's chunk among the re-loaded ones or not; without the video it is chance."""
+    x2l = VideoX2L.from_pretrained("demo-xl", device="cpu")
+    right = {"own": 0, "fused": 0, "nothing": 0}
+    asked = 0
+    for seed in range(4):
+        video = make_video(seed, 32, "dev")
+        questions = ask(video, np.random.default_rng(seed), 4, {"digit": 1.0})
+        asked += len(questions)
+        pictures = video.render()
+        for history in ("own", "fused"):
+            memory = x2l.ingest(ArraySource(pictures), history=history)
+            assert memory.settings["compressor"] == "summary"
+            for question in questions:
+                answer = x2l.ask(memory, question.question, reload=1, max_new_tokens=4)
+                right[history] += answer.text == question.answer
+        empty = dataclasses.replace(memory, chunks=[])
+        right["nothing"] += sum(
+            x2l.ask(empty, q.question, reload="none", max_new_tokens=4).text == q.answer for q in questions
+        )
+    assert asked >= 12
+    assert min(right["own"], right["fused"]) >= 0.7 * asked
+    assert right["nothing"] <= 0.4 * asked

@@ -265,6 +265,8 @@ def export(model: Any, folder: Path) -> None:
     state["lm_head.weight"] = state["model.embed_tokens.weight"].clone()
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     config = model.config.to_diff_dict() | {"model_type": "llava_qwen", "architectures": ["LlavaQwenForCausalLM"]}
+    rope = config.pop("rope_parameters", {})  # older transformers, and the published config, know rope_theta alone
+    config.setdefault("rope_theta", rope.get("rope_theta"))
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
