@@ -24,8 +24,15 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY)  ## the tables of README and docs
+bench: $(READY)  ## the tables of README and docs: about 20 minutes
+	$(BIN)/python benchmarks/parity.py tests/golden/*/
 	$(BIN)/python benchmarks/demo_accuracy.py
+	$(BIN)/python benchmarks/selection.py
+	$(BIN)/python benchmarks/settings.py
+	$(BIN)/python benchmarks/demo_xl.py
+	$(BIN)/python benchmarks/video_xl_flops.py
+	$(BIN)/python benchmarks/video_xl_cpu.py
+	$(BIN)/python benchmarks/video_sampling.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
