@@ -27,7 +27,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Model = Annotated[str, typer.Option(help='"demo", "demo-xl", a local directory, or a Hugging Face hub id.', metavar="demo|ID|DIR")]
+Model = Annotated[
+    str, typer.Option(help='"demo", "demo-xl", a local directory, or a Hugging Face hub id.', metavar="demo|ID|DIR")
+]
 Reload = Annotated[str, typer.Option(help='How many chunks to re-load per question: a number, "all" or "none".')]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... [default: cuda where there is one]")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
