@@ -21,6 +21,10 @@ class MemoryFileError(X2LError):
     """A memory on disk is missing, damaged, or belongs to another model."""
 
 
+class MemoryWarning(UserWarning):
+    """A memory on disk was left unfinished, and what is whole of it is used."""
+
+
 class ModelWarning(UserWarning):
     """A model's configuration contradicts its weights, but it can be used."""
 

@@ -11,12 +11,13 @@ from typing import Any
 
 from videox2l.answer import Answer, Cost, evidence_of
 from videox2l.backbones.base import Backbone, Turn
-from videox2l.compress import Compressor, compressor_by_name
+from videox2l.compress import COMPRESSORS, Compressor, compressor_by_name
 from videox2l.compress.lazy import with_planned_levels
 from videox2l.decoding import Sampling, TextStream, decode
 from videox2l.errors import SettingsError
-from videox2l.ingest import IngestSettings, Progress, ingest
+from videox2l.ingest import IngestSettings, Progress, append, ingest
 from videox2l.memory import Memory, Plan, mix
+from videox2l.memory.disk.places import LocalPlace, place_at
 from videox2l.select import Budget, Range, Selector, budget_for, selector_by_name
 from videox2l.video import FrameSource, open_video
 from videox2l.video import Sampling as FrameSampling
@@ -84,6 +85,10 @@ class VideoX2L:
         compressor: str | Compressor | None = None,
         history: str = "H",
         l_tier: str = "stored",
+        l_bits: int | None = None,
+        h_bits: int | None = None,
+        store: str | Path | None = None,
+        endless: bool = False,
         chunk_frames: int | None = None,
         progress: Progress | None = None,
     ) -> Memory:
@@ -109,12 +114,19 @@ class VideoX2L:
         l_tier
             "stored" makes and keeps all levels; "lazy" makes levels finer than H when a question first wants them,
             from visual tokens that are kept instead. It needs history "H" and a compressor by name.
+        l_bits, h_bits
+            Precision of the levels finer than H, and of H: 8, 4, or None for the model's own dtype.
+        store
+            A folder to keep the memory in: every chunk is on disk before the next one is read, levels finer than H
+            stay there until a question wants them, and an ingest that was stopped goes on behind its last whole chunk.
+        endless
+            More will be appended: no chunk is treated as the last one of the video.
         chunk_frames
             Sampled frames per chunk, the unit of selection; default: 10 for Video-XL, 8 for all others.
         progress
             Called after each chunk with frames done, frames expected or None, and the pts reached.
 
-        Raises SettingsError, VideoError.
+        Raises SettingsError, VideoError, and MemoryFileError when the store cannot be written or holds another memory.
         """
         compressor = self.backbone.default_compressor if compressor is None else compressor
         if l_tier == "lazy" and not isinstance(compressor, str):
@@ -126,12 +138,44 @@ class VideoX2L:
             compressor=compressor if isinstance(compressor, str) else repr(compressor),
             chunk_frames=self.backbone.default_chunk_frames if chunk_frames is None else chunk_frames,
             l_tier=l_tier,
+            l_bits=l_bits,
+            h_bits=h_bits,
+            endless=endless,
         )
+        if store is not None and not isinstance(place := place_at(store), LocalPlace):
+            raise SettingsError(f"store='{place}' is not possible: ingest into a local folder, then save it there")
         with contextlib.ExitStack() as stack:
             if isinstance(video, (str, Path)):
                 plan = FrameSampling(fps=fps, max_frames=max_frames, start=start, end=end, mode=sampling)  # type: ignore[arg-type]
                 video = stack.enter_context(open_video(video, plan))
-            return ingest(video, self.backbone, found, settings, self.identity, progress)
+            place = None if store is None else LocalPlace(Path(store))
+            return ingest(video, self.backbone, found, settings, self.identity, progress, place)
+
+    def append(
+        self,
+        memory: Memory,
+        video: str | Path | FrameSource,
+        *,
+        fps: float | None = 1.0,
+        sampling: str = "auto",
+        progress: Progress | None = None,
+    ) -> Memory:
+        """Add a video behind the end of a memory, with the memory's settings; return the memory, which is changed.
+
+        Its time 0 is where the memory ends. Chunks can be asked about as they finish, also from other threads and,
+        where the memory lies in a folder, from other processes. No chunk of it is treated as the last of the video.
+        Raises SettingsError, VideoError, MemoryFileError.
+        """
+        memory.check_model(self.identity)
+        known = {key: value for key, value in memory.settings.items() if key != "ratios"}
+        settings = IngestSettings(ratios=tuple(memory.settings["ratios"]), **known)
+        if settings.compressor not in COMPRESSORS:
+            raise SettingsError(f"compressor {settings.compressor} has no name: a memory made with it cannot grow")
+        with contextlib.ExitStack() as stack:
+            if isinstance(video, (str, Path)):
+                video = stack.enter_context(open_video(video, FrameSampling(fps=fps, mode=sampling)))  # type: ignore[arg-type]
+            append(memory, video, self.backbone, compressor_by_name(settings.compressor), settings, progress)
+        return memory
 
     def ask(
         self,
@@ -142,6 +186,8 @@ class VideoX2L:
         selector: str | Selector = "attention",
         pinned: Sequence[Range] = (),
         excluded: Sequence[Range] = (),
+        as_of: float | None = None,
+        within: Range | None = None,
         history: Sequence[Turn] = (),
         max_new_tokens: int = 128,
         temperature: float = 0.0,
@@ -159,6 +205,10 @@ class VideoX2L:
             What scores the chunks: "attention", "random", or an object with the Selector protocol.
         pinned, excluded
             Time ranges (seconds) whose chunks are re-loaded in any case, or never.
+        as_of
+            Only the chunks that are over at this second are seen, as if the video had come no further.
+        within
+            Only the chunks that overlap this time range (seconds) are seen.
         history
             Earlier turns of the dialogue.
         max_new_tokens, temperature, top_p, seed
@@ -175,12 +225,15 @@ class VideoX2L:
         prompt = self.backbone.suffix(question, history)
         clock = [perf_counter()]
 
+        whole = memory.snapshot()
+        seen = None if as_of is None and within is None else whole.seen(as_of, within)
+        memory = whole if seen is None else whole.only(seen)
         wanted = budget.needs_scores and memory.finest != memory.coarsest
         scores = oracle.score(prompt, memory, self.backbone) if wanted else None
         plan = budget.plan(scores, memory)
         clock.append(perf_counter())
 
-        memory = self._with_levels(memory, plan)
+        memory = self._with_levels(whole, seen, memory, plan)
         mixed = mix(memory, plan, self.backbone, room=len(prompt) + max_new_tokens)
         clock.append(perf_counter())
 
@@ -210,18 +263,25 @@ class VideoX2L:
             cost=_cost(memory, plan, mixed.offsets[-1], len(prompt), len(ids), clock),
         )
 
-    def _with_levels(self, memory: Memory, plan: Plan) -> Memory:
-        """Return the memory with the levels of the plan, made now where the ingest left them out."""
-        if memory.settings.get("l_tier", "stored") == "stored":
+    def _with_levels(self, whole: Memory, seen: list[int] | None, memory: Memory, plan: Plan) -> Memory:
+        """Return `memory`, the chunks `seen` of `whole`, with the levels of the plan.
+
+        Levels that the ingest left out are made now, behind all earlier chunks, seen or not, as the ingest would have.
+        """
+        if whole.settings.get("l_tier", "stored") == "stored":
             return memory
-        compressor = compressor_by_name(memory.settings["compressor"])
-        return with_planned_levels(memory, plan, self.backbone, compressor)
+        ratios = [whole.coarsest] * len(whole)
+        for i, ratio in zip(range(len(whole)) if seen is None else seen, plan.ratios, strict=True):
+            ratios[i] = ratio
+        compressor = compressor_by_name(whole.settings["compressor"])
+        whole = with_planned_levels(whole, Plan.at(ratios), self.backbone, compressor)
+        return whole if seen is None else whole.only(seen)
 
 
 def _cost(memory: Memory, plan: Plan, tokens: int, prompt: int, new: int, clock: Sequence[float]) -> Cost:
     each = memory.shape.token_bytes
     reloaded = sum(
-        chunk.level(ratio).nbytes()
+        chunk.size(ratio) * each
         for chunk, ratio in zip(memory.chunks, plan.ratios, strict=True)
         if ratio < memory.coarsest
     )

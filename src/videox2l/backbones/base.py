@@ -70,6 +70,11 @@ class VisualTokens:
     def __len__(self) -> int:
         return self.embeds.shape[0]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the embeddings."""
+        return self.embeds.nbytes
+
     def to(self, device: torch.device | str) -> VisualTokens:
         """Return the tokens with their embeddings on `device`."""
         return replace(self, embeds=self.embeds.to(device))

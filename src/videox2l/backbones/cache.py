@@ -105,6 +105,21 @@ class BufferCache(Cache):  # type: ignore[misc]
             else:
                 layer.update(keys[index][None], values[index][None])
 
+    def extend(self, n: int) -> list[tuple[Tensor, Tensor]]:
+        """Append `n` columns for the caller to fill: for each layer views of its keys and values (heads, n, head_dim).
+
+        The views are good until the cache outgrows its capacity. Something must have been appended before.
+        """
+        room = []
+        for layer in self.layers:
+            end = layer.length + n
+            layer.reserve(end if end <= layer.capacity else max(end, 2 * layer.capacity))
+            keys, values = layer._keys[0, :, end - n : end], layer._values[0, :, end - n : end]
+            layer.length = end
+            layer.crop(end)
+            room.append((keys, values))
+        return room
+
     def columns(self, start: int) -> tuple[Tensor, Tensor]:
         """Return copies of the columns from `start` on: two tensors (layers, heads, n, head_dim)."""
         device = self.layers[0].keys.device

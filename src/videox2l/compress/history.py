@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from videox2l.backbones.base import Backbone, TextTokens, VisualTokens
 from videox2l.backbones.cache import BufferCache
 from videox2l.compress.base import ChunkTask, Compressor
 from videox2l.errors import SettingsError
-from videox2l.memory.levels import LevelKV
+from videox2l.memory.levels import Chunk, LevelKV
 from videox2l.memory.mix import rotated_to
 
 
@@ -61,26 +61,48 @@ class ChunkEncoder:
         first = self.streams[0].context
         self.backbone.forward(text.embeds, positions, first)
         keys, values = first.columns(0)
-        for stream in self.streams[1:]:
-            stream.context.append(keys, values)
-        for stream in self.streams:
-            stream.settled = len(stream.context)
+        first.crop(0)
+        self._begin(keys, values)
         return keys, values
+
+    def restore(self, prefix: tuple[Tensor, Tensor], chunks: Sequence[Chunk]) -> None:
+        """Go on behind chunks that were encoded before, as if they had been encoded now.
+
+        `prefix`: what `prefix` returned then. Only the levels that the history needs are read.
+        """
+        self._begin(*prefix)
+        for stream in self.streams:
+            stream.restore(chunks, finest=self.history.kind == "L")
+        self.sizes = tuple(chunk.tokens for chunk in chunks)
+
+    def _begin(self, keys: Tensor, values: Tensor) -> None:
+        for stream in self.streams:
+            stream.context.crop(0)
+            stream.context.append(keys.to(self.backbone.device), values.to(self.backbone.device))
+            stream.settled = len(stream.context)
 
     def add(self, tokens: VisualTokens, last: bool = False) -> dict[float, LevelKV]:
         """Encode the next chunk; return its levels, finest first. `last`: no chunk follows."""
+        levels = self.make(tokens, last)
+        self.extend(levels, tokens.positions)
+        return levels
+
+    def make(self, tokens: VisualTokens, last: bool = False) -> dict[float, LevelKV]:
+        """Encode the next chunk, but leave the context as it is: `extend` must follow, with what was kept of it."""
         task = ChunkTask(self.sizes, last, fused=self.history.kind == "fused")
         levels: dict[float, LevelKV] = {}
         for stream in self.streams:
             if self.sizes or not levels:
                 # All streams begin with the prefix alone: the first chunk is made once, at all ratios.
                 ratios = stream.ratios if self.sizes else self.ratios
-                found = self.compressor.compress(tokens, stream.context, self.backbone, ratios, task)
-                levels.update(found)
-            made = {ratio: levels[ratio] for ratio in stream.ratios}
-            stream.extend(made, tokens.positions, finest=self.history.kind == "L")
-        self.sizes = (*self.sizes, len(tokens))
-        return levels
+                levels.update(self.compressor.compress(tokens, stream.context, self.backbone, ratios, task))
+        return dict(sorted(levels.items()))
+
+    def extend(self, levels: Mapping[float, LevelKV], positions: Tensor) -> None:
+        """Add a chunk to the context; `positions` (axes, n) of its visual tokens."""
+        for stream in self.streams:
+            stream.extend(levels, positions, finest=self.history.kind == "L")
+        self.sizes = (*self.sizes, positions.shape[1])
 
 
 class _Stream:
@@ -93,26 +115,36 @@ class _Stream:
         self.ratios = ratios
         self.recent = recent
         self.settled = 0
-        self.pending: list[tuple[dict[float, LevelKV], Tensor]] = []
+        self.pending: list[tuple[LevelKV, LevelKV, Tensor]] = []
 
-    def extend(self, levels: dict[float, LevelKV], positions: Tensor, finest: bool) -> None:
+    def extend(self, levels: Mapping[float, LevelKV], positions: Tensor, finest: bool) -> None:
         """Add a chunk to the context; chunks that leave the recent ones fall back to their coarsest level.
 
         `positions` (axes, n) of the chunk's visual tokens.
         """
         if not self.recent:
-            self._append(levels[min(levels) if finest else max(levels)], positions)
+            self._append(levels[min(self.ratios) if finest else max(self.ratios)], positions)
             return
-        self.pending.append((levels, positions))
+        fine, coarse = levels[min(self.ratios)], levels[max(self.ratios)]
+        self.pending.append((fine, coarse, positions))
         if len(self.pending) > self.recent:
             self.context.crop(self.settled)
-            old, at = self.pending.pop(0)
-            self._append(old[max(old)], at)
+            _, old, at = self.pending.pop(0)
+            self._append(old, at)
             self.settled = len(self.context)
-            for chunk, at in self.pending:
-                self._append(chunk[min(chunk)], at)
+            for chunk, _, at in self.pending:
+                self._append(chunk, at)
         else:
-            self._append(levels[min(levels)], positions)
+            self._append(fine, positions)
+
+    def restore(self, chunks: Sequence[Chunk], finest: bool) -> None:
+        """Add chunks as `extend` does, reading the finest levels of the recent ones only."""
+        old = len(chunks) - self.recent if self.recent else 0
+        for chunk in chunks[: max(old, 0)]:
+            self._append(chunk.level(max(self.ratios)), chunk.positions)
+        self.settled = len(self.context)
+        for chunk in chunks[max(old, 0) :]:
+            self.extend(chunk.levels, chunk.positions, finest)
 
     def _append(self, level: LevelKV, positions: Tensor) -> None:
         keys = rotated_to(level, positions, len(self.context), self.backbone) if self.compact else level.keys

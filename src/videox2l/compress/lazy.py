@@ -41,8 +41,7 @@ def with_planned_levels(memory: Memory, plan: Plan, backbone: Backbone, compress
         found |= _make(memory, plan, wanted, backbone, compressor)
     chunks = list(memory.chunks)
     for i in missing:
-        levels = {**chunks[i].levels, plan.ratios[i]: found[i]}
-        chunks[i] = dataclasses.replace(chunks[i], levels=dict(sorted(levels.items())))
+        chunks[i] = dataclasses.replace(chunks[i], levels=chunks[i].levels.with_level(plan.ratios[i], found[i]))
     return dataclasses.replace(memory, chunks=chunks)
 
 
@@ -59,7 +58,7 @@ def _make(
         context.cache.crop(context.offsets[i])
         ratio, tokens = plan.ratios[i], memory.chunks[i].visual
         assert tokens is not None
-        task = ChunkTask(sizes[:i], last=i == len(memory) - 1)
+        task = ChunkTask(sizes[:i], last=memory.chunks[i].last)
         made[i] = compressor.compress(tokens.to(backbone.device), context.cache, backbone, (ratio,), task)[ratio]
         memory.computed.put(i, ratio, made[i])
     return made

@@ -1,7 +1,7 @@
 """The memory object, its levels, mixing them into a cache, and the store on disk."""
 
 from videox2l.memory.computed import ComputedLevels
-from videox2l.memory.levels import Chunk, LevelKV, kept_tokens
+from videox2l.memory.levels import Chunk, LevelKV, Levels, kept_tokens
 from videox2l.memory.memory import Memory
 from videox2l.memory.mix import Mixed, mix, planned_tokens, uniform_plan
 from videox2l.memory.plan import Plan
@@ -10,6 +10,7 @@ __all__ = [
     "Chunk",
     "ComputedLevels",
     "LevelKV",
+    "Levels",
     "Memory",
     "Mixed",
     "Plan",

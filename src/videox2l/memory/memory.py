@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from videox2l.backbones.base import KVShape, VisualTokens
 from videox2l.errors import MemoryFileError, SettingsError
 from videox2l.memory.computed import ComputedLevels
-from videox2l.memory.levels import Chunk, LevelKV
+from videox2l.memory.levels import Chunk, LevelKV, Levels
 from videox2l.memory.mix import planned_tokens, uniform_plan
+
+if TYPE_CHECKING:
+    from videox2l.memory.disk.reader import Source
 
 
 @dataclass
@@ -26,7 +29,9 @@ class Memory:
     sampled; `prefix` are the KVs (layers, heads, n, head_dim) of the text before the video; text after
     the video starts at `next_position`. `reposition` "keep" leaves keys at the positions of their prefill when
     levels are mixed, "compact" closes the gaps. KVs live in host memory. Asking never changes a memory; levels that
-    are made for a question (`l_tier="lazy"`) are kept beside it in `computed`, up to a limit.
+    are made for a question (`l_tier="lazy"`) are kept beside it in `computed`, up to a limit. `complete`: the video
+    came to its end. `source`: where the memory lies on disk, if it does; levels finer than H are then read from there
+    when a plan wants them.
     """
 
     identity: dict[str, str]
@@ -39,6 +44,8 @@ class Memory:
     reposition: str = "keep"
     chunks: list[Chunk] = field(default_factory=list)
     computed: ComputedLevels = field(default_factory=ComputedLevels, init=False, repr=False, compare=False)
+    complete: bool = True
+    source: Source | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.chunks)
@@ -71,8 +78,8 @@ class Memory:
 
     def nbytes(self) -> int:
         """Bytes of all KVs that are kept, and of visual tokens that are kept to make KVs from."""
-        kept = sum(level.nbytes() for chunk in self.chunks for level in chunk.kept().values())
-        kept += sum(chunk.visual.embeds.nbytes for chunk in self.chunks if chunk.visual is not None)
+        kept = sum(chunk.size(ratio) for chunk in self.chunks for ratio in chunk.kept()) * self.shape.token_bytes
+        kept += sum(chunk.visual.nbytes for chunk in self.chunks if chunk.visual is not None)
         return kept + 2 * self.prefix[0].numel() * self.prefix[0].element_size()
 
     def add(
@@ -83,10 +90,13 @@ class Memory:
         positions: Tensor,
         levels: Mapping[float, LevelKV],
         visual: VisualTokens | None = None,
-    ) -> None:
-        """Append a chunk, its levels finest first; they are moved to host memory.
+        last: bool = False,
+        thumbnail: bytes | None = None,
+    ) -> Chunk:
+        """Append a chunk, its levels finest first; they are moved to host memory. Return it.
 
-        `visual` are its visual tokens, where levels that are missing now are to be made from them later.
+        `visual` are its visual tokens, where levels that are missing now are to be made from them later; `last` and
+        `thumbnail` as of `Chunk`.
         """
         ratios = sorted(levels)
         finest = levels[ratios[0]].to("cpu")
@@ -95,7 +105,49 @@ class Memory:
             part = levels[ratio].is_part_of(levels[ratios[0]])
             stored[ratio] = finest.first(len(levels[ratio])) if part else levels[ratio].to("cpu")
         tokens = None if visual is None else visual.to("cpu")
-        self.chunks.append(Chunk(start, end, frames, positions.cpu(), stored, tokens))
+        chunk = Chunk(start, end, frames, positions.cpu(), Levels(stored), tokens, last, thumbnail)
+        self.chunks.append(chunk)
+        return chunk
+
+    def free_position(self) -> int:
+        """Return the first position that is free for text after the prefix and the chunks."""
+        last = max((chunk.next_position for chunk in self.chunks), default=0)
+        return max(self.prefix[0].shape[2], last)
+
+    def only(self, chunks: Sequence[int]) -> Memory:
+        """Return the memory with some of its chunks, given by their numbers in order; text follows right after them."""
+        part = replace(self, chunks=[self.chunks[i] for i in chunks])
+        part.next_position = part.free_position()
+        return part
+
+    def snapshot(self) -> Memory:
+        """Return the memory as it is now, whatever is appended to it later."""
+        copy = replace(self, chunks=list(self.chunks))
+        copy.computed = self.computed
+        return copy
+
+    def seen(self, as_of: float | None = None, within: tuple[float, float] | None = None) -> list[int]:
+        """Return the numbers of the chunks that are over at second `as_of` and overlap the seconds `within`.
+
+        Raises SettingsError when there are none.
+        """
+        found = list(range(len(self.chunks))) if within is None else self.chunks_within(*within)
+        if as_of is not None:
+            found = [i for i in found if self.chunks[i].end <= as_of]
+        if not found:
+            wish = f"as_of={as_of:g}" if within is None else f"within={within[0]:g}-{within[1]:g}"
+            wish += f" and as_of={as_of:g}" if within is not None and as_of is not None else ""
+            span = f"{self.chunks[0].start:g}-{self.chunks[-1].end:g} s" if self.chunks else "nothing yet"
+            whole = f", the first chunk ends at {self.chunks[0].end:g} s" if self.chunks and as_of is not None else ""
+            raise SettingsError(f"{wish} leaves no chunk to ask about: the memory covers {span}{whole}")
+        return found
+
+    def thumbnail(self, chunk: int) -> bytes | None:
+        """Return a small JPEG of the first frame of a chunk, or None if there is none."""
+        entry = self.source.journal.chunks[chunk].thumb if self.source is not None else None
+        if self.source is None or entry is None:
+            return self.chunks[chunk].thumbnail
+        return self.source.whole(entry)
 
     def has(self, ratio: float) -> bool:
         """Return whether every chunk has a level at `ratio` now, rather than when it is wanted."""
@@ -142,17 +194,22 @@ class Memory:
         }
 
     def save(self, path: str | Path) -> None:
-        """Write the memory to one file, atomically (see `videox2l.memory.store`)."""
-        from videox2l.memory.store import save
+        """Write the memory to a folder or an fsspec URL (docs/memory-format.md); an older one there is replaced."""
+        from videox2l.memory.disk.folder import save
 
-        save(self, Path(path))
+        save(self, path)
 
     @classmethod
-    def load(cls, path: str | Path) -> Memory:
-        """Read a memory; every byte is checked against the stored hash."""
-        from videox2l.memory.store import load
+    def load(cls, path: str | Path, cache_bytes: int | None = None) -> Memory:
+        """Open a memory in a folder or at an fsspec URL, as far as its chunks are whole.
 
-        return load(Path(path))
+        Levels finer than H are read when a plan wants them; every byte is checked against its hash when it is first
+        read. `cache_bytes` of such levels are kept in host memory; by default none where they are read from a folder
+        at the model's own dtype, since the operating system keeps them, and 1 GiB otherwise. Raises MemoryFileError.
+        """
+        from videox2l.memory.disk.folder import load
+
+        return load(path, cache_bytes)
 
 
 def _short(value: str | None) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import accumulate
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from videox2l.backbones.base import Backbone
 from videox2l.backbones.cache import BufferCache
 from videox2l.backbones.rope import turn_by
 from videox2l.errors import SettingsError
+from videox2l.memory.disk.reader import StoredLevels, deliver, read_levels
 from videox2l.memory.levels import LevelKV
 from videox2l.memory.plan import Plan
 
@@ -40,17 +43,50 @@ def mix(memory: Memory, plan: Plan, backbone: Backbone, room: int = 0) -> Mixed:
     """
     if len(plan) != len(memory.chunks):
         raise SettingsError(f"the plan is for {len(plan)} chunks, the memory has {len(memory.chunks)}")
-    levels = [chunk.level(ratio) for chunk, ratio in zip(memory.chunks, plan.ratios, strict=True)]
-    offsets = [memory.prefix[0].shape[2]]
-    for level in levels:
-        offsets.append(offsets[-1] + len(level))
+    sizes = [chunk.size(ratio) for chunk, ratio in zip(memory.chunks, plan.ratios, strict=True)]
+    offsets = list(accumulate(sizes, initial=memory.prefix[0].shape[2]))
     cache = backbone.new_cache(offsets[-1] + room)
     cache.append(memory.prefix[0].to(backbone.device), memory.prefix[1].to(backbone.device))
     compact = memory.reposition == "compact"
-    for chunk, level, column in zip(memory.chunks, levels, offsets, strict=False):
-        keys = rotated_to(level, chunk.positions, column, backbone) if compact else level.keys
-        cache.append(keys, level.values)
+    if compact:
+        levels = _planned_levels(memory, plan, sizes)
+        for chunk, level, column in zip(memory.chunks, levels, offsets, strict=False):
+            cache.append(rotated_to(level, chunk.positions, column, backbone), level.values)
+    else:
+        _lay_out(memory, plan, sizes, cache)
     return Mixed(cache, offsets, offsets[-1] if compact else memory.next_position)
+
+
+def _planned_levels(memory: Memory, plan: Plan, sizes: Sequence[int]) -> list[LevelKV]:
+    """Return the level of each chunk; those that are not in host memory are read together."""
+    away = _away(memory, plan, sizes)
+    found = dict(zip(away, read_levels([_job(memory, plan, sizes, i) for i in away]), strict=True)) if away else {}
+    return [
+        found[i] if i in found else chunk.level(ratio)
+        for i, (chunk, ratio) in enumerate(zip(memory.chunks, plan.ratios, strict=True))
+    ]
+
+
+def _lay_out(memory: Memory, plan: Plan, sizes: Sequence[int], cache: BufferCache) -> None:
+    """Copy the planned levels into the cache; those that are not in host memory are read into it together."""
+    away = set(_away(memory, plan, sizes))
+    jobs = []
+    for i, (chunk, ratio) in enumerate(zip(memory.chunks, plan.ratios, strict=True)):
+        if i in away:
+            jobs.append((*_job(memory, plan, sizes, i), cache.extend(sizes[i])))
+        else:
+            level = chunk.level(ratio)
+            cache.append(level.keys, level.values)
+    if jobs:
+        deliver(jobs)
+
+
+def _away(memory: Memory, plan: Plan, sizes: Sequence[int]) -> list[int]:
+    return [i for i, chunk in enumerate(memory.chunks) if not chunk.levels.at_hand(plan.ratios[i], sizes[i])]
+
+
+def _job(memory: Memory, plan: Plan, sizes: Sequence[int], i: int) -> tuple[StoredLevels, float, int]:
+    return cast("StoredLevels", memory.chunks[i].levels), plan.ratios[i], sizes[i]
 
 
 def rotated_to(level: LevelKV, positions: Tensor, column: int, backbone: Backbone) -> Tensor:
@@ -81,5 +117,5 @@ def uniform_plan(memory: Memory, ratio: float, reason: str = "") -> Plan:
 
 def planned_tokens(memory: Memory, plan: Plan) -> int:
     """Return how many tokens attention reads under a plan: prefix and chunks."""
-    kept = sum(len(chunk.level(ratio)) for chunk, ratio in zip(memory.chunks, plan.ratios, strict=True))
+    kept = sum(chunk.size(ratio) for chunk, ratio in zip(memory.chunks, plan.ratios, strict=True))
     return int(memory.prefix[0].shape[2]) + kept

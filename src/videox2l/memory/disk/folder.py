@@ -1,0 +1,221 @@
+"""Whole memories: load, save, copy, verify."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from videox2l.errors import MemoryFileError
+from videox2l.memory.computed import ComputedLevels
+from videox2l.memory.disk.journal import FORMAT, GIST, JOURNAL, MANIFEST, Stored
+from videox2l.memory.disk.layout import check, damaged
+from videox2l.memory.disk.opening import chunks_of, open_source, prefix_of, video_facts
+from videox2l.memory.disk.places import LocalPlace, Place, RamPlace, RemotePlace, flush_folder, place_at
+from videox2l.memory.disk.reader import Source
+from videox2l.memory.disk.writer import Head, check_target, open_writer
+
+if TYPE_CHECKING:
+    from videox2l.memory.memory import Memory
+
+USED = ".used"
+"""A file whose time says when a memory was last opened; no part of the memory."""
+
+
+def is_memory(where: str | os.PathLike[str]) -> bool:
+    """Return whether a memory is at a path or URL: its manifest names the format."""
+    try:
+        place = place_at(where)
+        return f'"{FORMAT}"'.encode() in place.read(MANIFEST)[:200]
+    except (OSError, MemoryFileError):
+        return False
+
+
+def load(where: str | os.PathLike[str], cache_bytes: int | None = None) -> Memory:
+    """Open a memory: reads its manifest, journal, prefix and coarsest level, and nothing else.
+
+    `cache_bytes` of re-loaded levels are kept in host memory; by default none where a folder can be read again
+    quickly, 1 GiB otherwise. Raises MemoryFileError.
+    """
+    place = place_at(where)
+    cache = None if cache_bytes is None else ComputedLevels(cache_bytes)
+    memory = memory_of(open_source(place, cache))
+    if isinstance(place, LocalPlace):
+        with contextlib.suppress(OSError):  # such as on a disk that may only be read
+            (place.folder / USED).touch(mode=0o600)
+    return memory
+
+
+def memory_of(source: Source) -> Memory:
+    """Return the memory at a source that was opened, as it was then."""
+    from videox2l.memory.memory import Memory
+
+    try:
+        prefix = prefix_of(source)
+        chunks = chunks_of(source)
+        memory = Memory(
+            identity=dict(source.head["identity"]),
+            settings=dict(source.head["settings"]),
+            manifest=video_facts(source),
+            shape=source.shape,
+            ratios=tuple(float(ratio) for ratio in source.head["ratios"]),
+            prefix=prefix,
+            next_position=0,
+            reposition=str(source.head["reposition"]),
+            chunks=chunks,
+            complete=source.journal.facts is not None,
+            source=source,
+        )
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise MemoryFileError(f"'{MANIFEST}' of '{source.place}' is damaged: it lacks or garbles {error}") from error
+    memory.next_position = memory.free_position()
+    return memory
+
+
+def head_of(memory: Memory) -> Head:
+    """Return what a manifest says of a memory."""
+    facts = {key: value for key, value in memory.manifest.items() if key not in ("pts", "indices")}
+    return Head(
+        identity=memory.identity,
+        settings=memory.settings,
+        content=content_of(facts),
+        video=facts,
+        shape=memory.shape,
+        ratios=memory.ratios,
+        reposition=memory.reposition,
+        prefix=memory.prefix,
+    )
+
+
+def content_of(facts: dict[str, object]) -> dict[str, object]:
+    """Return what determines the frames of an ingest: the content's hash and the sampling settings."""
+    return {key: facts.get(key) for key in ("sha256", "fps", "max_frames", "start", "end", "mode")}
+
+
+def save(memory: Memory, where: str | os.PathLike[str]) -> None:
+    """Write a memory to a new folder beside `where`, then put it there; or put it at a URL, object by object.
+
+    Raises MemoryFileError naming the path and the cause; an older memory at `where` is untouched then.
+    """
+    target = place_at(where)
+    if isinstance(target, RemotePlace):
+        with contextlib.ExitStack() as stack:
+            source = memory.source
+            if source is None:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="videox2l-"))
+                source = _written(memory, LocalPlace(Path(folder)))
+            copy(source, target)
+        return
+    check_target(target.folder)
+    if target.folder.exists() and os.listdir(target.folder) and not is_memory(target.folder):
+        raise MemoryFileError(f"cannot save to '{target}': the folder holds other files; name a new folder")
+    try:
+        with _beside(target.folder) as fresh:
+            if memory.source is None:
+                _written(memory, LocalPlace(fresh))
+            else:
+                copy(memory.source, LocalPlace(fresh))
+            replace_folder(fresh, target.folder)
+    except OSError as error:
+        raise MemoryFileError(f"cannot save to '{target}': {error}") from error
+
+
+def _written(memory: Memory, place: LocalPlace | RamPlace) -> Source:
+    head = head_of(memory)
+    pts, indices = memory.manifest["pts"], memory.manifest["indices"]
+    with open_writer(place, head) as writer:
+        done = 0
+        for chunk in memory.chunks:
+            frames = slice(done, done + chunk.frames)
+            writer.add(chunk, pts[frames], indices[frames])
+            done += chunk.frames
+        if memory.complete:
+            writer.finish(head.video)
+    if isinstance(place, LocalPlace):
+        remove_hidden(place.folder)
+    return writer.source
+
+
+def copy(source: Source, target: Place) -> None:
+    """Copy a memory, checking every object; the journal comes last, so that half a copy is no memory.
+
+    Raises MemoryFileError when an object is damaged, or the target holds something already.
+    """
+    names = target.names()
+    if names:
+        raise MemoryFileError(f"cannot copy to '{target}': it holds '{names[0]}' already; name a new place")
+    try:
+        pack = b"".join(source.whole(entry.gist) for entry in source.journal.chunks)
+        target.write(GIST, [pack])
+        del pack
+        for at in objects_of(source):
+            if at.name != GIST:
+                target.write(at.name, [source.whole(at)])
+        target.write(MANIFEST, [source.place.read(MANIFEST)])
+        if source.journal.length:
+            target.write(JOURNAL, [source.place.read(JOURNAL)[: source.journal.length]])
+    except OSError as error:
+        raise MemoryFileError(f"cannot write to '{target}': {error}") from error
+
+
+def objects_of(source: Source) -> list[Stored]:
+    """Return all objects of a memory, the pack in pieces, subtitles and the like included."""
+    return [Stored.from_json(source.head["prefix"]), *(at for entry in source.journal.chunks for at in entry.objects())]
+
+
+def verify(where: str | os.PathLike[str]) -> list[str]:
+    """Read every byte of a memory against its hash; return what is damaged or missing, one line each."""
+    try:
+        source = open_source(place_at(where))
+    except MemoryFileError as error:
+        return [str(error)]
+    found = []
+    for at in objects_of(source):
+        piece = f" (bytes {at.start}-{at.start + at.nbytes})" if at.name == GIST else ""
+        try:
+            if at.name != GIST and source.place.size(at.name) != at.nbytes:
+                raise damaged(source.where(at.name), "it has another size than was written")
+            check(source.whole(at), at.sha256, source.where(at.name) + piece)
+        except FileNotFoundError:
+            found.append(f"{source.where(at.name)} is missing: copy the memory again, or ingest the video again")
+        except (MemoryFileError, OSError) as error:
+            found.append(str(error))
+    return found
+
+
+def replace_folder(fresh: Path, target: Path) -> None:
+    """Put a new folder where a memory may be; if that fails, the old one is there again."""
+    old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    had = target.exists()
+    if had:
+        os.rename(target, old)
+    try:
+        os.rename(fresh, target)
+    except BaseException:
+        if had:
+            os.rename(old, target)
+        raise
+    flush_folder(target.parent)
+    if had:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """Yield a new empty folder on the same disk as `target`; what is left of it is removed."""
+    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield fresh
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def remove_hidden(folder: Path) -> None:
+    """Remove the lock and the time of last use from a folder."""
+    for path in folder.iterdir():
+        if path.name.startswith(".") and path.is_file():
+            path.unlink()

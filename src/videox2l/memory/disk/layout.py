@@ -1,0 +1,233 @@
+"""How levels lie in objects: safetensors, cut into parts that can be read and checked each alone.
+
+A part holds some tokens of a level for all layers. Of a ranked level the parts follow one another in order of
+importance, so that the first parts are all that a coarser ratio needs; of other levels each is one part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videox2l.backbones.base import KVShape
+from videox2l.errors import MemoryFileError
+from videox2l.memory.disk.quantise import PER_CHANNEL, PER_TOKEN, dequantise, quantise
+from videox2l.memory.levels import LevelKV
+
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+}
+_ALIGN = 64
+
+
+@dataclass(frozen=True)
+class Field:
+    """One tensor of a part: its `name`, `dtype` and `shape`."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where a part lies in its object: bytes `start` to `end`, its tensors from `data` on, and their SHA-256.
+
+    `first`, `stop`: which tokens of the level it holds. The first part begins with the object's header.
+    """
+
+    label: str
+    first: int
+    stop: int
+    start: int
+    data: int
+    end: int
+    sha256: str
+
+    def __len__(self) -> int:
+        return self.stop - self.first
+
+    def to_json(self) -> list[Any]:
+        """Return the part as a JSON list, in the order of its fields."""
+        return [self.label, self.first, self.stop, self.start, self.data, self.end, self.sha256]
+
+    @classmethod
+    def from_json(cls, values: Sequence[Any]) -> Part:
+        """Read what `to_json` wrote."""
+        label, first, stop, start, data, end, sha256 = values
+        part = cls(str(label), int(first), int(stop), int(start), int(data), int(end), str(sha256))
+        if not (0 <= part.first < part.stop and 0 <= part.start <= part.data <= part.end):
+            raise ValueError(f"part {list(values)}")
+        return part
+
+
+def level_fields(shape: KVShape, n: int, bits: int | None, axes: int = 0) -> list[Field]:
+    """Return the tensors of a part of `n` tokens, in the order in which they lie in it.
+
+    `axes`: of the level's own positions; 0 if it has none.
+    """
+    layers, heads, d = shape.layers, shape.heads, shape.head_dim
+    fields = [Field("positions", torch.int64, (axes, n))] if axes else []
+    fields.append(Field("index", torch.int32, (layers, heads, n)))
+    if bits is None:
+        return [*fields, *(Field(name, shape.dtype, (layers, heads, n, d)) for name in ("keys", "values"))]
+    for name, scales in (("keys", (layers, heads, n, 1)), ("values", (layers, heads, 1, d))):
+        fields += [Field(f"{name}.scale", torch.float32, scales), Field(f"{name}.zero", torch.float32, scales)]
+    width = d // 2 if bits == 4 else d
+    return [*fields, *(Field(name, torch.uint8, (layers, heads, n, width)) for name in ("keys", "values"))]
+
+
+def gist_fields(shape: KVShape, axes: int, tokens: int, n: int, bits: int | None, own_axes: int) -> list[Field]:
+    """Return the tensors of a chunk's piece of the pack: positions of its raw visual tokens, and the coarsest level."""
+    return [Field("at", torch.int32, (axes, tokens)), *level_fields(shape, n, bits, own_axes)]
+
+
+def level_tensors(level: LevelKV, bits: int | None) -> list[Tensor]:
+    """Return the tensors of `level_fields` for a level."""
+    head = [] if level.positions is None else [level.positions.long()]
+    head.append(level.index.int())
+    if bits is None:
+        return [*head, level.keys, level.values]
+    keys, key_scale, key_zero = quantise(level.keys, bits, PER_TOKEN)
+    values, value_scale, value_zero = quantise(level.values, bits, PER_CHANNEL)
+    return [*head, key_scale, key_zero, value_scale, value_zero, keys, values]
+
+
+def level_from(found: Mapping[str, Tensor], bits: int | None, dtype: torch.dtype, ranked: bool) -> LevelKV:
+    """Return the level that a part's tensors hold."""
+    pair = [found["keys"], found["values"]]
+    if bits is not None:
+        pair = [
+            dequantise(codes, found[f"{name}.scale"], found[f"{name}.zero"], bits, dtype)
+            for name, codes in zip(("keys", "values"), pair, strict=True)
+        ]
+    return LevelKV(pair[0], pair[1], found["index"], ranked, found.get("positions"))
+
+
+def joined(levels: Sequence[LevelKV], n: int) -> LevelKV:
+    """Return the first `n` tokens of levels that follow one another."""
+    if len(levels) == 1:
+        return levels[0] if len(levels[0]) == n else levels[0].first(n)
+    keys, values, index = (
+        torch.cat([getattr(level, name) for level in levels], dim=2)[:, :, :n] for name in ("keys", "values", "index")
+    )
+    return LevelKV(keys, values, index, levels[0].ranked)
+
+
+def cuts(n: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the parts of a ranked level of `n` tokens: cut at the levels' `sizes` and at each half of the rest.
+
+    Any coarser level then reads less than twice its own bytes, down to the coarsest of `sizes`.
+    """
+    least = min(sizes)
+    edges = {0, n, *(size for size in sizes if size < n)}
+    half = n
+    while half // 2 > least:
+        half //= 2
+        edges.add(half)
+    ordered = sorted(edges)
+    return list(zip(ordered, ordered[1:], strict=False))
+
+
+def raw(tensor: Tensor) -> memoryview:
+    """Return a contiguous CPU tensor's bytes, shared."""
+    flat = tensor.reshape(-1).view(torch.uint8)
+    return memoryview(flat.numpy()).cast("B")
+
+
+def view_as(buffer: Tensor, fields: Sequence[Field], at: int) -> dict[str, Tensor]:
+    """Return the tensors that lie in `buffer` (bytes,) uint8 from `at` on: views where their alignment allows."""
+    found = {}
+    for field in fields:
+        piece = buffer[at : at + field.nbytes]
+        if piece.data_ptr() % field.dtype.itemsize:
+            piece = piece.clone()
+        found[field.name] = piece.view(field.dtype).reshape(field.shape)
+        at += field.nbytes
+    return found
+
+
+class ObjectBuilder:
+    """Collects parts, and gives out the bytes of a safetensors object and where its parts lie."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[str, int, int]] = []
+        self.tensors: list[list[tuple[str, Tensor]]] = []
+
+    def add(self, label: str, first: int, stop: int, tensors: Mapping[str, Tensor]) -> None:
+        """Add a part with tokens `first` to `stop`; its tensors are called `label.name`."""
+        self.parts.append((label, first, stop))
+        self.tensors.append([(f"{label}.{name}", tensor.cpu().contiguous()) for name, tensor in tensors.items()])
+
+    def add_level(self, label: str, first: int, level: LevelKV, shape: KVShape, bits: int | None) -> None:
+        """Add a part that holds a level."""
+        self.add(label, first, first + len(level), _named_tensors(level, shape, bits))
+
+    def add_gist(self, positions: Tensor, level: LevelKV, shape: KVShape, bits: int | None) -> None:
+        """Add a chunk's piece of the pack: `positions` (axes, n) of its raw visual tokens, and its coarsest level."""
+        self.add("gist", 0, len(level), {"at": positions.int(), **_named_tensors(level, shape, bits)})
+
+    def build(self) -> tuple[list[memoryview], list[Part]]:
+        """Return the object in pieces, and its parts."""
+        header: dict[str, Any] = {}
+        at = 0
+        for group in self.tensors:
+            for name, tensor in group:
+                end = at + tensor.nbytes
+                header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, end]}
+                at = end
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-(len(text) + 8) % _ALIGN)
+        pieces = [memoryview(len(text).to_bytes(8, "little") + text)]
+        parts = []
+        at = start = 0
+        digest = hashlib.sha256(pieces[0])
+        at = len(pieces[0])
+        for (label, first, stop), group in zip(self.parts, self.tensors, strict=True):
+            data = at
+            for _, tensor in group:
+                pieces.append(raw(tensor))
+                digest.update(pieces[-1])
+                at += tensor.nbytes
+            parts.append(Part(label, first, stop, start, data, at, digest.hexdigest()))
+            start, digest = at, hashlib.sha256()
+        return pieces, parts
+
+
+def own_axes(level: LevelKV) -> int:
+    """Return the axes of a level's own positions, 0 if it has none."""
+    return 0 if level.positions is None else level.positions.shape[0]
+
+
+def _named_tensors(level: LevelKV, shape: KVShape, bits: int | None) -> dict[str, Tensor]:
+    fields = level_fields(shape, len(level), bits, own_axes(level))
+    return {field.name: tensor for field, tensor in zip(fields, level_tensors(level, bits), strict=True)}
+
+
+def check(data: bytes | memoryview, sha256: str, where: str) -> None:
+    """Raise MemoryFileError when `data` is not what was written; `where` names it."""
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise damaged(where)
+
+
+def damaged(where: str, why: str = "its content does not match its hash") -> MemoryFileError:
+    """Return the error for an object that is damaged."""
+    return MemoryFileError(f"{where} is damaged: {why}; copy the memory again, or ingest the video again")

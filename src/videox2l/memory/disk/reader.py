@@ -1,0 +1,301 @@
+"""Reading a memory where it lies: manifest, journal, prefix and H when it is opened, everything else when it is wanted.
+
+Every byte that is read is checked against its hash before it is used for the first time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videox2l.backbones.base import KVShape, VisualTokens
+from videox2l.errors import MemoryFileError
+from videox2l.memory.computed import ComputedLevels
+from videox2l.memory.disk.journal import ChunkEntry, Journal, Stored
+from videox2l.memory.disk.layout import Field, Part, check, damaged, joined, level_fields, level_from, raw, view_as
+from videox2l.memory.disk.places import Place
+from videox2l.memory.levels import Columns, LevelKV, Levels
+
+THREADS = 4
+"""Chunks that are read at once from a folder."""
+
+
+@dataclass
+class Source:
+    """A memory where it lies: its place, what it is made of, and the levels that were read and kept.
+
+    `cache` holds re-loaded levels up to its capacity. A folder at the model's own dtype needs none: the operating
+    system keeps what was read, and levels are read straight into the cache that a question attends to.
+    """
+
+    place: Place
+    head: dict[str, Any]
+    journal: Journal
+    shape: KVShape
+    cache: ComputedLevels
+    seen: set[tuple[str, int]] = field(default_factory=set)
+
+    @property
+    def l_bits(self) -> int | None:
+        """Bits of the finer levels; None for the model's dtype."""
+        return self.head["settings"].get("l_bits")
+
+    @property
+    def h_bits(self) -> int | None:
+        """Bits of the coarsest level."""
+        return self.head["settings"].get("h_bits")
+
+    def where(self, name: str) -> str:
+        """Return an object's name for a message."""
+        return f"'{name}' of the memory '{self.place}'"
+
+    @contextlib.contextmanager
+    def trouble(self, names: Sequence[str]) -> Iterator[None]:
+        """Turn trouble with objects into MemoryFileError that names them."""
+        try:
+            yield
+        except EOFError as error:
+            raise damaged(self.where(str(error)), "it is cut short") from error
+        except OSError as error:
+            raise MemoryFileError(f"cannot read {self.where(', '.join(sorted(set(names))))}: {error}") from error
+
+    def verify(self, at: Stored, part: Part, digest: str) -> None:
+        """Raise MemoryFileError if a part that was read is not what was written."""
+        if digest != part.sha256:
+            raise damaged(self.where(at.name))
+        self.seen.add((at.name, part.start))
+
+    def whole(self, at: Stored) -> bytes:
+        """Return an object, checked. Raises MemoryFileError."""
+        (data,) = self.ranges([at], [(at.start, at.start + at.nbytes)])
+        check(data, at.sha256, self.where(at.name))
+        return data
+
+    def ranges(self, objects: Sequence[Stored], spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return stretches of objects."""
+        names = [at.name for at in objects]
+        with self.trouble(names):
+            return self.place.read_ranges([(name, *span) for name, span in zip(names, spans, strict=True)])
+
+    def fields(self, entry: ChunkEntry, part: Part) -> list[Field]:
+        """Return the tensors of a part of finer levels."""
+        return level_fields(self.shape, len(part), self.l_bits, entry.own_axes)
+
+    def decode(self, entry: ChunkEntry, part: Part, buffer: Tensor) -> LevelKV:
+        """Return the level that the bytes of a part (from its `data` on) hold."""
+        found = view_as(buffer, self.fields(entry, part), 0)
+        return level_from(found, self.l_bits, self.shape.dtype, entry.ranked)
+
+    def read_levels(self, wanted: Sequence[tuple[ChunkEntry, list[Part], int]]) -> list[LevelKV]:
+        """Return levels: for each the chunk, its parts, and how many tokens. Read in parallel."""
+        jobs = [(entry, part) for entry, parts, _ in wanted for part in parts]
+        objects = [_fine(entry) for entry, _ in jobs]
+        spans = [(part.start, part.end) for _, part in jobs]
+        if self.place.local and len(jobs) > 1:
+            with ThreadPoolExecutor(THREADS) as pool:
+                found = list(pool.map(lambda at, span: self.ranges([at], [span])[0], objects, spans))
+        else:
+            found = self.ranges(objects, spans)
+        pieces = []
+        for (entry, part), at, data in zip(jobs, objects, found, strict=True):
+            if (at.name, part.start) not in self.seen:
+                self.verify(at, part, hashlib.sha256(data).hexdigest())
+            buffer = torch.frombuffer(bytearray(memoryview(data)[part.data - part.start :]), dtype=torch.uint8)
+            pieces.append(self.decode(entry, part, buffer))
+        levels = []
+        for _, parts, n in wanted:
+            mine, pieces = pieces[: len(parts)], pieces[len(parts) :]
+            levels.append(joined(mine, n))
+        return levels
+
+    def fill(self, entry: ChunkEntry, parts: Sequence[Part], n: int, columns: Columns) -> None:
+        """Read the first `n` tokens of a level straight into a cache's columns; no copy on the way on a CPU.
+
+        On another device each layer goes through pinned memory and is on its way while the next one is read.
+        """
+        at = _fine(entry)
+        for part in parts:
+            exact = part.stop <= n and columns[0][0].device.type == "cpu"
+            room = [(k[:, part.first : part.stop], v[:, part.first : part.stop]) for k, v in columns]
+            fresh = (at.name, part.start) not in self.seen
+            with self.trouble([at.name]):
+                digest = (self._straight if exact else self._staged)(entry, at, part, room, fresh)
+            if fresh:
+                self.verify(at, part, digest)
+
+    def _straight(self, entry: ChunkEntry, at: Stored, part: Part, room: Columns, fresh: bool) -> str:
+        """Read a part with positioned reads that scatter over layers and heads; return its SHA-256 if `fresh`."""
+        fields = self.fields(entry, part)
+        before = memoryview(bytearray(part.data - part.start + sum(x.nbytes for x in fields[:-2])))
+        targets = [raw(head) for side in (0, 1) for pair in room for head in pair[side]]
+        self.place.read_into(at.name, part.start, [before, *targets])
+        digest = hashlib.sha256(before)
+        for target in targets if fresh else ():
+            digest.update(target)
+        return digest.hexdigest()
+
+    def _staged(self, entry: ChunkEntry, at: Stored, part: Part, room: Columns, fresh: bool) -> str:
+        """Read a part layer by layer into a staging buffer and copy on from there; return its SHA-256 if `fresh`."""
+        fields = self.fields(entry, part)
+        cuda = room[0][0].device.type == "cuda"
+        staging = torch.empty(part.end - part.data, dtype=torch.uint8, pin_memory=cuda)
+        views = view_as(staging, fields, 0)
+        before = memoryview(bytearray(part.data - part.start))
+        bytes_before = sum(x.nbytes for x in fields[:-2])
+        self.place.read_into(at.name, part.start, [before, raw(staging[:bytes_before])])
+        at_byte = part.data + bytes_before
+        for side, name in enumerate(("keys", "values")):
+            for layer, pair in enumerate(room):
+                source = views[name][layer]
+                self.place.read_into(at.name, at_byte, [raw(source)])
+                at_byte += source.nbytes
+                target = pair[side]
+                target.copy_(source[:, : target.shape[1]], non_blocking=cuda)
+        digest = hashlib.sha256(before)
+        if fresh:
+            digest.update(raw(staging))
+        return digest.hexdigest()
+
+
+class StoredLevels(Levels):
+    """A chunk's levels where they lie: the coarsest in host memory, finer ones read when they are looked up."""
+
+    def __init__(self, source: Source, entry: ChunkEntry, gist: LevelKV) -> None:
+        self.source = source
+        self.entry = entry
+        self.coarsest = max(entry.levels)
+        super().__init__({self.coarsest: gist})
+
+    def __getitem__(self, ratio: float) -> LevelKV:
+        if ratio == self.coarsest:
+            return super().__getitem__(ratio)
+        if ratio not in self.entry.levels:
+            raise KeyError(ratio)
+        return self._read(ratio, self.entry.levels[ratio])
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(self.entry.levels)
+
+    def __len__(self) -> int:
+        return len(self.entry.levels)
+
+    def __contains__(self, ratio: object) -> bool:
+        return ratio in self.entry.levels
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the finest level serves all coarser ratios."""
+        return self.entry.ranked
+
+    def size(self, ratio: float) -> int:
+        """Return how many tokens the level at `ratio` has."""
+        return self.entry.levels[ratio]
+
+    def first(self, n: int) -> LevelKV:
+        """Return the `n` most important tokens, reading no more parts than hold them."""
+        if n <= self.size(self.coarsest):
+            return self[self.coarsest].first(n)
+        return self._read(None, n)
+
+    def at_hand(self, ratio: float, n: int) -> bool:
+        """Return whether the level at `ratio`, of `n` tokens, is in host memory."""
+        return ratio == self.coarsest or n <= self.size(self.coarsest)
+
+    def with_level(self, ratio: float, level: LevelKV) -> Levels:
+        """Return the level that is in host memory and one more."""
+        return Levels({**self._levels, ratio: level})
+
+    def parts(self, ratio: float | None, n: int) -> list[Part]:
+        """Return the parts that hold a level: by its own ratio, or its first tokens when levels are ranked."""
+        parts = _fine(self.entry).parts
+        if self.entry.ranked:
+            return [part for part in parts if part.first < n]
+        return [part for part in parts if ratio is not None and part.label == f"{ratio:g}"]
+
+    def _read(self, ratio: float | None, n: int) -> LevelKV:
+        return read_levels([(self, ratio, n)])[0]
+
+
+def read_levels(wanted: Sequence[tuple[StoredLevels, float | None, int]]) -> list[LevelKV]:
+    """Return levels of one source: those that are kept, and the others read together."""
+    source = wanted[0][0].source
+    keys = [(levels.entry.number, float(-n) if levels.entry.ranked else ratio or 0.0) for levels, ratio, n in wanted]
+    found = {i: level for i, key in enumerate(keys) if (level := source.cache.get(*key)) is not None}
+    missing = [i for i in range(len(wanted)) if i not in found]
+    if missing:
+        jobs = [(wanted[i][0].entry, wanted[i][0].parts(*wanted[i][1:]), wanted[i][2]) for i in missing]
+        for i, level in zip(missing, source.read_levels(jobs), strict=True):
+            found[i] = level
+            source.cache.put(*keys[i], level)
+    return [found[i] for i in range(len(wanted))]
+
+
+def deliver(jobs: Sequence[tuple[StoredLevels, float | None, int, Columns]]) -> None:
+    """Bring levels of one source into the columns of a cache."""
+    source = jobs[0][0].source
+    direct = source.place.local and source.l_bits is None and not source.cache.capacity
+    if not direct:
+        levels = read_levels([job[:3] for job in jobs])
+        for level, (_, _, _, columns) in zip(levels, jobs, strict=True):
+            for layer, (keys, values) in enumerate(columns):
+                keys.copy_(level.keys[layer])
+                values.copy_(level.values[layer])
+    elif len(jobs) == 1:
+        levels_of, ratio, n, columns = jobs[0]
+        source.fill(levels_of.entry, levels_of.parts(ratio, n), n, columns)
+    else:
+        with ThreadPoolExecutor(THREADS) as pool:
+            done = [pool.submit(source.fill, job[0].entry, job[0].parts(*job[1:3]), job[2], job[3]) for job in jobs]
+            for task in done:
+                task.result()
+
+
+class StoredVisual(VisualTokens):
+    """The visual tokens of a chunk where they lie: read when `embeds` is looked at, and not kept."""
+
+    def __init__(self, source: Source, entry: ChunkEntry, positions: Tensor) -> None:
+        assert entry.grid is not None
+        for name, value in (("positions", positions), ("grid", entry.grid), ("_source", source), ("_entry", entry)):
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return int(self.positions.shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the embeddings, without reading them."""
+        part = _fine(self._entry).parts[0]
+        return part.end - part.data
+
+    def to(self, device: torch.device | str) -> VisualTokens:
+        """Return the tokens, read, with their embeddings on `device`."""
+        return VisualTokens(self.embeds.to(device), self.positions, self.grid)
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "embeds":
+            raise AttributeError(name)
+        source, entry = self._source, self._entry
+        at = _fine(entry)
+        part = at.parts[0]
+        data = source.whole(at)
+        head = json.loads(data[8 : part.data])["visual.embeds"]
+        flat = torch.frombuffer(bytearray(memoryview(data)[part.data :]), dtype=torch.uint8)
+        return flat.view(_dtype(head["dtype"])).reshape(head["shape"])
+
+
+def _dtype(name: str) -> torch.dtype:
+    return {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[name]
+
+
+def _fine(entry: ChunkEntry) -> Stored:
+    assert entry.fine is not None
+    return entry.fine
+
