@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors.numpy import load, load_file
 
 from tests.conftest import make_llava_onevision, make_qwen25
 from videox2l import ArraySource, Memory, MemoryFileError, Plan, SettingsError, VideoX2L
@@ -102,7 +102,8 @@ def test_a_saved_memory_answers_the_same(compressor: str, tmp_path: Path, video:
     memory.save(path)
     again = Memory.load(path)
     assert is_memory(path)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in path.rglob("*") if file.is_file()} == {0o600}
     assert again.summary() == memory.summary()
     for one, two in zip(memory.chunks, again.chunks, strict=True):
         assert torch.equal(one.positions, two.positions)
@@ -114,77 +115,71 @@ def test_a_saved_memory_answers_the_same(compressor: str, tmp_path: Path, video:
     assert x2l.ask(again, "What happens?", **ask).ids == x2l.ask(memory, "What happens?", **ask).ids
 
 
-def test_the_file_is_readable_without_this_package(made: Made, tmp_path: Path) -> None:
+def test_the_folder_is_readable_without_this_package(made: Made, tmp_path: Path) -> None:
     _, memory = made
-    memory.save(tmp_path / "clip.x2l")
-    with safe_open(tmp_path / "clip.x2l", framework="np") as file:
-        manifest = json.loads(file.metadata()["manifest"])
-        keys = file.get_tensor("chunk.3.2.keys")
-    assert manifest["ratios"] == [2.0, 8.0, 32.0]
-    assert np.array_equal(keys, memory.chunks[3].level(2).keys.numpy())
-
-
-def _flip_last_byte(data: bytes) -> bytes:
-    return data[:-1] + bytes([data[-1] ^ 1])
-
-
-def _flip_middle_byte(data: bytes) -> bytes:
-    middle = len(data) // 2
-    return data[:middle] + bytes([data[middle] ^ 128]) + data[middle + 1 :]
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [_flip_last_byte, _flip_middle_byte, lambda data: data[:-1000], lambda data: data[:50], lambda _: b""],
-    ids=["last byte", "middle byte", "truncated", "header cut", "empty"],
-)
-def test_damage_is_found(damage: Callable[[bytes], bytes], made: Made, tmp_path: Path) -> None:
     path = tmp_path / "clip.x2l"
-    made[1].save(path)
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(MemoryFileError, match=r"clip\.x2l' is damaged"):
-        Memory.load(path)
+    memory.save(path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["ratios"] == [2.0, 8.0, 32.0]
+    lines = [json.loads(line) for line in (path / "journal.jsonl").read_text().splitlines()]
+    assert [line["kind"] for line in lines] == ["chunk"] * 5 + ["end"]
+    fine, gist = lines[3]["fine"], lines[3]["gist"]
+    assert hashlib.sha256((path / fine["name"]).read_bytes()).hexdigest() == fine["sha256"]
+    tensors = load_file(path / fine["name"])
+    keys = np.concatenate([tensors[f"{part[0]}.keys"] for part in fine["parts"]], axis=2)
+    assert np.array_equal(keys, memory.chunks[3].level(2).keys.numpy())
+    piece = (path / gist["name"]).read_bytes()[gist["start"] :][: gist["bytes"]]
+    assert np.array_equal(load(piece)["gist.values"], memory.chunks[3].level(32).values.numpy())
+    assert (path / lines[3]["thumb"]["name"]).read_bytes()[:3] == b"\xff\xd8\xff"
 
 
-def test_other_files_are_refused(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    with pytest.raises(MemoryFileError, match="no such file"):
+def test_other_places_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MemoryFileError, match="no such folder"):
         Memory.load(tmp_path / "none.x2l")
-    with pytest.raises(MemoryFileError, match="it is a folder"):
+    with pytest.raises(MemoryFileError, match="the folder holds none"):
         Memory.load(tmp_path)
     other = tmp_path / "weights.safetensors"
-    save_file({"a": torch.zeros(1)}, other)
+    other.write_bytes(b"x")
     assert not is_memory(other)
-    with pytest.raises(MemoryFileError, match="is not a memory"):
+    with pytest.raises(MemoryFileError, match="it is a file; an exported memory is brought back"):
         Memory.load(other)
+    (tmp_path / "manifest.json").write_text('{"format": "something else"}')
+    with pytest.raises(MemoryFileError, match="is not a memory's"):
+        Memory.load(tmp_path)
 
 
 def test_a_newer_format_is_named(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("videox2l.memory.store.VERSION", 99)
     made[1].save(tmp_path / "new.x2l")
-    monkeypatch.undo()
+    manifest = tmp_path / "new.x2l" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 99'))
     with pytest.raises(MemoryFileError, match="format version 99, this release reads version 1"):
         Memory.load(tmp_path / "new.x2l")
 
 
-def test_a_failed_save_leaves_the_old_file(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["os.replace", "replace_folder"])
+def test_a_failed_save_leaves_the_old_one(
+    name: str, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "clip.x2l"
     made[1].save(path)
-    before = path.read_bytes()
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("videox2l.memory.store.os.replace", full)
+    module = "videox2l.memory.disk.places." if name == "os.replace" else "videox2l.memory.disk.folder."
+    monkeypatch.setattr(module + name, full)
     with pytest.raises(MemoryFileError, match="No space left on device"):
         made[1].save(path)
-    assert path.read_bytes() == before
+    monkeypatch.undo()
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
     assert [file.name for file in tmp_path.iterdir()] == ["clip.x2l"]
     with pytest.raises(MemoryFileError, match=r"folder .* does not exist"):
         made[1].save(tmp_path / "nowhere" / "clip.x2l")
-    with pytest.raises(MemoryFileError, match="it is a folder"):
+    with pytest.raises(MemoryFileError, match="holds other files"):
         made[1].save(tmp_path)
+    made[1].save(path)
+    assert len(Memory.load(path)) == 5
 
 
 def test_another_model_is_refused_with_the_difference(made: Made) -> None:
