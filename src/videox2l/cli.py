@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from videox2l.errors import SettingsError, VideoWarning, X2LError
+from videox2l import cli_memory
+from videox2l.cli_common import (
+    AsJson,
+    ChunkFrames,
+    CompressorName,
+    Device,
+    Dtype,
+    End,
+    Fps,
+    HBits,
+    History,
+    LBits,
+    LTier,
+    MaxFrames,
+    MaxPixels,
+    Model,
+    Ratios,
+    Reload,
+    SamplingMode,
+    Start,
+    load_model,
+    number,
+    user_errors,
+)
+from videox2l.errors import SettingsError
 from videox2l.version import __version__
-
-if TYPE_CHECKING:
-    from videox2l.console import Screen
-    from videox2l.pipeline import VideoX2L
 
 app = typer.Typer(
     help="Ask long videos many questions: ingest once, keep two levels of KVs, re-load the chunks that matter.",
@@ -26,13 +41,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Model = Annotated[
-    str, typer.Option(help='"demo", "demo-xl", a local directory, or a Hugging Face hub id.', metavar="demo|ID|DIR")
-]
-Reload = Annotated[str, typer.Option(help='How many chunks to re-load per question: a number, "all" or "none".')]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... [default: cuda where there is one]")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 
 
 def _version(asked: bool) -> None:
@@ -52,32 +60,24 @@ def _root(
 
 @app.command()
 def ask(
-    video: Annotated[str, typer.Argument(help="A video file, or a memory saved with --save.", metavar="VIDEO")],
+    video: Annotated[
+        str, typer.Argument(help="A video file, or a memory: a folder or a URL such as s3://...", metavar="VIDEO")
+    ],
     questions: Annotated[list[str], typer.Argument(help="One or more questions.", metavar="QUESTION...")],
     model: Model = "demo",
-    fps: Annotated[float | None, typer.Option(help="Frames sampled per second of video. [default: 1]")] = None,
-    max_frames: Annotated[
-        int | None, typer.Option(help="Sample at most this many frames: fps is lowered until they fit.")
-    ] = None,
-    start: Annotated[float | None, typer.Option(help="Read from this second on.")] = None,
-    end: Annotated[float | None, typer.Option(help="Read up to this second.")] = None,
-    sampling: Annotated[str, typer.Option(help="auto, exact (decode every frame) or fast.")] = "auto",
-    ratios: Annotated[str, typer.Option(help="Compression ratio of each level, finest first.")] = "2,32",
-    compressor: Annotated[
-        str | None, typer.Option(help="keydiff, snap, uniform, pool or summary. [default: the model's, mostly keydiff]")
-    ] = None,
-    history: Annotated[
-        str, typer.Option(help="What a chunk sees of earlier ones: H, L, recent:N, own or fused.")
-    ] = "H",
-    l_tier: Annotated[
-        str, typer.Option(help="stored keeps L; lazy keeps visual tokens and makes L when a question first wants it.")
-    ] = "stored",
-    chunk_frames: Annotated[
-        int | None, typer.Option(help="Sampled frames per chunk. [default: the model's, mostly 8]")
-    ] = None,
-    max_pixels: Annotated[
-        int | None, typer.Option(help="Pixels per frame at most, where the model resizes to a budget.")
-    ] = None,
+    fps: Fps = None,
+    max_frames: MaxFrames = None,
+    start: Start = None,
+    end: End = None,
+    sampling: SamplingMode = "auto",
+    ratios: Ratios = "2,32",
+    compressor: CompressorName = None,
+    history: History = "H",
+    l_tier: LTier = "stored",
+    l_bits: LBits = None,
+    h_bits: HBits = None,
+    chunk_frames: ChunkFrames = None,
+    max_pixels: MaxPixels = None,
     reload: Reload = "3",
     selector: Annotated[str, typer.Option(help="What scores the chunks: attention or random.")] = "attention",
     pin: Annotated[
@@ -91,26 +91,35 @@ def ask(
     top_p: Annotated[float, typer.Option(help="Nucleus sampling, with a temperature above 0.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0,
     save: Annotated[
-        Path | None, typer.Option(help="Keep the memory in this file; ask it later in place of the video.")
+        Path | None,
+        typer.Option(
+            help="Keep the memory in this folder; ask it later in place of the video. Goes on where it stopped."
+        ),
     ] = None,
+    as_of: Annotated[
+        str | None, typer.Option(help="See only what is over at this time, such as 12:30.", metavar="TIME")
+    ] = None,
+    within: Annotated[str | None, typer.Option(help="See only this time range.", metavar="A-B")] = None,
     device: Device = None,
     dtype: Dtype = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Ingest a video once and answer questions about it.
 
     Each answer comes with the moments that it re-loaded and what it cost.
     """
-    with _user_errors():
-        from videox2l.times import parse_range
+    with user_errors():
+        from videox2l.times import parse_range, parse_time
 
-        parsed = tuple(_number(part, "ratios") for part in ratios.split(","))
+        parsed = tuple(number(part, "ratios") for part in ratios.split(","))
         pinned, excluded = [parse_range(text) for text in pin or ()], [parse_range(text) for text in exclude or ()]
+        until, span = as_of and parse_time(as_of), within and parse_range(within)
         if fps is None and max_frames is None:
             fps = 1.0
         from videox2l.console import Screen
         from videox2l.memory import Memory
-        from videox2l.memory.store import check_target, is_memory
+        from videox2l.memory.disk.folder import is_memory
+        from videox2l.memory.disk.writer import check_target
         from videox2l.select import budget_for, selector_by_name
         from videox2l.video import Sampling, open_video
 
@@ -120,13 +129,15 @@ def ask(
             check_target(save)
 
         screen = Screen(quiet=as_json)
-        if is_memory(Path(video)):
+        if is_memory(video):
             memory = Memory.load(video)
-            x2l = _load(model, device, dtype, max_pixels, screen)
+            if save is not None:
+                memory.save(save)
+            x2l = load_model(model, device, dtype, max_pixels, screen)
         else:
             frames = Sampling(fps=fps, max_frames=max_frames, start=start, end=end, mode=sampling)  # type: ignore[arg-type]
             with open_video(video, frames) as source:  # before the model: what is wrong with a video shows at once
-                x2l = _load(model, device, dtype, max_pixels, screen)
+                x2l = load_model(model, device, dtype, max_pixels, screen)
                 for question in questions:
                     x2l.backbone.suffix(question)
                 with screen.ingest_bar(Path(video).name) as progress:
@@ -136,11 +147,12 @@ def ask(
                         compressor=compressor,
                         history=history,
                         l_tier=l_tier,
+                        l_bits=l_bits,
+                        h_bits=h_bits,
+                        store=save,
                         chunk_frames=chunk_frames,
                         progress=progress,
                     )
-        if save is not None:
-            memory.save(save)
         screen.memory(memory, saved=save)
         answers = []
         for question in questions:
@@ -150,6 +162,8 @@ def ask(
                 question,
                 reload=budget,
                 selector=oracle,
+                as_of=until or None,
+                within=span or None,
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
                 top_p=top_p,
@@ -173,7 +187,7 @@ def demo(
     reload: Reload = "3",
 ) -> None:
     """Render a video of a made-up world, ask the model that ships with the package about it, and check the answers."""
-    with _user_errors():
+    with user_errors():
         from videox2l.demo.show import render_only, show
 
         if render is not None:
@@ -184,43 +198,7 @@ def demo(
             show(seed, minutes, reload)
 
 
-def _load(model: str, device: str | None, dtype: str, max_pixels: int | None, screen: Screen) -> VideoX2L:
-    with screen.waiting(f"loading {model}"):
-        from transformers.utils import logging
-
-        from videox2l.pipeline import VideoX2L
-
-        logging.disable_progress_bar()
-        return VideoX2L.from_pretrained(model, device=device, dtype=dtype, max_pixels=max_pixels)
-
-
-def _number(text: str, what: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise SettingsError(f"{what}: '{text}' is no number; write such as 2,32") from None
-
-
-@contextlib.contextmanager
-def _user_errors() -> Iterator[None]:
-    """Turn errors that a user can mend into one line on stderr and exit status 1; warnings into one line each."""
-
-    def show(message: Warning | str, *_: object, **__: object) -> None:
-        sys.stderr.write(f"warning: {message}\n")
-
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of libraries; a user cannot act on them
-            warnings.simplefilter("always", VideoWarning)
-            warnings.showwarning = show
-            yield
-    except X2LError as error:
-        sys.stderr.write(f"error: {error}\n")
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        raise typer.Exit(130) from None
+cli_memory.register(app)
 
 
 def main() -> None:

@@ -64,7 +64,9 @@ class FrameRun:
     last: bool = False
 
 
-def runs(source: FrameSource, length: int, skip: Sequence[tuple[float, int]] = (), shift: float = 0.0) -> Iterator[FrameRun]:
+def runs(
+    source: FrameSource, length: int, skip: Sequence[tuple[float, int]] = (), shift: float = 0.0
+) -> Iterator[FrameRun]:
     """Cut a source into runs of `length` frames; the last may be shorter.
 
     A run is given out when the frame after it has come, so that the last one is known to be the last. `skip`: pts and
@@ -177,7 +179,9 @@ def append(
                 skip, shift = journal.first, journal.begun.get("shift", 0.0)
             elif before["sha256"] is not None:
                 wrong = "; ".join(differences(before, content))
-                raise MemoryFileError(f"'{writer.place}' waits for the rest of another source ({wrong}): end that first")
+                raise MemoryFileError(
+                    f"'{writer.place}' waits for the rest of another source ({wrong}): end that first"
+                )
         if skip == len(memory.chunks) and journal.first != skip:
             writer.begin(content, shift)
         encoder.restore(memory.prefix, memory.chunks)
@@ -215,8 +219,8 @@ def extend(
 ) -> None:
     """Encode the frames of `source` into chunks at the end of `memory`, which `encoder` stands behind.
 
-    `skip`: the source begins with the frames of the chunks from this number on. `endless`: no chunk is known to be the last
-    one. `shift` seconds are added to all times.
+    `skip`: the source begins with the frames of the chunks from this number on. `endless`: no chunk is known to be the
+    last one. `shift` seconds are added to all times.
     """
     lazy = memory.settings["l_tier"] == "lazy"
     start = memory.prefix[0].shape[2]

@@ -17,7 +17,7 @@ from videox2l.decoding import Sampling, TextStream, decode
 from videox2l.errors import SettingsError
 from videox2l.ingest import IngestSettings, Progress, append, ingest
 from videox2l.memory import Memory, Plan, mix
-from videox2l.memory.disk.places import LocalPlace, place_at
+from videox2l.memory.disk.places import RemotePlace, place_at
 from videox2l.select import Budget, Range, Selector, budget_for, selector_by_name
 from videox2l.video import FrameSource, open_video
 from videox2l.video import Sampling as FrameSampling
@@ -142,13 +142,13 @@ class VideoX2L:
             h_bits=h_bits,
             endless=endless,
         )
-        if store is not None and not isinstance(place := place_at(store), LocalPlace):
+        place = None if store is None else place_at(store)
+        if isinstance(place, RemotePlace):
             raise SettingsError(f"store='{place}' is not possible: ingest into a local folder, then save it there")
         with contextlib.ExitStack() as stack:
             if isinstance(video, (str, Path)):
                 plan = FrameSampling(fps=fps, max_frames=max_frames, start=start, end=end, mode=sampling)  # type: ignore[arg-type]
                 video = stack.enter_context(open_video(video, plan))
-            place = None if store is None else LocalPlace(Path(store))
             return ingest(video, self.backbone, found, settings, self.identity, progress, place)
 
     def append(

@@ -23,7 +23,7 @@ from videox2l.select import AttentionSelector
 KINDS: list[tuple[str, dict[str, Any]]] = [
     ("qwen2_5_vl", {}),
     ("qwen2_5_vl", {"ratios": (2, 4, 16), "history": "recent:2"}),
-    ("qwen2_5_vl", {"history": "own"}),
+    ("qwen2_5_vl", {"ratios": (2, 4, 16), "history": "own"}),
     ("qwen2_5_vl", {"compressor": "pool", "history": "L"}),
     ("qwen2_5_vl", {"l_tier": "lazy"}),
     ("qwen2_5_vl", {"l_bits": 8, "h_bits": 8, "history": "L"}),
@@ -118,9 +118,7 @@ def test_a_coarser_level_reads_the_first_parts_alone(x2l: VideoX2L, stored: Path
     assert torch.equal(a[1], b[1])
 
 
-def test_levels_go_straight_into_the_cache(
-    x2l: VideoX2L, stored: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_levels_go_straight_into_the_cache(x2l: VideoX2L, stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = Memory.load(stored)
     whole = mix(memory, Plan.at([2.0] * 5), x2l.backbone).cache.columns(0)
     monkeypatch.setattr("videox2l.memory.disk.reader.Source.read_levels", None)  # the way with a copy

@@ -120,6 +120,10 @@ class Memory:
         part.next_position = part.free_position()
         return part
 
+    def goes_on(self, sha256: str | None) -> bool:
+        """Return whether a stream with this hash is another one, to be appended, rather than the rest of this one."""
+        return bool(self.chunks) and (sha256 is None or sha256 != self.manifest.get("sha256"))
+
     def snapshot(self) -> Memory:
         """Return the memory as it is now, whatever is appended to it later."""
         copy = replace(self, chunks=list(self.chunks))

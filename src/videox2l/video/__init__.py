@@ -2,6 +2,7 @@
 
 from videox2l.video.arrays import ArraySource
 from videox2l.video.files import content_hash
+from videox2l.video.follow import FollowSource
 from videox2l.video.manifest import Manifest
 from videox2l.video.reader import VideoReader, open_video
 from videox2l.video.sampling import Mode, Sampling
@@ -9,6 +10,7 @@ from videox2l.video.source import Frame, FrameSource
 
 __all__ = [
     "ArraySource",
+    "FollowSource",
     "Frame",
     "FrameSource",
     "Manifest",

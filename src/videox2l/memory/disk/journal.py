@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,7 +53,8 @@ class ChunkEntry:
     """What the journal says of a chunk.
 
     `pts`, `indices` of its sampled frames; `axes`, `tokens`: the shape of its raw visual tokens' positions; `levels`
-    ratio -> tokens; `ranked`: whether the finest of them serves the coarser ratios; `gist`: positions and the
+    ratio -> tokens; `ranked`: whether the finest of them serves ratios in between; `nested`: the ratios of the levels
+    that are its first tokens; `gist`: positions and the
     coarsest level; `fine`: finer levels, or the visual tokens to make them from (`grid`); `thumb`: a JPEG.
     """
 
@@ -66,6 +67,7 @@ class ChunkEntry:
     tokens: int
     levels: Mapping[float, int]
     ranked: bool
+    nested: tuple[float, ...]
     last: bool
     grid: tuple[int, int, int] | None
     gist: Stored
@@ -86,6 +88,7 @@ class ChunkEntry:
             "tokens": self.tokens,
             "levels": {f"{ratio:g}": size for ratio, size in self.levels.items()},
             "ranked": self.ranked,
+            "nested": list(self.nested),
             "own_axes": self.own_axes,
             "last": self.last,
             "grid": None if self.grid is None else list(self.grid),
@@ -110,6 +113,7 @@ class ChunkEntry:
             tokens=int(values["tokens"]),
             levels=dict(sorted(levels.items())),
             ranked=bool(values["ranked"]),
+            nested=tuple(float(ratio) for ratio in values["nested"]),
             own_axes=int(values["own_axes"]),
             last=bool(values["last"]),
             grid=None if grid is None else (int(grid[0]), int(grid[1]), int(grid[2])),

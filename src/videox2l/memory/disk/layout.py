@@ -7,6 +7,7 @@ importance, so that the first parts are all that a coarser ratio needs; of other
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -144,13 +145,13 @@ def cuts(n: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
         half //= 2
         edges.add(half)
     ordered = sorted(edges)
-    return list(zip(ordered, ordered[1:], strict=False))
+    return list(itertools.pairwise(ordered))
 
 
 def raw(tensor: Tensor) -> memoryview:
     """Return a contiguous CPU tensor's bytes, shared."""
     flat = tensor.reshape(-1).view(torch.uint8)
-    return memoryview(flat.numpy()).cast("B")
+    return memoryview(flat.numpy().data).cast("B")
 
 
 def view_as(buffer: Tensor, fields: Sequence[Field], at: int) -> dict[str, Tensor]:

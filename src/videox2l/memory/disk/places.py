@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -13,6 +14,9 @@ from videox2l.errors import MemoryFileError
 
 Range = tuple[str, int, int]
 """Name of an object, first byte, end."""
+
+REMOTE = ("s3", "gs", "az", "abfs", "memory")
+"""Kinds of fsspec URLs that are opened. Object stores, which one has to have keys for; never just any web server."""
 
 _VECTORS = 512  # buffers per system call; Linux takes 1024
 
@@ -189,10 +193,8 @@ class LocalPlace(Place):
                 os.close(handle)
             os.replace(temporary, path)
         except BaseException:
-            try:
+            with contextlib.suppress(OSError):  # the first error tells; the next writer overwrites what is left
                 os.unlink(temporary)
-            except OSError:
-                pass  # the first error says what is wrong; the next writer overwrites what is left
             raise
         flush_folder(path.parent)
 
@@ -240,6 +242,9 @@ class RemotePlace(Place):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
+        protocol = url.split("://", 1)[0]
+        if protocol not in REMOTE or "::" in url:
+            raise MemoryFileError(f"'{url}' is no place for a memory: use a folder, or a URL of {', '.join(REMOTE)}")
         import fsspec
 
         try:

@@ -46,12 +46,14 @@ class Source:
     @property
     def l_bits(self) -> int | None:
         """Bits of the finer levels; None for the model's dtype."""
-        return self.head["settings"].get("l_bits")
+        bits: int | None = self.head["settings"].get("l_bits")
+        return bits
 
     @property
     def h_bits(self) -> int | None:
         """Bits of the coarsest level."""
-        return self.head["settings"].get("h_bits")
+        bits: int | None = self.head["settings"].get("h_bits")
+        return bits
 
     def where(self, name: str) -> str:
         """Return an object's name for a message."""
@@ -201,33 +203,38 @@ class StoredLevels(Levels):
 
     def first(self, n: int) -> LevelKV:
         """Return the `n` most important tokens, reading no more parts than hold them."""
-        if n <= self.size(self.coarsest):
-            return self[self.coarsest].first(n)
-        return self._read(None, n)
+        return self[self.coarsest].first(n) if self._in_gist(n) else self._read(-1.0, n)
 
     def at_hand(self, ratio: float, n: int) -> bool:
         """Return whether the level at `ratio`, of `n` tokens, is in host memory."""
-        return ratio == self.coarsest or n <= self.size(self.coarsest)
+        return ratio == self.coarsest or (ratio not in self.entry.levels and self._in_gist(n))
+
+    def _in_gist(self, n: int) -> bool:
+        """Whether the first `n` tokens of the finest level are those of the coarsest, which is in host memory."""
+        return n <= self.size(self.coarsest) and (self.coarsest in self.entry.nested or len(self.entry.levels) == 1)
 
     def with_level(self, ratio: float, level: LevelKV) -> Levels:
         """Return the level that is in host memory and one more."""
         return Levels({**self._levels, ratio: level})
 
-    def parts(self, ratio: float | None, n: int) -> list[Part]:
-        """Return the parts that hold a level: by its own ratio, or its first tokens when levels are ranked."""
-        parts = _fine(self.entry).parts
-        if self.entry.ranked:
-            return [part for part in parts if part.first < n]
-        return [part for part in parts if ratio is not None and part.label == f"{ratio:g}"]
+    def nested(self, ratio: float) -> bool:
+        """Return whether the level at `ratio` is the first tokens of the finest one."""
+        return ratio in self.entry.nested
 
-    def _read(self, ratio: float | None, n: int) -> LevelKV:
+    def parts(self, ratio: float, n: int) -> list[Part]:
+        """Return the parts of the level at `ratio`, or if it has none, of the first `n` tokens of the finest one."""
+        own = ratio in self.entry.levels and ratio not in self.entry.nested
+        label = f"{ratio if own else min(self.entry.levels):g}"
+        return [part for part in _fine(self.entry).parts if part.label.split(":")[0] == label and part.first < n]
+
+    def _read(self, ratio: float, n: int) -> LevelKV:
         return read_levels([(self, ratio, n)])[0]
 
 
-def read_levels(wanted: Sequence[tuple[StoredLevels, float | None, int]]) -> list[LevelKV]:
+def read_levels(wanted: Sequence[tuple[StoredLevels, float, int]]) -> list[LevelKV]:
     """Return levels of one source: those that are kept, and the others read together."""
     source = wanted[0][0].source
-    keys = [(levels.entry.number, float(-n) if levels.entry.ranked else ratio or 0.0) for levels, ratio, n in wanted]
+    keys = [(levels.entry.number, ratio if ratio in levels.entry.levels else float(-n)) for levels, ratio, n in wanted]
     found = {i: level for i, key in enumerate(keys) if (level := source.cache.get(*key)) is not None}
     missing = [i for i in range(len(wanted)) if i not in found]
     if missing:
@@ -238,7 +245,7 @@ def read_levels(wanted: Sequence[tuple[StoredLevels, float | None, int]]) -> lis
     return [found[i] for i in range(len(wanted))]
 
 
-def deliver(jobs: Sequence[tuple[StoredLevels, float | None, int, Columns]]) -> None:
+def deliver(jobs: Sequence[tuple[StoredLevels, float, int, Columns]]) -> None:
     """Bring levels of one source into the columns of a cache."""
     source = jobs[0][0].source
     direct = source.place.local and source.l_bits is None and not source.cache.capacity
@@ -298,4 +305,3 @@ def _dtype(name: str) -> torch.dtype:
 def _fine(entry: ChunkEntry) -> Stored:
     assert entry.fine is not None
     return entry.fine
-

@@ -108,6 +108,7 @@ class Writer:
                 tokens=chunk.tokens,
                 levels={ratio: chunk.levels.size(ratio) for ratio in chunk.levels},
                 ranked=chunk.levels.ranked,
+                nested=tuple(ratio for ratio in list(chunk.levels)[1:] if chunk.levels.nested(ratio)),
                 last=chunk.last,
                 grid=None if chunk.visual is None else chunk.visual.grid,
                 gist=gist,
@@ -150,13 +151,14 @@ class Writer:
             builder.add("visual", 0, chunk.tokens, {"embeds": chunk.visual.embeds})
         elif not finer:
             return None
-        elif chunk.levels.ranked:
-            level = chunk.levels[finer[0]]
-            for first, stop in cuts(len(level), [chunk.levels.size(ratio) for ratio in chunk.levels]):
-                builder.add_level(f"{first}-{stop}", first, level.between(first, stop), shape, bits)
         else:
             for ratio in finer:
-                builder.add_level(f"{ratio:g}", 0, chunk.levels[ratio], shape, bits)
+                level = chunk.levels[ratio]
+                if ratio == finer[0] and level.ranked:
+                    for first, stop in cuts(len(level), [chunk.levels.size(ratio) for ratio in chunk.levels]):
+                        builder.add_level(f"{ratio:g}:{first}-{stop}", first, level.between(first, stop), shape, bits)
+                elif ratio == finer[0] or not chunk.levels.nested(ratio):
+                    builder.add_level(f"{ratio:g}", 0, level, shape, bits)
         pieces, parts = builder.build()
         at = self._object(f"chunks/{number:06d}.safetensors", pieces)
         return Stored(at.name, 0, at.nbytes, at.sha256, tuple(parts))
@@ -176,7 +178,7 @@ def open_writer(place: Place, head: Head) -> Iterator[Writer]:
     Raises MemoryFileError when the place is taken by something else, by a memory with other settings or of another
     video (it says what differs), or by another writer.
     """
-    with _locked(place):
+    with locked(place):
         with _writing(place):
             if not _begun(place):
                 builder = ObjectBuilder()
@@ -198,7 +200,7 @@ def open_writer(place: Place, head: Head) -> Iterator[Writer]:
 @contextlib.contextmanager
 def continue_writer(source: Source) -> Iterator[Writer]:
     """Go on with a memory that was opened, as it is now."""
-    with _locked(source.place):
+    with locked(source.place):
         yield Writer(open_source(source.place, source.cache))
 
 
@@ -214,7 +216,7 @@ def _begun(place: Place) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(place: Place) -> Iterator[None]:
+def locked(place: Place) -> Iterator[None]:
     """Hold the lock of a folder, which is made if it is not there. The lock of a process that ended is no lock."""
     if not isinstance(place, LocalPlace):
         yield

@@ -1,0 +1,85 @@
+"""What the commands of the `x2l` command line share: options, loading a model, and how errors are told."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from videox2l.errors import MemoryWarning, SettingsError, VideoWarning, X2LError
+
+if TYPE_CHECKING:
+    from videox2l.console import Screen
+    from videox2l.pipeline import VideoX2L
+
+Model = Annotated[
+    str, typer.Option(help='"demo", "demo-xl", a local directory, or a Hugging Face hub id.', metavar="demo|ID|DIR")
+]
+Reload = Annotated[str, typer.Option(help='How many chunks to re-load per question: a number, "all" or "none".')]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... [default: cuda where there is one]")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Fps = Annotated[float | None, typer.Option(help="Frames sampled per second of video. [default: 1]")]
+MaxFrames = Annotated[int | None, typer.Option(help="Sample at most this many frames: fps is lowered until they fit.")]
+Start = Annotated[float | None, typer.Option(help="Read from this second on.")]
+End = Annotated[float | None, typer.Option(help="Read up to this second.")]
+SamplingMode = Annotated[str, typer.Option(help="auto, exact (decode every frame) or fast.")]
+Ratios = Annotated[str, typer.Option(help="Compression ratio of each level, finest first.")]
+CompressorName = Annotated[
+    str | None, typer.Option(help="keydiff, snap, uniform, pool or summary. [default: the model's, mostly keydiff]")
+]
+History = Annotated[str, typer.Option(help="What a chunk sees of earlier ones: H, L, recent:N, own or fused.")]
+LTier = Annotated[
+    str, typer.Option(help="stored keeps L; lazy keeps visual tokens and makes L when a question first wants it.")
+]
+LBits = Annotated[int | None, typer.Option(help="Keep L in 8 or 4 bits. [default: the model's own dtype]")]
+HBits = Annotated[int | None, typer.Option(help="Keep H in 8 or 4 bits. [default: the model's own dtype]")]
+ChunkFrames = Annotated[int | None, typer.Option(help="Sampled frames per chunk. [default: the model's, mostly 8]")]
+MaxPixels = Annotated[int | None, typer.Option(help="Pixels per frame at most, where the model resizes to a budget.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def load_model(model: str, device: str | None, dtype: str, max_pixels: int | None, screen: Screen) -> VideoX2L:
+    """Load a model behind a spinner."""
+    with screen.waiting(f"loading {model}"):
+        from transformers.utils import logging
+
+        from videox2l.pipeline import VideoX2L
+
+        logging.disable_progress_bar()
+        return VideoX2L.from_pretrained(model, device=device, dtype=dtype, max_pixels=max_pixels)
+
+
+def number(text: str, what: str) -> float:
+    """Read a number of the option `what`."""
+    try:
+        return float(text)
+    except ValueError:
+        raise SettingsError(f"{what}: '{text}' is no number; write such as 2,32") from None
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn errors that a user can mend into one line on stderr and exit status 1; warnings into one line each."""
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        sys.stderr.write(f"warning: {message}\n")
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries; a user cannot act on them
+            warnings.simplefilter("always", VideoWarning)
+            warnings.simplefilter("always", MemoryWarning)
+            warnings.showwarning = show
+            yield
+    except X2LError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        raise typer.Exit(130) from None
