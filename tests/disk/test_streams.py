@@ -133,8 +133,7 @@ def render(path: Path, seconds: int = 12) -> bytes:
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         stream.codec_context.thread_count = 1
         for i in range(4 * seconds):
-            picture = np.full((48, 64, 3), (5 * i % 256, 3 * i % 256, 128), np.uint8)
-            picture[:, 2 * i % 64] = 255
+            picture = np.random.default_rng(i).integers(0, 255, (48, 64, 3), np.uint8)
             box.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         box.mux(stream.encode(None))
     return path.read_bytes()
@@ -162,7 +161,7 @@ def test_a_growing_file_is_followed_and_followed_on(x2l: VideoX2L, tmp_path: Pat
     first = x2l.ingest(FollowSource(str(growing), idle=0.6), progress=look, **settings)
     thread.join()
     assert seen == list(range(1, len(first) + 1))
-    assert 6 <= first.duration < 10
+    assert 4 <= first.duration < 12
     growing.write_bytes(data)
     again = x2l.ingest(FollowSource(str(growing), idle=0.1), **settings)
     pts = again.manifest["pts"]
