@@ -27,6 +27,7 @@ from videox2l.cli_common import (
     Reload,
     SamplingMode,
     Start,
+    Subtitles,
     load_model,
     number,
     user_errors,
@@ -79,7 +80,9 @@ def ask(
     chunk_frames: ChunkFrames = None,
     max_pixels: MaxPixels = None,
     reload: Reload = "3",
-    selector: Annotated[str, typer.Option(help="What scores the chunks: attention or random.")] = "attention",
+    selector: Annotated[
+        str, typer.Option(help="What scores the chunks: attention, text (of subtitles) or random.")
+    ] = "attention",
     pin: Annotated[
         list[str] | None, typer.Option(help="Always re-load this time range; repeatable.", metavar="A-B")
     ] = None,
@@ -99,6 +102,10 @@ def ask(
     as_of: Annotated[
         str | None, typer.Option(help="See only what is over at this time, such as 12:30.", metavar="TIME")
     ] = None,
+    subtitles: Annotated[
+        bool, typer.Option("--subtitles", help="Put the subtitles of the re-loaded chunks in front of the question.")
+    ] = False,
+    subtitles_from: Subtitles = None,
     within: Annotated[str | None, typer.Option(help="See only this time range.", metavar="A-B")] = None,
     device: Device = None,
     dtype: Dtype = "auto",
@@ -122,12 +129,14 @@ def ask(
         from videox2l.memory.disk.writer import check_target
         from videox2l.select import budget_for, selector_by_name
         from videox2l.video import Sampling, open_video
+        from videox2l.video.subtitles import read_subtitles
 
         # Whatever can be wrong is found before the hours of an ingest, not after them.
         budget, oracle = budget_for(reload, pinned, excluded), selector_by_name(selector)
         if save is not None:
             check_target(save)
 
+        lines = read_subtitles(subtitles_from, video) if subtitles_from is not None else ()
         screen = Screen(quiet=as_json)
         if is_memory(video):
             memory = Memory.load(video)
@@ -150,6 +159,7 @@ def ask(
                         l_bits=l_bits,
                         h_bits=h_bits,
                         store=save,
+                        subtitles=lines,
                         chunk_frames=chunk_frames,
                         progress=progress,
                     )
@@ -164,6 +174,7 @@ def ask(
                 selector=oracle,
                 as_of=until or None,
                 within=span or None,
+                subtitles=subtitles,
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
                 top_p=top_p,

@@ -40,6 +40,10 @@ LBits = Annotated[int | None, typer.Option(help="Keep L in 8 or 4 bits. [default
 HBits = Annotated[int | None, typer.Option(help="Keep H in 8 or 4 bits. [default: the model's own dtype]")]
 ChunkFrames = Annotated[int | None, typer.Option(help="Sampled frames per chunk. [default: the model's, mostly 8]")]
 MaxPixels = Annotated[int | None, typer.Option(help="Pixels per frame at most, where the model resizes to a budget.")]
+Subtitles = Annotated[
+    str | None,
+    typer.Option(help='An SRT or VTT file, or "embedded" for a text track of the video.', metavar="FILE|embedded"),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 

@@ -28,6 +28,7 @@ from videox2l.cli_common import (
     Ratios,
     SamplingMode,
     Start,
+    Subtitles,
     load_model,
     number,
     user_errors,
@@ -73,6 +74,7 @@ def ingest(
     h_bits: HBits = None,
     chunk_frames: ChunkFrames = None,
     max_pixels: MaxPixels = None,
+    subtitles: Subtitles = None,
     follow: Annotated[
         bool,
         typer.Option(
@@ -96,10 +98,12 @@ def ingest(
         from videox2l.memory.disk.writer import check_target
         from videox2l.memory.memory import Memory
         from videox2l.video import FollowSource, Sampling, open_video
+        from videox2l.video.subtitles import read_subtitles
 
         check_target(memory)
         screen = Screen(quiet=as_json)
         frames = Sampling(fps=fps, max_frames=max_frames, start=start, end=end, mode=sampling)  # type: ignore[arg-type]
+        lines = read_subtitles(subtitles, video) if subtitles is not None else ()
         with contextlib.ExitStack() as stack:
             source: FrameSource
             if follow:
@@ -126,6 +130,7 @@ def ingest(
                 h_bits=h_bits,
                 chunk_frames=chunk_frames,
                 store=memory,
+                subtitles=lines,
                 endless=follow,
                 progress=progress,
             )

@@ -21,6 +21,7 @@ from videox2l.memory.disk.journal import differences
 from videox2l.memory.disk.places import Place, RamPlace
 from videox2l.memory.disk.quantise import check_bits
 from videox2l.memory.disk.writer import Writer, continue_writer, open_writer
+from videox2l.times import Line
 from videox2l.video import Frame, FrameSource
 
 Progress = Callable[[int, int | None, float], None]
@@ -109,6 +110,7 @@ def ingest(
     identity: dict[str, str],
     progress: Progress | None = None,
     store: Place | None = None,
+    subtitles: Sequence[Line] = (),
 ) -> Memory:
     """Read `source` once and return its memory. Raises VideoError if it has no frames.
 
@@ -128,6 +130,7 @@ def ingest(
         next_position=len(text),
         reposition="compact" if compressor.compact else "keep",
         complete=False,
+        subtitles=tuple(subtitles),
     )
     if store is None and settings.l_bits is None and settings.h_bits is None:
         extend(memory, source, backbone, encoder, progress=progress)
@@ -135,6 +138,8 @@ def ingest(
     if store is None:
         store = RamPlace()
     with open_writer(store, head_of(memory)) as writer:
+        if subtitles:
+            writer.subtitles([asdict(line) for line in subtitles])
         memory = memory_of(writer.source)
         if memory.complete and not settings.endless:
             return memory

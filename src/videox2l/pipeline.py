@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
@@ -18,9 +19,12 @@ from videox2l.errors import SettingsError
 from videox2l.ingest import IngestSettings, Progress, append, ingest
 from videox2l.memory import Memory, Plan, mix
 from videox2l.memory.disk.places import RemotePlace, place_at
+from videox2l.prompt import with_lines
 from videox2l.select import Budget, Range, Selector, budget_for, selector_by_name
+from videox2l.times import Line
 from videox2l.video import FrameSource, open_video
 from videox2l.video import Sampling as FrameSampling
+from videox2l.video.subtitles import read_subtitles
 
 
 class VideoX2L:
@@ -89,6 +93,7 @@ class VideoX2L:
         h_bits: int | None = None,
         store: str | Path | None = None,
         endless: bool = False,
+        subtitles: str | Path | Sequence[Line] = (),
         chunk_frames: int | None = None,
         progress: Progress | None = None,
     ) -> Memory:
@@ -121,6 +126,8 @@ class VideoX2L:
             stay there until a question wants them, and an ingest that was stopped goes on behind its last whole chunk.
         endless
             More will be appended: no chunk is treated as the last one of the video.
+        subtitles
+            An SRT or VTT file, "embedded" for a text track of the video, or lines; for selector "text" and for prompts.
         chunk_frames
             Sampled frames per chunk, the unit of selection; default: 10 for Video-XL, 8 for all others.
         progress
@@ -145,11 +152,13 @@ class VideoX2L:
         place = None if store is None else place_at(store)
         if isinstance(place, RemotePlace):
             raise SettingsError(f"store='{place}' is not possible: ingest into a local folder, then save it there")
+        if isinstance(subtitles, (str, Path)):
+            subtitles = read_subtitles(subtitles, video if isinstance(video, (str, Path)) else None)
         with contextlib.ExitStack() as stack:
             if isinstance(video, (str, Path)):
                 plan = FrameSampling(fps=fps, max_frames=max_frames, start=start, end=end, mode=sampling)  # type: ignore[arg-type]
                 video = stack.enter_context(open_video(video, plan))
-            return ingest(video, self.backbone, found, settings, self.identity, progress, place)
+            return ingest(video, self.backbone, found, settings, self.identity, progress, place, subtitles)
 
     def append(
         self,
@@ -188,6 +197,7 @@ class VideoX2L:
         excluded: Sequence[Range] = (),
         as_of: float | None = None,
         within: Range | None = None,
+        subtitles: bool = False,
         history: Sequence[Turn] = (),
         max_new_tokens: int = 128,
         temperature: float = 0.0,
@@ -209,6 +219,8 @@ class VideoX2L:
             Only the chunks that are over at this second are seen, as if the video had come no further.
         within
             Only the chunks that overlap this time range (seconds) are seen.
+        subtitles
+            Put the subtitles of the re-loaded chunks in front of the question.
         history
             Earlier turns of the dialogue.
         max_new_tokens, temperature, top_p, seed
@@ -222,7 +234,7 @@ class VideoX2L:
         sampling = Sampling(max_new_tokens, temperature, top_p, seed)
         budget = budget_for(reload, pinned, excluded)
         oracle = selector_by_name(selector) if isinstance(selector, str) else selector
-        prompt = self.backbone.suffix(question, history)
+        prompt = replace(self.backbone.suffix(question, history), text=question)
         clock = [perf_counter()]
 
         whole = memory.snapshot()
@@ -233,6 +245,8 @@ class VideoX2L:
         plan = budget.plan(scores, memory)
         clock.append(perf_counter())
 
+        if subtitles:
+            prompt = self.backbone.suffix(with_lines(question, memory, plan, self.backbone), history)
         memory = self._with_levels(whole, seen, memory, plan)
         mixed = mix(memory, plan, self.backbone, room=len(prompt) + max_new_tokens)
         clock.append(perf_counter())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from videox2l.errors import SettingsError
 
 
@@ -41,3 +44,17 @@ def parse_range(text: str) -> tuple[float, float]:
     if start >= end:
         raise SettingsError(f"time range '{text}' is empty: it must end after it starts")
     return start, end
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of subtitles: `start`, `end` seconds since the first frame of the video, and its plain `text`."""
+
+    start: float
+    end: float
+    text: str
+
+
+def lines_within(lines: Sequence[Line], start: float, end: float) -> list[Line]:
+    """Return the lines that are shown at some time from `start` to `end` (seconds)."""
+    return [line for line in lines if line.start < end and start < line.end]

@@ -45,11 +45,13 @@ class KVShape:
 class TextTokens:
     """A run of prompt tokens: `ids` (n,) int64 and `embeds` (n, hidden).
 
-    An id of -1 stands for a vector that no token of the vocabulary has.
+    An id of -1 stands for a vector that no token of the vocabulary has. `text`: the question in plain words, for
+    selectors that compare words; empty where there is none.
     """
 
     ids: Tensor
     embeds: Tensor
+    text: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)

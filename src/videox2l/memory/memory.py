@@ -19,6 +19,7 @@ from videox2l.memory.mix import planned_tokens, uniform_plan
 
 if TYPE_CHECKING:
     from videox2l.memory.disk.reader import Source
+    from videox2l.times import Line
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Memory:
     levels are mixed, "compact" closes the gaps. KVs live in host memory. Asking never changes a memory; levels that
     are made for a question (`l_tier="lazy"`) are kept beside it in `computed`, up to a limit. `complete`: the video
     came to its end. `source`: where the memory lies on disk, if it does; levels finer than H are then read from there
-    when a plan wants them.
+    when a plan wants them. `subtitles`: lines on the time line of the video, in order.
     """
 
     identity: dict[str, str]
@@ -46,6 +47,7 @@ class Memory:
     computed: ComputedLevels = field(default_factory=ComputedLevels, init=False, repr=False, compare=False)
     complete: bool = True
     source: Source | None = field(default=None, repr=False, compare=False)
+    subtitles: tuple[Line, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(self.chunks)

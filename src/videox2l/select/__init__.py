@@ -7,8 +7,13 @@ from videox2l.select.attention import AttentionSelector
 from videox2l.select.base import Budget, Selector
 from videox2l.select.budgets import EverythingAt, Range, TopK
 from videox2l.select.simple import ManualSelector, RandomSelector
+from videox2l.select.text import TextSelector
 
-SELECTORS: dict[str, Callable[[], Selector]] = {"attention": AttentionSelector, "random": RandomSelector}
+SELECTORS: dict[str, Callable[[], Selector]] = {
+    "attention": AttentionSelector,
+    "text": TextSelector,
+    "random": RandomSelector,
+}
 
 
 def selector_by_name(name: str) -> Selector:
@@ -44,6 +49,7 @@ __all__ = [
     "RandomSelector",
     "Range",
     "Selector",
+    "TextSelector",
     "TopK",
     "budget_for",
     "selector_by_name",

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from videox2l.errors import MemoryFileError
 from videox2l.memory.computed import ComputedLevels
 from videox2l.memory.disk.journal import FORMAT, GIST, JOURNAL, MANIFEST, Stored
 from videox2l.memory.disk.layout import check, damaged
-from videox2l.memory.disk.opening import chunks_of, open_source, prefix_of, video_facts
+from videox2l.memory.disk.opening import chunks_of, lines_of, open_source, prefix_of, video_facts
 from videox2l.memory.disk.places import LocalPlace, Place, RamPlace, RemotePlace, flush_folder, place_at
 from videox2l.memory.disk.reader import Source
 from videox2l.memory.disk.writer import Head, check_target, open_writer
@@ -69,6 +70,7 @@ def memory_of(source: Source) -> Memory:
             chunks=chunks,
             complete=source.journal.facts is not None,
             source=source,
+            subtitles=lines_of(source),
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise MemoryFileError(f"'{MANIFEST}' of '{source.place}' is damaged: it lacks or garbles {error}") from error
@@ -128,6 +130,8 @@ def _written(memory: Memory, place: LocalPlace | RamPlace) -> Source:
     head = head_of(memory)
     pts, indices = memory.manifest["pts"], memory.manifest["indices"]
     with open_writer(place, head) as writer:
+        if memory.subtitles:
+            writer.subtitles([asdict(line) for line in memory.subtitles])
         done = 0
         for chunk in memory.chunks:
             frames = slice(done, done + chunk.frames)
@@ -164,7 +168,10 @@ def copy(source: Source, target: Place) -> None:
 
 def objects_of(source: Source) -> list[Stored]:
     """Return all objects of a memory, the pack in pieces, subtitles and the like included."""
-    return [Stored.from_json(source.head["prefix"]), *(at for entry in source.journal.chunks for at in entry.objects())]
+    found = [Stored.from_json(source.head["prefix"])]
+    if source.journal.subtitles is not None:
+        found.append(source.journal.subtitles)
+    return [*found, *(at for entry in source.journal.chunks for at in entry.objects())]
 
 
 def verify(where: str | os.PathLike[str]) -> list[str]:

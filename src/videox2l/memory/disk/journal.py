@@ -134,16 +134,18 @@ _OBJECTS = ("gist", "fine", "thumb")
 class Journal:
     """A journal as it was read.
 
-    `length`: bytes of its whole lines; `torn`: bytes behind them, of a line that was being written; `check`: hash of
-    the last line; `facts`: what the end of an ingest recorded of its video, None while it is not complete; `sources`:
-    the same for each source that came to its end; `begun`: what the line said with which the last source was appended,
-    empty for the first one, and `first`: the number of its first chunk.
+    `check`: seal of the last line; `facts`: what the end of an ingest recorded of its video, None while it is not
+    complete; `sources`: the same for each source that came to its end; `subtitles`: the last ones that were given;
+    `begun`: what the line said with which the last source was appended, empty for the first one, and `first`: the
+    number of its first chunk; `length`: bytes of whole lines; `torn`: bytes behind them, of a line that was being
+    written.
     """
 
     check: str
     chunks: list[ChunkEntry] = field(default_factory=list)
     facts: dict[str, Any] | None = None
     sources: list[dict[str, Any]] = field(default_factory=list)
+    subtitles: Stored | None = None
     begun: dict[str, Any] = field(default_factory=dict)
     first: int = 0
     length: int = 0
@@ -169,6 +171,8 @@ class Journal:
                 raise ValueError(f"chunk {entry.number} is out of order")
             self.chunks.append(entry)
             self.facts = None
+        elif values["kind"] == "subtitles":
+            self.subtitles = Stored.from_json(values["at"])
         elif values["kind"] == "source":
             self.begun = {"content": dict(values["content"]), "shift": float(values["shift"])}
             self.first = len(self.chunks)

@@ -20,7 +20,7 @@ from videox2l.memory.disk.places import flush_folder, place_at
 from videox2l.memory.disk.reader import Source
 from videox2l.memory.disk.writer import check_target, locked
 
-_OURS = re.compile(r"(chunks/\d{6,}\.safetensors|thumbs/\d{6,}\.jpg|subtitles\.json)(\.tmp)?")
+_OURS = re.compile(r"(chunks/\d{6,}\.safetensors|thumbs/\d{6,}\.jpg|subtitles-[0-9a-f]{16}\.json)(\.tmp)?")
 _FILES = (MANIFEST, JOURNAL, GIST, PREFIX)
 
 
@@ -89,6 +89,7 @@ def inspect(where: str | os.PathLike[str]) -> dict[str, Any]:
             entry.fine.nbytes for entry in chunks if entry.fine is not None
         ),
         "H": sum(entry.gist.nbytes for entry in chunks),
+        "subtitles": 0 if source.journal.subtitles is None else source.journal.subtitles.nbytes,
         "thumbnails": sum(entry.thumb.nbytes for entry in chunks if entry.thumb is not None),
         "prefix": int(head["prefix"]["bytes"]),
         "manifest": source.place.size(MANIFEST),

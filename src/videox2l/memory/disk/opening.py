@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from typing import Any
@@ -16,6 +17,7 @@ from videox2l.memory.disk.layout import check, gist_fields, level_from, raw, vie
 from videox2l.memory.disk.places import LocalPlace, Place
 from videox2l.memory.disk.reader import Source, StoredLevels, StoredVisual
 from videox2l.memory.levels import Chunk
+from videox2l.times import Line
 
 REMOTE_CACHE = 1 << 30
 """Bytes of re-loaded levels that are kept where reading them again is slow: remote, or quantised."""
@@ -95,6 +97,14 @@ def chunk_at(source: Source, entry: ChunkEntry, pack: torch.Tensor | None = None
     visual = None if entry.grid is None else StoredVisual(source, entry, positions)
     levels = StoredLevels(source, entry, level)
     return Chunk(entry.start, entry.end, len(entry.pts), positions, levels, visual, entry.last)
+
+
+def lines_of(source: Source) -> tuple[Line, ...]:
+    """Read the subtitles, if there are any."""
+    at = source.journal.subtitles
+    if at is None:
+        return ()
+    return tuple(Line(float(x["start"]), float(x["end"]), str(x["text"])) for x in json.loads(source.whole(at)))
 
 
 def video_facts(source: Source) -> dict[str, Any]:

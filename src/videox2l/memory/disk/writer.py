@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -124,6 +125,14 @@ class Writer:
         with _writing(self.place):
             self._journal({"kind": "source", "content": dict(content), "shift": shift})
 
+    def subtitles(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Keep subtitles, in place of earlier ones."""
+        data = json.dumps(list(lines), ensure_ascii=False, indent=1).encode()
+        name = f"subtitles-{hashlib.sha256(data).hexdigest()[:16]}.json"
+        if self.journal.subtitles is None or self.journal.subtitles.name != name:
+            with _writing(self.place):
+                self._journal({"kind": "subtitles", "at": self._object(name, [memoryview(data)]).to_json()})
+
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Record that the source came to its end, and what is known of it now."""
         with _writing(self.place):
@@ -209,7 +218,7 @@ def _begun(place: Place) -> bool:
     names = place.names()
     if MANIFEST in names:
         return True
-    other = [name for name in names if name != PREFIX]
+    other = [name for name in names if name != PREFIX]  # that much of a memory may be there without a manifest
     if other:
         raise MemoryFileError(f"'{place}' holds other files, such as '{other[0]}': name a new folder")
     return False
