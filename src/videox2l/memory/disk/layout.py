@@ -133,12 +133,13 @@ def joined(levels: Sequence[LevelKV], n: int) -> LevelKV:
     return LevelKV(keys, values, index, levels[0].ranked)
 
 
-def cuts(n: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the parts of a ranked level of `n` tokens: cut at the levels' `sizes` and at each half of the rest.
+def cuts(n: int, sizes: Sequence[int], bits: int | None) -> list[tuple[int, int]]:
+    """Return the parts of a ranked level of `n` tokens: cut at the levels' `sizes`, and at n / 2, n / 4, ...
 
-    Any coarser level then reads less than twice its own bytes, down to the coarsest of `sizes`.
+    Any coarser level then reads less than twice its own bytes, down to the coarsest of `sizes`. Quantised levels are
+    cut at `sizes` alone: every part has scales of its own.
     """
-    least = min(sizes)
+    least = min(sizes) if bits is None else n
     edges = {0, n, *(size for size in sizes if size < n)}
     half = n
     while half // 2 > least:

@@ -137,7 +137,8 @@ class Source:
         """Read a part with positioned reads that scatter over layers and heads; return its SHA-256 if `fresh`."""
         fields = self.fields(entry, part)
         before = memoryview(bytearray(part.data - part.start + sum(x.nbytes for x in fields[:-2])))
-        targets = [raw(head) for side in (0, 1) for pair in room for head in pair[side]]
+        rows = [pair[side].view(torch.uint8).numpy() for side in (0, 1) for pair in room]  # (heads, n, bytes) each
+        targets = [memoryview(head.data).cast("B") for row in rows for head in row]
         self.place.read_into(at.name, part.start, [before, *targets])
         digest = hashlib.sha256(before)
         for target in targets if fresh else ():

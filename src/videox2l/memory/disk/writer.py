@@ -164,7 +164,7 @@ class Writer:
             for ratio in finer:
                 level = chunk.levels[ratio]
                 if ratio == finer[0] and level.ranked:
-                    for first, stop in cuts(len(level), [chunk.levels.size(ratio) for ratio in chunk.levels]):
+                    for first, stop in cuts(len(level), [chunk.levels.size(ratio) for ratio in chunk.levels], bits):
                         builder.add_level(f"{ratio:g}:{first}-{stop}", first, level.between(first, stop), shape, bits)
                 elif ratio == finer[0] or not chunk.levels.nested(ratio):
                     builder.add_level(f"{ratio:g}", 0, level, shape, bits)
