@@ -34,7 +34,7 @@ CompressorName = Annotated[
 ]
 History = Annotated[str, typer.Option(help="What a chunk sees of earlier ones: H, L, recent:N, own or fused.")]
 LTier = Annotated[
-    str, typer.Option(help="stored keeps L; lazy keeps visual tokens and makes L when a question first wants it.")
+    str, typer.Option(help="stored keeps L; lazy keeps visual tokens and makes L when first wanted; none keeps H.")
 ]
 LBits = Annotated[int | None, typer.Option(help="Keep L in 8 or 4 bits. [default: the model's own dtype]")]
 HBits = Annotated[int | None, typer.Option(help="Keep H in 8 or 4 bits. [default: the model's own dtype]")]

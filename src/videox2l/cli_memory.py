@@ -168,7 +168,7 @@ def verify(memory: MemoryArg) -> None:
         from videox2l.memory.disk.folder import is_memory
         from videox2l.memory.disk.folder import verify as check
         from videox2l.memory.disk.opening import open_source
-        from videox2l.memory.disk.places import place_at
+        from videox2l.memory.disk.remote import place_at
 
         wrong = check(memory)
         for line in wrong:

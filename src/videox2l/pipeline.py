@@ -18,7 +18,7 @@ from videox2l.decoding import Sampling, TextStream, decode
 from videox2l.errors import SettingsError
 from videox2l.ingest import IngestSettings, Progress, append, ingest
 from videox2l.memory import Memory, Plan, mix
-from videox2l.memory.disk.places import RemotePlace, place_at
+from videox2l.memory.disk.remote import RemotePlace, place_at
 from videox2l.prompt import with_lines
 from videox2l.select import Budget, Range, Selector, budget_for, selector_by_name
 from videox2l.times import Line
@@ -118,7 +118,7 @@ class VideoX2L:
             What earlier chunks look like while a chunk is prefilled: "H", "L", "recent:n", "own" or "fused".
         l_tier
             "stored" makes and keeps all levels; "lazy" makes levels finer than H when a question first wants them,
-            from visual tokens that are kept instead. It needs history "H" and a compressor by name.
+            from visual tokens that are kept instead, with history "H" and a compressor by name; "none" keeps H alone.
         l_bits, h_bits
             Precision of the levels finer than H, and of H: 8, 4, or None for the model's own dtype.
         store
@@ -135,6 +135,8 @@ class VideoX2L:
 
         Raises SettingsError, VideoError, and MemoryFileError when the store cannot be written or holds another memory.
         """
+        if l_tier == "none":
+            ratios, l_tier = tuple(ratios)[-1:], "stored"
         compressor = self.backbone.default_compressor if compressor is None else compressor
         if l_tier == "lazy" and not isinstance(compressor, str):
             raise SettingsError("l_tier='lazy' needs a compressor by name: levels are made later, maybe elsewhere")

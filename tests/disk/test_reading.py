@@ -29,6 +29,7 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
     ("qwen2_5_vl", {"l_bits": 8, "h_bits": 8, "history": "L"}),
     ("qwen2_5_vl", {"l_bits": 4}),
     ("qwen2_5_vl", {"ratios": (8,)}),
+    ("qwen2_5_vl", {"l_tier": "none"}),
     ("video_xl", {"compressor": "summary"}),
     ("video_xl", {"compressor": "summary", "l_tier": "lazy", "h_bits": 8}),
 ]

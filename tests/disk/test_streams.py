@@ -96,6 +96,7 @@ def test_within_sees_the_chunks_that_overlap(x2l: VideoX2L, settings: dict[str, 
     answer = x2l.ask(memory, QUESTION, within=(3, 7), reload="all", max_new_tokens=6)
     assert [moment.start for moment in answer.evidence] == [2.0, 4.0, 6.0]
     part = memory.only([1, 2, 3])
+    assert part.thumbnail(0) == memory.thumbnail(1) != memory.thumbnail(0)
     assert part.next_position == memory.chunks[3].next_position < memory.next_position
     both = x2l.ask(memory, QUESTION, within=(3, 7), as_of=6, reload="all", max_new_tokens=6)
     assert [moment.start for moment in both.evidence] == [2.0, 4.0]
@@ -106,6 +107,13 @@ def test_within_sees_the_chunks_that_overlap(x2l: VideoX2L, settings: dict[str, 
         x2l.ask(memory, QUESTION, as_of=1)
     with pytest.raises(SettingsError, match="within=20-30 leaves no chunk"):
         x2l.ask(memory, QUESTION, within=(20, 30))
+
+
+def test_a_part_of_a_memory_on_disk_cannot_be_saved_as_the_whole(x2l: VideoX2L, tmp_path: Path) -> None:
+    part = ingest(x2l, tmp_path / "a", n=20).only([1, 3])
+    assert part.thumbnail(1) == Memory.load(tmp_path / "a").thumbnail(3)
+    with pytest.raises(MemoryFileError, match="this is a part of a memory on disk"):
+        part.save(tmp_path / "b")
 
 
 def test_lazy_levels_of_a_part_are_those_of_the_whole(x2l: VideoX2L) -> None:

@@ -16,7 +16,7 @@ L_TIERS = ("stored", "lazy")
 def check_l_tier(l_tier: str, history: str, ratios: Sequence[float]) -> None:
     """Raise SettingsError where finer levels cannot be made later: they are made behind the coarsest ones."""
     if l_tier not in L_TIERS:
-        raise SettingsError(f"l_tier '{l_tier}' is not known: use {' or '.join(L_TIERS)}")
+        raise SettingsError(f"l_tier '{l_tier}' is not known: use {', '.join(L_TIERS)} or none")
     if l_tier == "lazy" and history != "H":
         raise SettingsError(f"l_tier='lazy' is not possible with history='{history}': use history='H'")
     if l_tier == "lazy" and len(ratios) < 2:

@@ -150,10 +150,11 @@ class Memory:
 
     def thumbnail(self, chunk: int) -> bytes | None:
         """Return a small JPEG of the first frame of a chunk, or None if there is none."""
-        entry = self.source.journal.chunks[chunk].thumb if self.source is not None else None
-        if self.source is None or entry is None:
-            return self.chunks[chunk].thumbnail
-        return self.source.whole(entry)
+        found = self.chunks[chunk]
+        for entry in self.source.journal.chunks if self.source is not None else ():
+            if self.source is not None and entry.start == found.start and entry.thumb is not None:
+                return self.source.whole(entry.thumb)
+        return found.thumbnail
 
     def has(self, ratio: float) -> bool:
         """Return whether every chunk has a level at `ratio` now, rather than when it is wanted."""

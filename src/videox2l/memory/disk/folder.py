@@ -16,8 +16,9 @@ from videox2l.memory.computed import ComputedLevels
 from videox2l.memory.disk.journal import FORMAT, GIST, JOURNAL, MANIFEST, Stored
 from videox2l.memory.disk.layout import check, damaged
 from videox2l.memory.disk.opening import chunks_of, lines_of, open_source, prefix_of, video_facts
-from videox2l.memory.disk.places import LocalPlace, Place, RamPlace, RemotePlace, flush_folder, place_at
+from videox2l.memory.disk.places import LocalPlace, Place, RamPlace, flush_folder
 from videox2l.memory.disk.reader import Source
+from videox2l.memory.disk.remote import RemotePlace, place_at
 from videox2l.memory.disk.writer import Head, check_target, open_writer
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def save(memory: Memory, where: str | os.PathLike[str]) -> None:
     Raises MemoryFileError naming the path and the cause; an older memory at `where` is untouched then.
     """
     target = place_at(where)
+    if memory.source is not None and len(memory) != len(memory.source.journal.chunks):
+        raise MemoryFileError(f"cannot save to '{target}': this is a part of a memory on disk; save the whole one")
     if isinstance(target, RemotePlace):
         with contextlib.ExitStack() as stack:
             source = memory.source

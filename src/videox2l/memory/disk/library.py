@@ -16,8 +16,9 @@ from videox2l.errors import MemoryFileError, SettingsError
 from videox2l.memory.disk.folder import USED, is_memory, objects_of, remove_hidden, verify
 from videox2l.memory.disk.journal import GIST, JOURNAL, MANIFEST, PREFIX
 from videox2l.memory.disk.opening import open_source
-from videox2l.memory.disk.places import flush_folder, place_at
+from videox2l.memory.disk.places import flush_folder
 from videox2l.memory.disk.reader import Source
+from videox2l.memory.disk.remote import place_at
 from videox2l.memory.disk.writer import check_target, locked
 
 _OURS = re.compile(r"(chunks/\d{6,}\.safetensors|thumbs/\d{6,}\.jpg|subtitles-[0-9a-f]{16}\.json)(\.tmp)?")
