@@ -9,8 +9,10 @@ import numpy as np
 
 from tests.conftest import make_qwen25, make_video_xl
 from videox2l import ArraySource, Memory, VideoX2L
+from videox2l.select import AttentionSelector
 
-ASK = {"reload": 2, "max_new_tokens": 6}
+ONE_LOOK = AttentionSelector(shortlist=0)  # reads no level finer than H
+ASK: dict[str, Any] = {"reload": 2, "max_new_tokens": 6}
 QUESTION = "What happens?"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.disk.helpers import ASK, QUESTION, content, ingest, small_model
+from tests.disk.helpers import ASK, ONE_LOOK, QUESTION, content, ingest, small_model
 from tests.disk.test_crash import run
 from videox2l import Memory, MemoryFileError, VideoX2L
 from videox2l.compress import compressor_by_name
@@ -93,11 +93,15 @@ def test_opening_two_thousand_chunks_reads_no_fine_level(
     assert set(place.reads) == small
     assert all(place.reads[name] == place.size(name) for name in ("manifest.json", "journal.jsonl", "gist.pack"))
     place.reads.clear()
-    (answer,) = [x2l.ask(opened, QUESTION, reload=3, max_new_tokens=2)]
+    answer = x2l.ask(opened, QUESTION, reload=3, selector=ONE_LOOK, max_new_tokens=2)
     fine = {opened.source.journal.chunks[int(moment.start // 2)].fine.name for moment in answer.reloaded}
     assert set(place.reads) == fine
     assert len(fine) == 3
     assert all(place.reads[name] == place.size(name) for name in fine)  # each once
+    assert answer.ids == x2l.ask(memory, QUESTION, reload=3, selector=ONE_LOOK, max_new_tokens=2).ids
+    place.reads.clear()
+    answer = x2l.ask(opened, QUESTION, reload=3, max_new_tokens=2)  # the second look is over a shortlist at L
+    assert len(place.reads) == AttentionSelector().shortlist
     assert answer.ids == x2l.ask(memory, QUESTION, reload=3, max_new_tokens=2).ids
 
 
@@ -146,9 +150,9 @@ def test_layer_by_layer_through_staging_is_the_same(
 def test_reloaded_levels_are_kept_up_to_a_limit(x2l: VideoX2L, stored: Path) -> None:
     one = Memory.load(stored).chunks[0].level(2).nbytes()
     memory = load(stored, cache_bytes=2 * one)
-    first = x2l.ask(memory, QUESTION, **ASK)
+    first = x2l.ask(memory, QUESTION, selector=ONE_LOOK, **ASK)
     memory.source.place.reads.clear()
-    second = x2l.ask(memory, QUESTION, **ASK)
+    second = x2l.ask(memory, QUESTION, selector=ONE_LOOK, **ASK)
     assert not memory.source.place.reads
     assert first.ids == second.ids
     x2l.ask(memory, QUESTION, reload="all", max_new_tokens=1)
@@ -158,7 +162,7 @@ def test_reloaded_levels_are_kept_up_to_a_limit(x2l: VideoX2L, stored: Path) -> 
 def test_a_selector_that_reads_l_works_from_disk(x2l: VideoX2L, stored: Path) -> None:
     ram = ingest(x2l, ratios=(2, 8, 32))
     prompt = x2l.backbone.suffix(QUESTION)
-    one, two = (AttentionSelector(level="L").score(prompt, m, x2l.backbone) for m in (ram, Memory.load(stored)))
+    one, two = (AttentionSelector(shortlist=3).score(prompt, m, x2l.backbone) for m in (ram, Memory.load(stored)))
     assert torch.equal(one, two)
 
 
@@ -240,7 +244,7 @@ import os, sys, time, warnings
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
-from tests.disk.helpers import ASK, QUESTION, frames, ingest, small_model
+from tests.disk.helpers import ASK, ONE_LOOK, QUESTION, frames, ingest, small_model
 from videox2l import ArraySource, Memory
 from videox2l.memory.disk.folder import verify
 

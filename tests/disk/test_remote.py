@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.disk.helpers import ASK, QUESTION, ingest, small_model
+from tests.disk.helpers import ASK, ONE_LOOK, QUESTION, ingest, small_model
 from videox2l import Memory, MemoryFileError, SettingsError, VideoX2L
 from videox2l.memory.disk.folder import is_memory, verify
 from videox2l.memory.disk.library import export, import_
@@ -110,10 +110,10 @@ def test_a_memory_in_fsspecs_memory(x2l: VideoX2L, ram_url: str, tmp_path: Path)
     reads = fresh.source.place.reads
     assert set(reads) == {"manifest.json", "journal.jsonl", "prefix.safetensors", "gist.pack"}
     reads.clear()
-    answer = x2l.ask(fresh, QUESTION, reload=2, max_new_tokens=4)
+    answer = x2l.ask(fresh, QUESTION, reload=2, selector=ONE_LOOK, max_new_tokens=4)
     assert len(reads) == 2 == len(answer.reloaded)
     reads.clear()
-    x2l.ask(fresh, QUESTION, reload=2, max_new_tokens=4)
+    x2l.ask(fresh, QUESTION, reload=2, selector=ONE_LOOK, max_new_tokens=4)
     assert not reads  # kept in host memory
 
 

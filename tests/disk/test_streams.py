@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tests.disk.helpers import ASK, QUESTION, content, frames, ingest, small_model
+from tests.disk.helpers import ASK, ONE_LOOK, QUESTION, content, frames, ingest, small_model
 from videox2l import ArraySource, Memory, MemoryFileError, SettingsError, VideoError, VideoX2L
 from videox2l.cli import app
 from videox2l.video import FollowSource
@@ -119,7 +119,8 @@ def test_a_part_of_a_memory_on_disk_cannot_be_saved_as_the_whole(x2l: VideoX2L, 
 def test_lazy_levels_of_a_part_are_those_of_the_whole(x2l: VideoX2L) -> None:
     stored, lazy = ingest(x2l, n=20), ingest(x2l, n=20, l_tier="lazy")
     for question in (QUESTION, "Who rings the bell?"):
-        one, two = (x2l.ask(m, question, within=(4, 9), reload=2, max_new_tokens=8) for m in (stored, lazy))
+        ask = {"within": (4, 9), "reload": 2, "selector": ONE_LOOK, "max_new_tokens": 8}
+        one, two = (x2l.ask(m, question, **ask) for m in (stored, lazy))
         assert one.ids == two.ids
 
 

@@ -131,10 +131,15 @@ class Chunk:
     end: float
     frames: int
     positions: Tensor
-    levels: Levels
+    levels: Levels  # any mapping is taken, and wrapped
     visual: VisualTokens | None = None
     last: bool = False
     thumbnail: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        levels: Mapping[float, LevelKV] = self.levels
+        if not isinstance(levels, Levels):
+            object.__setattr__(self, "levels", Levels(levels))
 
     @property
     def tokens(self) -> int:
