@@ -293,11 +293,13 @@ def test_a_second_writer_is_refused_and_a_dead_one_is_not_waited_for(x2l: VideoX
             os.read(done[0], 1)
         os._exit(0)
     os.read(ready[0], 1)
-    with pytest.raises(MemoryFileError, match=f"is being written to by process {child}"):
-        ingest(x2l, tmp_path / "a")
-    assert len(Memory.load(tmp_path / "a")) == 5  # readers need not wait
-    os.kill(child, 9)
-    os.waitpid(child, 0)
+    try:
+        with pytest.raises(MemoryFileError, match=f"is being written to by process {child}"):
+            ingest(x2l, tmp_path / "a")
+        assert len(Memory.load(tmp_path / "a")) == 5  # readers need not wait
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
     assert (tmp_path / "a" / ".lock").exists()
     ingest(x2l, tmp_path / "a")
     for handle in (*ready, *done):
