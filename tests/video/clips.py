@@ -82,8 +82,15 @@ def plain(name, **how):
 
 
 def joined(folder):
-    part = write(folder / "part.ts", count=60).read_bytes()
-    (folder / "joined.ts").write_bytes(part * 2)
+    """Write a stream twice in a row. Continuity counters go on, so that only the times tell where it is joined."""
+    data = bytearray(write(folder / "part.ts", count=60).read_bytes() * 2)
+    counters = {}
+    for at in range(0, len(data), 188):
+        pid = (data[at + 1] & 0x1F) << 8 | data[at + 2]
+        with_payload = bool(data[at + 3] & 0x10)
+        counters[pid] = (counters.get(pid, -1) + with_payload) % 16
+        data[at + 3] = data[at + 3] & 0xF0 | counters[pid]
+    (folder / "joined.ts").write_bytes(data)
     return folder / "joined.ts"
 
 

@@ -151,13 +151,21 @@ def test_best_stream_rotation_and_colour_depth():
     assert 20 < frames[0].image.mean() < 235
 
 
+def apart(frame, image):
+    """Mean difference in grey levels; pictures of different shape are as far apart as can be."""
+    if frame.image.shape != image.shape:
+        return 255.0
+    return float(np.abs(frame.image.astype(float) - image.astype(float)).mean())
+
+
 @pytest.mark.parametrize("degrees", [0, 90, 180, -90])
 def test_rotation_is_applied(tmp_path, degrees):
     still = write(tmp_path / "still.mp4", count=3)
     turned = write(tmp_path / "turned.mp4", count=3, rotation=degrees)
     one, two = read(still, fps=None)[0][0], read(turned, fps=None)[0][0]
-    assert same(two, np.rot90(one.image, degrees // 90))
-    assert degrees == 0 or not same(two, np.rot90(one.image, degrees // 90 + 1))
+    assert apart(two, np.rot90(one.image, degrees // 90)) < 3  # encoders do not always write the same bits twice
+    wrong = np.rot90(one.image, degrees // 90 + 2)
+    assert apart(two, wrong) > 20
 
 
 def test_pictures_that_change_size_are_scaled_to_the_first(tmp_path):
