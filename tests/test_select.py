@@ -20,6 +20,7 @@ from videox2l.select import (
     EverythingAt,
     ManualSelector,
     RandomSelector,
+    TokenBudget,
     TopK,
     budget_for,
     selector_by_name,
@@ -153,3 +154,45 @@ def test_simple_selectors() -> None:
         AttentionSelector(tokens="first")
     with pytest.raises(SettingsError, match="shortlist=-1"):
         AttentionSelector(shortlist=-1)
+
+
+def ranked_memory() -> tuple[VideoX2L, Memory]:
+    x2l = VideoX2L.from_model(*FAMILIES["qwen2_5_vl"]())
+    frames = np.random.default_rng(3).integers(0, 255, (40, 32, 32, 3), np.uint8)
+    return x2l, x2l.ingest(ArraySource(frames), ratios=(2, 8), chunk_frames=4)
+
+
+def test_a_token_budget_is_split_by_score_and_spent() -> None:
+    x2l, memory = ranked_memory()  # 10 chunks of 32 raw tokens: 16 at L, 4 at H
+    scores = torch.tensor([0.0, 0.1, 0.2, 0.0, 0.4, 0.0, 0.1, 0.0, 0.2, 0.0])
+    plan = TokenBudget(64).plan(scores, memory)
+    sizes = [chunk.size(ratio) for chunk, ratio in zip(memory.chunks, plan.ratios, strict=True)]
+    assert sizes == [4, 6, 8, 4, 13, 4, 6, 4, 8, 4]  # 24 more than H: 0.1 of the score gets 2.4, 0.2 4.8, 0.4 9.6
+    assert all(bool(reason) == (size > 4) for reason, size in zip(plan.reasons, sizes, strict=True))
+    full = TokenBudget(80).plan(scores, memory)  # the best chunk is full at 16; what it cannot take goes to others
+    sizes = [chunk.size(ratio) for chunk, ratio in zip(memory.chunks, full.ratios, strict=True)]
+    assert sizes[4] == 16
+    assert 76 <= sum(sizes) <= 80
+    assert set(TokenBudget(9).plan(scores, memory).ratios) == {8}
+    assert set(TokenBudget(10**6).plan(torch.ones(10), memory).ratios) == {2}
+    ranges = TokenBudget(60, pinned=[(0, 1)], excluded=[(16, 17)]).plan(scores, memory)
+    assert ranges.ratios[0] == 2
+    assert ranges.ratios[4] == 8
+    answer = x2l.ask(memory, "What happens?", reload="tokens:64", max_new_tokens=2)
+    prefix = memory.prefix[0].shape[2]
+    assert 55 <= answer.cost.tokens - prefix <= 64
+    assert len({moment.level for moment in answer.reloaded}) > 1
+
+
+def test_a_token_budget_on_levels_that_are_not_ranked_takes_stored_ones() -> None:
+    x2l = VideoX2L.from_model(*FAMILIES["qwen2_5_vl"]())
+    frames = np.random.default_rng(3).integers(0, 255, (16, 32, 32, 3), np.uint8)
+    memory = x2l.ingest(ArraySource(frames), ratios=(2, 4, 8), compressor="pool", chunk_frames=4)
+    plan = TokenBudget(30).plan(torch.tensor([0.6, 0.3, 0.1, 0.0]), memory)
+    assert set(plan.ratios) <= {2, 4, 8}
+    assert plan.ratios[0] < 8
+    with pytest.raises(SettingsError, match="budget of 0 tokens"):
+        TokenBudget(0)
+    lazy = x2l.ingest(ArraySource(frames), ratios=(2, 8), chunk_frames=4, l_tier="lazy")
+    with pytest.raises(SettingsError, match="needs stored L-KVs"):
+        TokenBudget(30).plan(torch.ones(4), lazy)

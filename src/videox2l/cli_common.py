@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 Model = Annotated[
     str, typer.Option(help='"demo", "demo-xl", a local directory, or a Hugging Face hub id.', metavar="demo|ID|DIR")
 ]
-Reload = Annotated[str, typer.Option(help='How many chunks to re-load per question: a number, "all" or "none".')]
+Reload = Annotated[
+    str,
+    typer.Option(help='Chunks to re-load per question: a number, "all", "none", or "tokens:N", split by score.'),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... [default: cuda where there is one]")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Fps = Annotated[float | None, typer.Option(help="Frames sampled per second of video. [default: 1]")]

@@ -66,7 +66,7 @@ class Memory:
         """Return 'L', 'H', or the ratio of a level in between, such as '8x'."""
         if ratio == self.finest:
             return "L"
-        return "H" if ratio == self.coarsest else f"{ratio:g}x"
+        return "H" if ratio == self.coarsest else f"{ratio:.3g}x"
 
     @property
     def duration(self) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from videox2l.errors import SettingsError
 from videox2l.select.attention import AttentionSelector
 from videox2l.select.base import Budget, Selector
-from videox2l.select.budgets import EverythingAt, Range, TopK
+from videox2l.select.budgets import EverythingAt, Range, TokenBudget, TopK
 from videox2l.select.simple import ManualSelector, RandomSelector
 from videox2l.select.text import TextSelector
 
@@ -24,7 +24,10 @@ def selector_by_name(name: str) -> Selector:
 
 
 def budget_for(reload: int | str | Budget, pinned: Sequence[Range] = (), excluded: Sequence[Range] = ()) -> Budget:
-    """Return the budget for a `reload` setting: a number of chunks, "all", "none", or a budget of the caller's."""
+    """Return the budget for a `reload` setting.
+
+    A number of chunks, "all", "none", "tokens:N" (N tokens split by score), or a budget of the caller's.
+    """
     if isinstance(reload, bool) or not isinstance(reload, (int, str)):
         if hasattr(reload, "plan"):
             return reload  # type: ignore[return-value]
@@ -35,8 +38,10 @@ def budget_for(reload: int | str | Budget, pinned: Sequence[Range] = (), exclude
         return EverythingAt("L")
     if reload == "none":
         return TopK(0, pinned, excluded)
+    if isinstance(reload, str) and reload.startswith("tokens:") and reload[7:].isdecimal():
+        return TokenBudget(int(reload[7:]), pinned, excluded)
     if isinstance(reload, str):
-        raise SettingsError(f"reload='{reload}' is not possible: use a number of chunks, 'all' or 'none'")
+        raise SettingsError(f"reload='{reload}' is not possible: use a number of chunks, 'all', 'none' or 'tokens:N'")
     return TopK(reload, pinned, excluded)
 
 
@@ -50,6 +55,7 @@ __all__ = [
     "Range",
     "Selector",
     "TextSelector",
+    "TokenBudget",
     "TopK",
     "budget_for",
     "selector_by_name",

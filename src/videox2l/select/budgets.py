@@ -68,6 +68,68 @@ class EverythingAt:
         return Plan((ratio,) * n, _scores(scores, memory), (reason,) * n)
 
 
+@dataclass(frozen=True)
+class TokenBudget:
+    """Splits a number of tokens among the chunks by their scores.
+
+    Every chunk has at least its H; what is left of `tokens` (the prefix not counted) goes to the chunks in proportion
+    to their scores, up to L. Ranked levels can be read at any size in between; others are rounded down to one that is
+    stored. Chunks that overlap an `excluded` time range stay at H, those that overlap a `pinned` one get L first.
+    """
+
+    tokens: int
+    pinned: Sequence[Range] = ()
+    excluded: Sequence[Range] = ()
+    needs_scores: bool = True
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise SettingsError(f"a budget of {self.tokens} tokens is not possible: use 1 or more")
+
+    def plan(self, scores: Tensor | None, memory: Memory) -> Plan:
+        """Return the plan. A budget below all chunks at H leaves them at H."""
+        pinned = _overlapping(self.pinned, memory)
+        excluded = _overlapping(self.excluded, memory) - pinned
+        if not memory.has(memory.finest):
+            raise SettingsError("a token budget needs stored L-KVs: ingest with l_tier='stored', or re-load by number")
+        low = [chunk.size(memory.coarsest) for chunk in memory.chunks]
+        high = [low[i] if i in excluded else chunk.size(memory.finest) for i, chunk in enumerate(memory.chunks)]
+        shares = [1.0] * len(memory) if scores is None else [max(float(score), 0.0) for score in scores]
+        base = [high[i] if i in pinned else low[i] for i in range(len(memory))]
+        sizes = _fill(base, high, shares, self.tokens)
+        found = [_ratio(memory, i, size) for i, size in enumerate(sizes)]
+        reasons = ["share of the score" if ratio < memory.coarsest else "" for ratio in found]
+        for i in pinned:
+            reasons[i] = "pinned"
+        return Plan(tuple(found), _scores(scores, memory), tuple(reasons))
+
+
+def _fill(base: Sequence[int], high: Sequence[int], shares: Sequence[float], tokens: int) -> list[int]:
+    """Raise `base` towards `high` in proportion to `shares`, until the sum is `tokens` or all are full."""
+    sizes = [float(size) for size in base]
+    left = tokens - sum(sizes)
+    open_ = [i for i in range(len(sizes)) if sizes[i] < high[i] and shares[i] > 0]
+    while left > 1e-9 and open_:
+        total = sum(shares[i] for i in open_)
+        given = {i: min(high[i] - sizes[i], left * shares[i] / total) for i in open_}
+        for i, extra in given.items():
+            sizes[i] += extra
+        left -= sum(given.values())
+        open_ = [i for i in open_ if sizes[i] < high[i] - 1e-9]
+    return [int(size + 1e-6) for size in sizes]
+
+
+def _ratio(memory: Memory, i: int, size: int) -> float:
+    """Return the ratio at which chunk i has `size` tokens, or the nearest one below that can be read."""
+    chunk = memory.chunks[i]
+    stored = {chunk.size(ratio): ratio for ratio in sorted(memory.ratios) if ratio in chunk.levels}
+    if size in stored:
+        return stored[size]
+    if chunk.levels.ranked and size > chunk.size(memory.coarsest):
+        return chunk.tokens / (size + 1e-6)
+    return stored[max(n for n in stored if n <= max(size, min(stored)))]
+
+
 def _overlapping(ranges: Sequence[Range], memory: Memory) -> set[int]:
     return {i for start, end in ranges for i in memory.chunks_within(start, end)}
 
