@@ -29,6 +29,8 @@ bench: $(READY)  ## the tables of README and docs: about 20 minutes
 	$(BIN)/python benchmarks/demo_accuracy.py
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/settings.py
+	$(BIN)/python benchmarks/memory_precision.py
+	$(BIN)/python benchmarks/memory_disk.py
 	$(BIN)/python benchmarks/demo_xl.py
 	$(BIN)/python benchmarks/video_xl_flops.py
 	$(BIN)/python benchmarks/video_xl_cpu.py
