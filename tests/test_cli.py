@@ -40,6 +40,15 @@ def test_ask_a_real_video(tmp_path: Path) -> None:
     assert first["memory"] == second["memory"]
 
 
+def test_another_model_is_refused_before_anything_is_printed(tmp_path: Path) -> None:
+    saved = tmp_path / "nasa.x2l"
+    assert x2l("ask", NASA, QUESTION, "--max-new-tokens", 1, "--save", saved).exit_code == 0
+    done = x2l("ask", saved, QUESTION, "--model", "demo-xl")
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: this memory was made by another model (")
+
+
 def test_json_has_the_promised_fields() -> None:
     done = x2l("ask", NASA, QUESTION, "--reload", 1, "--max-frames", 30, "--max-new-tokens", 2, "--json")
     result = json.loads(done.stdout)

@@ -143,6 +143,7 @@ def ask(
             if save is not None:
                 memory.save(save)
             x2l = load_model(model, device, dtype, max_pixels, screen)
+            memory.check_model(x2l.identity)  # before anything of an answer is printed
         else:
             frames = Sampling(fps=fps, max_frames=max_frames, start=start, end=end, mode=sampling)  # type: ignore[arg-type]
             with open_video(video, frames) as source:  # before the model: what is wrong with a video shows at once

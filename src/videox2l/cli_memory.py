@@ -165,7 +165,6 @@ def verify(memory: MemoryArg) -> None:
     """Read every byte of a memory against its hash. Exit status 1 and the names of what is damaged, if anything is."""
     with user_errors():
         from videox2l.console import Screen
-        from videox2l.memory.disk.folder import is_memory
         from videox2l.memory.disk.folder import verify as check
         from videox2l.memory.disk.opening import open_source
         from videox2l.memory.disk.remote import place_at
@@ -175,7 +174,6 @@ def verify(memory: MemoryArg) -> None:
             sys.stderr.write(f"error: {line}\n")
         if wrong:
             raise typer.Exit(1)
-        assert is_memory(memory)
         journal = open_source(place_at(memory)).journal
         rest = "" if journal.facts is not None else "; the ingest is not complete"
         Screen().line(f"{memory}: {len(journal.chunks)} chunks, every byte as it was written{rest}")
