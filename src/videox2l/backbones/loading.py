@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
@@ -14,17 +14,13 @@ from transformers.utils import cached_file
 
 from videox2l.backbones import video_xl_loading as video_xl
 from videox2l.backbones.base import Backbone
-from videox2l.backbones.linear import LinearBackbone
-from videox2l.backbones.mrope import MRopeBackbone
+from videox2l.backbones.registry import adapter_for
 from videox2l.backbones.video_xl import VideoXLBackbone
 from videox2l.errors import ModelError, X2LError
 
-Adapter = type[MRopeBackbone] | type[LinearBackbone] | type[VideoXLBackbone]
-ADAPTERS: dict[str, Adapter] = {
-    "qwen2_5_vl": MRopeBackbone,
-    "llava_onevision": LinearBackbone,
-    video_xl.MODEL_TYPE: VideoXLBackbone,
-}
+if TYPE_CHECKING:
+    from videox2l.backbones.transformers_backbone import TransformersBackbone
+
 Find = Callable[[str], Path | None]
 DTYPES: dict[str, Any] = {
     "auto": "auto",
@@ -32,13 +28,6 @@ DTYPES: dict[str, Any] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-
-def adapter_for(model_type: str) -> Adapter:
-    """Return the adapter of a model family, by the `model_type` of its config."""
-    if model_type not in ADAPTERS:
-        raise ModelError(f"no adapter for model type '{model_type}': supported are {', '.join(sorted(ADAPTERS))}")
-    return ADAPTERS[model_type]
 
 
 def from_objects(model: Any, processor: Any, max_pixels: int | None = None) -> Backbone:
@@ -104,7 +93,7 @@ def from_pretrained(
     if name == "demo-xl":  # its vision tower is the demo model's
         from videox2l.demo import xl
 
-        return xl.load(backbone, device, backbone.shape.dtype)
+        return xl.load(cast("TransformersBackbone", backbone), device, backbone.shape.dtype)
     return backbone
 
 

@@ -1,0 +1,65 @@
+"""Which adapter serves which family of models: those of this package, and those that other packages register.
+
+A package adds families by entry points in the group `videox2l.backbones`, named after the `model_type` of the model's
+config:
+
+    [project.entry-points."videox2l.backbones"]
+    my_model = "my_package:MyBackbone"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol, cast
+
+from videox2l.backbones.base import Backbone
+from videox2l.errors import ModelError
+
+GROUP = "videox2l.backbones"
+
+_OWN = {
+    "llava_onevision": "videox2l.backbones.linear:LinearBackbone",
+    "llava_qwen": "videox2l.backbones.video_xl:VideoXLBackbone",
+    "qwen2_5_vl": "videox2l.backbones.mrope:MRopeBackbone",
+}
+
+
+class Adapter(Protocol):
+    """What makes a backbone of a loaded model: a class, or any function."""
+
+    def __call__(
+        self, model: Any, tokenizer: Any, video_config: Mapping[str, Any], max_pixels: int | None = None
+    ) -> Backbone:
+        """Wrap `model`; `video_config` are the fields of its video (or image) processor config.
+
+        `max_pixels` per frame overrides the config's budget. Raises ModelError where the model cannot be served, and
+        SettingsError where `max_pixels` has no effect.
+        """
+
+
+def adapter_for(model_type: str) -> Adapter:
+    """Return the adapter of a model family, by the `model_type` of its config. This package's own come first.
+
+    Raises ModelError for a family that has none, and where another package's adapter cannot be imported.
+    """
+    if model_type in _OWN:
+        module, name = _OWN[model_type].split(":")
+        return cast("Adapter", getattr(import_module(module), name))
+    for entry in _registered():
+        if entry.name == model_type:
+            try:
+                return cast("Adapter", entry.load())
+            except (ImportError, AttributeError) as error:
+                raise ModelError(f"the adapter '{entry.value}' for {model_type} cannot be imported: {error}") from error
+    raise ModelError(f"no adapter for model type '{model_type}': supported are {', '.join(supported())}")
+
+
+def supported() -> list[str]:
+    """Return the model types that have an adapter, in order of the alphabet."""
+    return sorted({*_OWN, *(entry.name for entry in _registered())})
+
+
+def _registered() -> list[EntryPoint]:
+    return list(entry_points(group=GROUP))
