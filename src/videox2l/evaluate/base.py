@@ -1,0 +1,203 @@
+"""What a benchmark, a method and a result are: the interfaces of the evaluation.
+
+```
+benchmark -> samples -> per video: encode once -> per method: prepare -> per question: ask -> row
+rows -> summary (accuracy with intervals, paired tests) -> report
+```
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from videox2l.errors import SettingsError
+
+if TYPE_CHECKING:
+    from videox2l.evaluate.encode import EncodedVideo
+    from videox2l.times import Line
+    from videox2l.video import FrameSource
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question of a benchmark.
+
+    `id` is unique within the benchmark. `video`: samples with the same video share an ingest, and stand together.
+    `question`: the text that is asked, as the benchmark's own prompt has it. `choices` and `truth` in the benchmark's
+    own terms; `kind`: task or category, for tables. `moments`: seconds (start, end) of all that the question needs,
+    empty where unknown. `cluster`: what shares its luck and is resampled as a whole, by default the video. `group`:
+    samples of one group count as one question, right if all of them are (circular scoring), by default the sample
+    alone. `labels`: further facts for tables, such as `{"duration": "short"}`.
+    """
+
+    id: str
+    video: str
+    question: str
+    truth: str
+    kind: str
+    choices: tuple[str, ...] = ()
+    moments: tuple[tuple[float, float], ...] = ()
+    cluster: str = ""
+    group: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cluster", self.cluster or self.video)
+        object.__setattr__(self, "group", self.group or self.id)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says about a benchmark; a benchmark uses what applies to it and refuses the rest.
+
+    `data`: its folder as downloaded. `questions`: at most so many, None for all. `frames`: sampled frames per video (at
+    most, for files). `fps`: frames sampled per second of a file. `tasks`: kinds to keep, empty for all. `subtitles`:
+    put them into the prompt as the benchmark's own protocol does.
+    """
+
+    data: Path | None = None
+    split: str | None = None
+    seed: int = 0
+    questions: int | None = None
+    frames: int | None = None
+    fps: float | None = None
+    tasks: tuple[str, ...] = ()
+    subtitles: bool = False
+
+
+class Benchmark(Protocol):
+    """Videos, questions and a scoring rule."""
+
+    name: str
+    max_new_tokens: int
+
+    def settings(self) -> dict[str, Any]:
+        """Return, as plain JSON values, all that decides what is asked: two runs with equal settings ask the same."""
+
+    def check(self) -> None:
+        """Raise SettingsError or VideoError that names every missing file or field, before anything is run."""
+
+    def samples(self) -> Sequence[Sample]:
+        """Return the samples, those of one video next to one another; the same ones in every call."""
+
+    def open(self, video: str) -> AbstractContextManager[FrameSource]:
+        """Open the frames of a video."""
+
+    def subtitles(self, video: str) -> Sequence[Line]:
+        """Return the subtitles of a video, which selectors may search."""
+
+    def score(self, sample: Sample, prediction: str) -> float | None:
+        """Return how right a prediction is, 0 to 1; None where a judge that is not here would be needed."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a method answered, and at what cost.
+
+    Bytes are of KVs: `bytes_attended` by the question's first pass, its own tokens left out; `bytes_kept` between
+    questions, wherever they lie; `bytes_device`: the part of these that has to stay on the device; `bytes_reloaded`:
+    brought to the device for this question. `tokens`: columns attended, mean over layers. `seconds` by stage (select,
+    reload, prefill, decode). `scores` of chunks, where there are any; `plan`: which part of the video was kept or
+    re-loaded, as plain JSON values; `reloaded`: seconds (start, end) that the question sees in detail, None where the
+    method chooses nothing.
+    """
+
+    text: str
+    tokens: float
+    bytes_attended: int
+    bytes_kept: int
+    bytes_device: int
+    bytes_reloaded: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    scores: Sequence[float] | None = None
+    plan: Any = None
+    reloaded: Sequence[tuple[float, float]] | None = None
+
+
+class Asker(Protocol):
+    """A method that has read one video."""
+
+    def ask(self, sample: Sample) -> Reply:
+        """Answer one question. The order of questions makes no difference."""
+
+
+class Method(Protocol):
+    """A way of making KVs of a video small enough.
+
+    `at_budget`: its attended bytes follow the budget (the others are reference rows). `uses_question`: what is kept
+    or seen depends on the question. `reusable`: what is kept serves further questions without reading the video
+    again. `about`: one line with the paper.
+    """
+
+    name: str
+    about: str
+    at_budget: bool
+    uses_question: bool
+    reusable: bool
+
+    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> Asker:
+        """Read a video; `budget` is the share of full KV (prefix included) that a question may attend to."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of `samples.jsonl`: one question, one method, one budget.
+
+    `right` is None where the benchmark could not score. `recall`: share of the sample's moments that lie in what was
+    re-loaded. `flops_ingest` of the language model for the video, `flops_question` of it for this question (selection
+    included), `bytes_selected` read by selection alone. `manifest`: SHA-256 of which frames of what were sampled.
+    """
+
+    benchmark: str
+    id: str
+    video: str
+    cluster: str
+    group: str
+    kind: str
+    labels: Mapping[str, str]
+    method: str
+    budget: str
+    question: str
+    truth: str
+    prediction: str
+    right: float | None
+    recall: float | None
+    tokens: float
+    bytes_attended: int
+    bytes_full: int
+    bytes_kept: int
+    bytes_device: int
+    bytes_reloaded: int
+    bytes_selected: int | None
+    flops_ingest: int | None
+    flops_question: int | None
+    seconds: Mapping[str, float]
+    scores: Sequence[float] | None
+    plan: Any
+    manifest: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Row:
+        """Read a row; raises KeyError or TypeError for one that lacks fields."""
+        return cls(**{name: values[name] for name in (f.name for f in dataclasses.fields(cls))})
+
+
+def parse_budget(text: str) -> Fraction:
+    """Read a share of full KV such as '1/8' or '0.125'."""
+    try:
+        share = Fraction(text.strip())
+    except (ValueError, ZeroDivisionError):
+        raise SettingsError(f"budget '{text}' is no share of full KV: write such as 1/8") from None
+    if not 0 < share <= 1:
+        raise SettingsError(f"budget {text} is not possible: use more than 0 and at most 1")
+    return share

@@ -1,0 +1,35 @@
+"""The benchmarks and methods that can be named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from videox2l.errors import SettingsError
+from videox2l.evaluate.base import Benchmark, Method, Options
+
+BENCHMARKS: dict[str, Callable[[Options], Benchmark]] = {}
+"""Name -> a function that makes the benchmark from the options of the command line."""
+
+METHODS: dict[str, Callable[[], Method]] = {}
+"""Name -> a function that makes the method."""
+
+FAMILIES: dict[str, Callable[[str], Method]] = {}
+"""Name before a colon -> a function of what stands behind it: `x2l:random`."""
+
+
+def benchmark_by_name(name: str, options: Options) -> Benchmark:
+    """Return a benchmark; raises SettingsError that lists the names."""
+    if name not in BENCHMARKS:
+        raise SettingsError(f"benchmark '{name}' is not known: use {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[name](options)
+
+
+def method_by_name(name: str) -> Method:
+    """Return a method; raises SettingsError that lists the names."""
+    family, colon, rest = name.partition(":")
+    if colon and family in FAMILIES:
+        return FAMILIES[family](rest)
+    if name not in METHODS:
+        families = [f"{family}:..." for family in FAMILIES]
+        raise SettingsError(f"method '{name}' is not known: use {', '.join([*METHODS, *families])}")
+    return METHODS[name]()
