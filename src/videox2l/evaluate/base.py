@@ -92,8 +92,20 @@ class Benchmark(Protocol):
     def subtitles(self, video: str) -> Sequence[Line]:
         """Return the subtitles of a video, which selectors may search."""
 
+    def prompt(self, sample: Sample, pts: Sequence[float]) -> str:
+        """Return the text that is asked, now that the times of the sampled frames are known (seconds).
+
+        Mostly `sample.question`; protocols with subtitles put those of the sampled frames in front of it.
+        """
+
     def score(self, sample: Sample, prediction: str) -> float | None:
         """Return how right a prediction is, 0 to 1; None where a judge that is not here would be needed."""
+
+    def metrics(self, rows: Sequence[Row]) -> dict[str, float]:
+        """Return the benchmark's own figures of the rows of one method at one budget, such as its official average.
+
+        Empty where the mean over questions (`group`s) is all there is.
+        """
 
 
 @dataclass(frozen=True)
