@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench lmms-eval clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,5 +36,21 @@ bench: $(READY)  ## the tables of README and docs: about 20 minutes
 	$(BIN)/python benchmarks/video_xl_cpu.py
 	$(BIN)/python benchmarks/video_sampling.py
 
+# lmms-eval pins an older PyAV than ours, so it has an environment of its own (2.4 GB). torch comes first, so that nothing
+# fetches another one; PyAV is raised over lmms-eval's pin, which only its own models' decoders need; a torchvision that
+# cannot be imported (a CUDA build beside a CPU build of torch) breaks transformers, so it is taken out again.
+LMMS := .venv-lmms
+$(LMMS)/.ready: pyproject.toml constraints-lmms.txt
+	$(PYTHON) -m venv $(LMMS)
+	$(LMMS)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(LMMS)/bin/python -m pip install --quiet --constraint constraints-lmms.txt torch
+	$(LMMS)/bin/python -m pip install --quiet --constraint constraints-lmms.txt lmms-eval
+	$(LMMS)/bin/python -m pip install --quiet --no-deps "av>=18,<19" --editable .
+	$(LMMS)/bin/python -c "import torchvision" 2>/dev/null || $(LMMS)/bin/python -m pip uninstall --quiet --yes torchvision
+	touch $@
+
+lmms-eval: $(LMMS)/.ready  ## lmms-eval's own command line with our model, on synthetic videos
+	HF_HUB_OFFLINE=1 $(LMMS)/bin/python benchmarks/lmms_eval/run.py
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LMMS) .pytest_cache .mypy_cache .ruff_cache

@@ -7,6 +7,7 @@ protocol may be used.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -70,7 +71,7 @@ def open_container(path: Path) -> Any:
     return container
 
 
-def _why_not(path: Path, error: Exception) -> str:
+def _why_not(path: Path, error: OSError) -> str:
     with path.open("rb") as file:
         head = file.read(12)
     if head[4:8] == b"ftyp":
@@ -78,7 +79,7 @@ def _why_not(path: Path, error: Exception) -> str:
             f"{path.name!r} is an MP4 without a readable index (moov): its download or recording was cut "
             "short. Fetch it again, or repair it with a tool such as untrunc."
         )
-    if isinstance(error, av.error.ArgumentError):  # what the whitelist answers
+    if error.errno == errno.EINVAL:  # what the whitelist answers
         return (
             f"{path.name!r} is not in a supported video container (a playlist, a raw stream without times, or "
             f"not a video). Supported: {FORMATS.replace(',', ', ')}. If it is a video, {_REMUX}."
