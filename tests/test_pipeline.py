@@ -175,7 +175,7 @@ def test_progress_is_told(x2l: VideoX2L, video: np.ndarray) -> None:
 def test_models_that_cannot_be_served_are_named(x2l: VideoX2L) -> None:
     model, processor = make_qwen25()
     model.config.model_type = "gemma3"
-    with pytest.raises(ModelError, match="model type 'gemma3': supported are llava_onevision, llava_qwen, qwen2_5_vl"):
+    with pytest.raises(ModelError, match=r"model type 'gemma3': supported are .*qwen2_5_vl"):
         VideoX2L.from_model(model, processor)
     model, processor = make_qwen25()
     with pytest.raises(ModelError, match="no tokenizer with a video or image processor"):

@@ -84,7 +84,7 @@ def test_unrotate_divides_out_a_scale() -> None:
 
 
 def test_wrong_layers_are_refused() -> None:
-    from videox2l.backbones.transformers_backbone import refuse_unusual_layers
+    from videox2l.backbones.refusals import refuse_unusual_layers
     from videox2l.errors import ModelError
 
     refuse_unusual_layers("x", SimpleNamespace(layer_types=["full_attention"] * 2))
@@ -93,7 +93,7 @@ def test_wrong_layers_are_refused() -> None:
 
 
 def test_weights_id_sees_a_change_in_any_weight() -> None:
-    from videox2l.backbones.transformers_backbone import weights_id
+    from videox2l.backbones.identity import weights_id
 
     model, _ = make_qwen25()
     before = weights_id(model)

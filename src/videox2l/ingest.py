@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from videox2l.backbones.base import Backbone, VideoCursor
+from videox2l.backbones.base import Backbone, VideoCursor, VideoFacts
 from videox2l.compress import ChunkEncoder, Compressor, History
 from videox2l.compress.lazy import check_l_tier
 from videox2l.errors import MemoryFileError, SettingsError, VideoError
@@ -119,7 +119,7 @@ def ingest(
     """
     check_chunk_frames(settings, backbone)
     encoder = encoder_for(backbone, compressor, settings)
-    text = backbone.prefix()
+    text = backbone.prefix(known_of(source))
     memory = Memory(
         identity=identity,
         settings=settings.to_dict(),
@@ -231,7 +231,7 @@ def extend(
     start = memory.prefix[0].shape[2]
     origin = memory.chunks[0].start if memory.chunks else None
     done = sum(chunk.frames for chunk in memory.chunks)
-    cursor = VideoCursor(start, origin or 0.0, sum(encoder.sizes), memory.next_position)
+    cursor = VideoCursor(start, origin or 0.0, sum(encoder.sizes), memory.next_position, done, known_of(source))
     given = (list(memory.manifest["pts"]), list(memory.manifest["indices"])) if memory.chunks else ([], [])
     begun = sum(chunk.frames for chunk in memory.chunks[:skip])
     known, length = list(zip(*given, strict=True))[begun:], int(memory.settings["chunk_frames"])
@@ -240,7 +240,7 @@ def extend(
         pts = [frame.pts + shift for frame in run.frames]
         if origin is None:
             origin = pts[0]
-            cursor = VideoCursor(start, origin, 0, start)
+            cursor = replace(cursor, origin=origin, tokens=0, next_position=start, frames=0)
         tokens = backbone.visual_tokens([frame.image for frame in run.frames], pts, cursor)
         last = run.last and not endless
         levels = encoder.make(tokens, last)
@@ -256,7 +256,7 @@ def extend(
             encoder.extend(memory.chunks[-1].levels if quantised else levels, tokens.positions)
         given[0].extend(pts)
         given[1].extend(frame.index for frame in run.frames)
-        cursor = cursor.after(tokens)
+        cursor = cursor.after(tokens, len(pts))
         memory.next_position = cursor.next_position
         done += len(pts)
         if progress is not None:
@@ -275,6 +275,11 @@ def facts_of(source: FrameSource) -> dict[str, Any]:
     """Return what is known of a source now, as plain JSON values."""
     facts: dict[str, Any] = json.loads(source.manifest.to_json())
     return facts
+
+
+def known_of(source: FrameSource) -> VideoFacts:
+    """Return what is known of a source before it is read."""
+    return VideoFacts(source.expected_frames, source.manifest.duration)
 
 
 def thumbnail(image: npt.NDArray[np.uint8], side: int = 160) -> bytes:

@@ -114,7 +114,7 @@ def x2l_attention(
     return causal(query, key, value, scale, dropout).transpose(1, 2).contiguous(), None
 
 
-def install(decoder: nn.Module) -> None:
-    """Register the attention function and make `decoder` (the text model alone) use it."""
+def install(decoder: nn.Module, implementation: str = NAME) -> None:
+    """Register the attention function and make `decoder` (the text model alone) use it, or another one."""
     AttentionInterface.register(NAME, x2l_attention)
-    decoder.set_attn_implementation(NAME)  # type: ignore[operator]
+    decoder.set_attn_implementation(implementation)  # type: ignore[operator]

@@ -59,10 +59,12 @@ class TextTokens:
 
 @dataclass(frozen=True)
 class VisualTokens:
-    """The visual tokens of one chunk, frame after frame in raster order.
+    """The tokens of one chunk, frame after frame in raster order.
 
-    `embeds` (n, hidden); `positions` (axes, n) int64; `grid` (t, h, w) with t * h * w == n, where t counts
-    groups of frames (temporal patches).
+    `embeds` (n, width) as `Backbone.forward` takes them: the width is the model's, or a multiple of it where visual
+    features are added in early layers as well; `positions` (axes, n) int64; `grid` (t, h, w) of the tokens, where t
+    counts groups of frames (temporal patches). Some families put words between frames, times for example. The words
+    are tokens of the chunk too, and the grid is (1, 1, n) then: what stands next to what is not told.
     """
 
     embeds: Tensor
@@ -83,22 +85,39 @@ class VisualTokens:
 
 
 @dataclass(frozen=True)
+class VideoFacts:
+    """What is known of a video before it is read, for prompts and sizes that depend on it; None: not known.
+
+    `frames` that will be sampled, `duration` in seconds.
+    """
+
+    frames: int | None = None
+    duration: float | None = None
+
+
+UNKNOWN = VideoFacts()
+
+
+@dataclass(frozen=True)
 class VideoCursor:
     """Where the next chunk of a video stands.
 
     `start` is the position of the video's first token, `origin` the pts (seconds) of its first sampled frame,
-    `tokens` the visual tokens so far, `next_position` the first position that is free for text after them.
+    `tokens` the tokens and `frames` the frames so far, `next_position` the first position that is free for text after
+    them; `facts` as given to `Backbone.prefix`.
     """
 
     start: int
     origin: float
     tokens: int
     next_position: int
+    frames: int = 0
+    facts: VideoFacts = UNKNOWN
 
-    def after(self, tokens: VisualTokens) -> VideoCursor:
-        """Return the cursor behind `tokens`."""
+    def after(self, tokens: VisualTokens, frames: int = 0) -> VideoCursor:
+        """Return the cursor behind `tokens` of so many `frames`."""
         free = max(self.next_position, int(tokens.positions.max()) + 1)
-        return replace(self, tokens=self.tokens + len(tokens), next_position=free)
+        return replace(self, tokens=self.tokens + len(tokens), frames=self.frames + frames, next_position=free)
 
 
 class Backbone(Protocol):
@@ -118,8 +137,8 @@ class Backbone(Protocol):
     def device(self) -> torch.device:
         """Device of the token embeddings."""
 
-    def prefix(self) -> TextTokens:
-        """Return everything of the chat template that stands before the video."""
+    def prefix(self, facts: VideoFacts = UNKNOWN) -> TextTokens:
+        """Return everything that stands before the video: of the chat template, and of what is told of the video."""
 
     def suffix(self, question: str, history: Sequence[Turn] = ()) -> TextTokens:
         """Return everything that stands after the video, the answer's header included.
@@ -137,9 +156,10 @@ class Backbone(Protocol):
         """Return the embeddings (n, hidden) of token ids (n,)."""
 
     def forward(self, embeds: Tensor, positions: Tensor, cache: BufferCache, probe: Probe | None = None) -> Tensor:
-        """Run the decoder on `embeds` (n, hidden) at `positions` (axes, n) behind what `cache` holds.
+        """Run the decoder on `embeds` (n, width) at `positions` (axes, n) behind what `cache` holds.
 
-        Appends n columns to the cache. Returns the last hidden states (n, hidden); no logits are computed.
+        Rows are token embeddings, or those of `VisualTokens`. Appends n columns to the cache. Returns the last hidden
+        states (n, hidden); no logits are computed.
         """
 
     def logits(self, hidden: Tensor) -> Tensor:

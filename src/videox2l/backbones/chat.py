@@ -26,24 +26,25 @@ def messages(question: str, history: Sequence[Turn]) -> list[dict[str, Any]]:
 class ChatPrompt:
     """Renders prompts with a tokenizer's chat template and cuts them at the video placeholder."""
 
-    def __init__(self, tokenizer: Any, video_token: str) -> None:
-        if not tokenizer.chat_template:
+    def __init__(self, tokenizer: Any, placeholder: str, template: str | None = None) -> None:
+        if not tokenizer.chat_template and template is None:
             raise ModelError("the model's tokenizer has no chat template: set tokenizer.chat_template")
         self.tokenizer = tokenizer
-        self.video_token = video_token
-        self.control = sorted(set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab()) | {video_token})
+        self.placeholder = placeholder
+        self.template = template
+        self.control = sorted(set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab()) | {placeholder})
 
     def cut(self, question: str, history: Sequence[Turn] = ()) -> tuple[str, str]:
         """Return the prompt before and after the video placeholder."""
         for text in (question, *(text for turn in history for text in (turn.question, turn.answer))):
             self._check(text)
         text = self.tokenizer.apply_chat_template(
-            messages(question, history), tokenize=False, add_generation_prompt=True
+            messages(question, history), chat_template=self.template, tokenize=False, add_generation_prompt=True
         )
-        before, found, after = text.partition(self.video_token)
-        if not found or self.video_token in after:
+        before, found, after = text.partition(self.placeholder)
+        if not found or self.placeholder in after:
             raise ModelError(
-                f"the chat template must render one '{self.video_token}' for a video, it rendered: {text!r}"
+                f"the chat template must render one '{self.placeholder}' for a video, it rendered: {text!r}"
             )
         return before, after
 
@@ -54,6 +55,26 @@ class ChatPrompt:
             if token in text:
                 raise SettingsError(f"the text holds the control token {token!r}: leave it out")
 
-    def ids(self, text: str) -> list[int]:
-        """Return the token ids of a piece of rendered prompt; nothing is added."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+    def ids(self, text: str, context: str = "") -> list[int]:
+        """Return the token ids of a piece of rendered prompt as they are behind `context`; nothing is added.
+
+        Raises ModelError where the tokenizer joins the end of the context with the text: they cannot be cut there.
+        """
+        if not context:
+            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        before, whole = self.ids(context), self.ids(context + text)
+        if whole[: len(before)] != before:
+            raise ModelError(f"the tokenizer joins {context[-12:]!r} and {text[:12]!r}: the prompt cannot be cut there")
+        return whole[len(before) :]
+
+    def opening_ids(self, text: str) -> list[int]:
+        """Return the token ids of the beginning of a prompt: with the token for it, if the tokenizer adds one."""
+        plain = self.ids(text)
+        bos = self.tokenizer.bos_token
+        if bos is not None and text.startswith(bos):
+            return plain
+        whole = list(self.tokenizer(text)["input_ids"])
+        added = len(whole) - len(plain)
+        while added and whole[added : added + len(plain)] != plain:  # tokens may be added at the end as well
+            added -= 1
+        return whole[:added] + plain

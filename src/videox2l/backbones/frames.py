@@ -102,8 +102,9 @@ class PatchFrames:
             max_pixels=high,
         )
 
-    def size(self, height: int, width: int) -> tuple[int, int]:
+    def size(self, height: int, width: int, total: int | None = None) -> tuple[int, int]:
         """Return the frame size that the model sees: multiples of patch * merge within the pixel budget."""
+        del total  # the budget is one frame's
         factor = self.patch * self.merge
         if max(height, width) > 200 * min(height, width):
             raise SettingsError(f"a frame of {width}x{height} is too narrow: the aspect ratio must be below 200")
@@ -118,12 +119,13 @@ class PatchFrames:
             wide = math.ceil(width * stretch / factor) * factor
         return high, wide
 
-    def __call__(self, video: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+    def __call__(self, video: Tensor, total: int | None = None) -> tuple[Tensor, tuple[int, int, int]]:
         """Turn uint8 (frames, 3, h, w) into patches (t * gh * gw, 3 * temporal * patch^2) and the grid (t, gh, gw).
 
-        A number of frames that is no multiple of the temporal patch is filled up with the last frame.
+        A number of frames that is no multiple of the temporal patch is filled up with the last frame. `total`: how
+        many frames the whole video has, if that is known.
         """
-        height, width = self.size(*video.shape[-2:])
+        height, width = self.size(video.shape[-2], video.shape[-1], total)
         x = self.normalise(video, height, width)
         x = torch.cat((x, x[-1:].expand(-len(x) % self.temporal, -1, -1, -1)))
         t, gh, gw = len(x) // self.temporal, height // self.patch, width // self.patch

@@ -1,55 +1,50 @@
-"""Video LLMs that count positions by ones: LLaVA-OneVision."""
+"""Video LLMs that count positions by ones: LLaVA-OneVision and LLaVA-NeXT-Video."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from videox2l.backbones.base import TextTokens, Turn, VideoCursor, VisualTokens
-from videox2l.backbones.frames import SquareFrames, stack
-from videox2l.backbones.frontend import decoder_inputs
-from videox2l.backbones.transformers_backbone import TransformersBackbone
-from videox2l.errors import SettingsError
+from videox2l.backbones.base import TextTokens, Turn, VideoCursor
+from videox2l.backbones.frames import CropFrames, SquareFrames
+from videox2l.backbones.transformers_backbone import Grid, TransformersBackbone
+from videox2l.backbones.vision import FrameVision
+from videox2l.errors import ModelError, SettingsError
 
 
 class LinearBackbone(TransformersBackbone):
+    """What families share whose tokens stand at the positions 0, 1, 2 and so on, words and pictures alike."""
+
+    axes = 1
+
+    def chunk_positions(
+        self, visual: Tensor, grid: Grid, times: Sequence[Sequence[float]], cursor: VideoCursor
+    ) -> Tensor:
+        """Return the running number of each token (1, n)."""
+        return self.text_positions(cursor.start + cursor.tokens, len(visual))
+
+
+class LlavaOnevisionBackbone(LinearBackbone):
     """LLaVA-OneVision on its stock transformers class (arXiv 2408.03326).
 
     Frames are pooled to a square of tokens each; one learned newline vector ends the video and is the first token
     of the suffix here, since it is known only when the video has ended.
     """
 
-    axes = 1
+    spare = 1
 
     def __init__(
         self, model: Any, tokenizer: Any, video_config: Mapping[str, Any], max_pixels: int | None = None
     ) -> None:
-        if max_pixels is not None:
-            raise SettingsError("max_pixels has no effect on llava_onevision: its frames have one fixed size")
+        refuse_max_pixels(model, max_pixels)
         super().__init__(model, tokenizer, video_config)
         self.frames = SquareFrames.from_config(self.video_config)
         vision = model.config.vision_config
-        self.side = math.ceil(vision.image_size // vision.patch_size / 2)
-
-    @torch.no_grad()
-    def visual_tokens(self, frames: Sequence[np.ndarray], pts: Sequence[float], cursor: VideoCursor) -> VisualTokens:
-        """Run the vision tower on the frames of one chunk: side x side tokens per frame."""
-        pixels = self.frames(stack(frames).to(self.device)).to(self.shape.dtype)
-        n = len(frames) * self.side**2
-        found = decoder_inputs(
-            self.model,
-            self.decoder,
-            input_ids=torch.full((1, n + 1), self.video_token_id, device=self.device),
-            pixel_values_videos=pixels[None],
-        )
-        embeds = found["inputs_embeds"][0, :n]
-        first = cursor.start + cursor.tokens
-        return VisualTokens(embeds, self.text_positions(first, n), (len(frames), self.side, self.side))
+        self.vision = FrameVision(self.frames, math.ceil(vision.image_size // vision.patch_size / 2))
 
     def suffix(self, question: str, history: Sequence[Turn] = ()) -> TextTokens:
         """Return the newline vector that ends the video, and everything after it."""
@@ -57,6 +52,27 @@ class LinearBackbone(TransformersBackbone):
         newline = self.model.model.image_newline.detach().to(text.embeds)
         return TextTokens(torch.cat((text.ids.new_tensor([-1]), text.ids)), torch.cat((newline[None], text.embeds)))
 
-    def processing(self) -> dict[str, Any]:
-        """Return the settings by which frames become visual tokens."""
-        return {**dataclasses.asdict(self.frames), "side": self.side}
+
+class LlavaNextVideoBackbone(LinearBackbone):
+    """LLaVA-NeXT-Video on its stock transformers class: the middle square of each frame, pooled to half its side."""
+
+    def __init__(
+        self, model: Any, tokenizer: Any, video_config: Mapping[str, Any], max_pixels: int | None = None
+    ) -> None:
+        refuse_max_pixels(model, max_pixels)
+        super().__init__(model, tokenizer, video_config)
+        self.frames = CropFrames.from_config(self.video_config)
+        vision = model.config.vision_config
+        if self.frames.size != vision.image_size:
+            raise ModelError(
+                f"crop_size={self.frames.size} of the video processor config is not the size of the vision tower, "
+                f"{vision.image_size}"
+            )
+        pool = int(getattr(model.config, "spatial_pool_stride", 2))
+        self.vision = FrameVision(self.frames, vision.image_size // vision.patch_size // pool)
+
+
+def refuse_max_pixels(model: Any, max_pixels: int | None) -> None:
+    """Raise SettingsError where a pixel budget was given to a family without one."""
+    if max_pixels is not None:
+        raise SettingsError(f"max_pixels has no effect on {model.config.model_type}: its frames have one fixed size")

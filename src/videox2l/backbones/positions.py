@@ -34,3 +34,23 @@ def mrope_positions(times: Tensor, height: int, width: int, start: int, rate: fl
         )
     )
     return grid.reshape(3, -1) + start
+
+
+def spelled_out(ids: Tensor, video_token: int, grid: tuple[int, int, int], step: float) -> Tensor:
+    """Return the M-RoPE positions (3, 1, n) of a whole prompt with one video, token after token.
+
+    The rule as the models' authors give it, for checks: text counts on from the largest position so far; a visual token
+    has the video's first position plus its group's time (`step` positions a group, rounded down), row and column.
+    """
+    rows: list[tuple[int, int, int]] = []
+    free = start = seen = 0
+    for token in ids.tolist():
+        row = (free, free, free)
+        if token == video_token:
+            start = start if seen else free
+            group, place = divmod(seen, grid[1] * grid[2])
+            row = (start + int(group * step), start + place // grid[2], start + place % grid[2])
+            seen += 1
+        rows.append(row)
+        free = max(free, max(row) + 1)
+    return torch.tensor(rows, device=ids.device).T[:, None]

@@ -20,9 +20,11 @@ from videox2l.errors import ModelError
 GROUP = "videox2l.backbones"
 
 _OWN = {
-    "llava_onevision": "videox2l.backbones.linear:LinearBackbone",
+    "llava_next_video": "videox2l.backbones.linear:LlavaNextVideoBackbone",
+    "llava_onevision": "videox2l.backbones.linear:LlavaOnevisionBackbone",
     "llava_qwen": "videox2l.backbones.video_xl:VideoXLBackbone",
     "qwen2_5_vl": "videox2l.backbones.mrope:MRopeBackbone",
+    "qwen2_vl": "videox2l.backbones.mrope:MRopeBackbone",
 }
 
 

@@ -1,12 +1,12 @@
-"""What all adapters of transformers models share: text, the decoder's forward pass, identity."""
+"""What all adapters of transformers models share: prompts, the model's front end, the decoder's forward pass."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,21 +14,45 @@ from torch import Tensor, nn
 
 from videox2l.backbones import attention
 from videox2l.backbones.attention import Probe
-from videox2l.backbones.base import KVShape, TextTokens, Turn, VideoCursor, VisualTokens
+from videox2l.backbones.base import UNKNOWN, KVShape, TextTokens, Turn, VideoCursor, VideoFacts, VisualTokens
 from videox2l.backbones.cache import BufferCache
 from videox2l.backbones.chat import ChatPrompt
+from videox2l.backbones.frames import stack
+from videox2l.backbones.frontend import decoder_inputs
+from videox2l.backbones.identity import sha256_of, weights_id
 from videox2l.backbones.positions import text_positions
+from videox2l.backbones.refusals import refuse_unusual_layers
 from videox2l.backbones.rope import mix_mrope
+from videox2l.backbones.wording import Wording
 from videox2l.errors import ModelError
+
+Grid = tuple[int, int, int]
+
+
+class Vision(Protocol):
+    """From frames to the keyword arguments that a model takes for them."""
+
+    def __call__(self, frames: Tensor, facts: VideoFacts) -> tuple[dict[str, Tensor], Grid]:
+        """Return the arguments for uint8 frames (f, 3, h, w), and the grid (t, h, w) of their visual tokens."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that decides about the result, as plain JSON values."""
 
 
 class TransformersBackbone(ABC):
-    """A stock transformers video LLM behind the `Backbone` protocol. Subclasses add vision and positions."""
+    """A stock transformers video LLM behind the `Backbone` protocol. Subclasses add vision, words and positions.
+
+    `spare` is the number of visual tokens that the front end adds after the last frame of any video.
+    """
 
     axes = 1
     group_frames = 1
     default_chunk_frames = 8
     default_compressor = "keydiff"
+    template: str | None = None
+    spare = 0
+    vision: Vision
+    wording: Wording
 
     def __init__(self, model: Any, tokenizer: Any, video_config: Mapping[str, Any]) -> None:
         self.model = model.eval()
@@ -46,21 +70,29 @@ class TransformersBackbone(ABC):
             head_dim=getattr(self.text_config, "head_dim", None) or self.text_config.hidden_size // heads,
             dtype=self.embedding.weight.dtype,
         )
-        self.chat = ChatPrompt(tokenizer, self._placeholder())
-        attention.install(self.decoder)
+        self.wording = self.words()
+        self.chat = ChatPrompt(tokenizer, self.wording.placeholder, self.template)
+        self.attend_with(attention.NAME)
 
-    def _placeholder(self) -> str:
-        """Return what stands for the video in the rendered prompt: by default a token that the config names."""
-        return str(self.tokenizer.convert_ids_to_tokens(self.video_token_id))
+    def attend_with(self, implementation: str) -> None:
+        """Switch the decoder's attention: the package's own, or one of the library's for a check."""
+        attention.install(self.decoder, implementation)
+
+    def words(self) -> Wording:
+        """Return how a video is written into the prompt: by default one token that the config names, repeated."""
+        token = str(self.tokenizer.convert_ids_to_tokens(self.video_token_id))
+        return Wording(token, token)
 
     @property
     def video_token_id(self) -> int:
-        """Id of the token that stands for a visual token."""
-        config = self.model.config
-        for name in ("video_token_id", "video_token_index"):
-            if getattr(config, name, None) is not None:
-                return int(getattr(config, name))
-        raise ModelError(f"the config of {self.name} names no video token")
+        """Id of the token that stands for a visual token of a video."""
+        return self._token_id("video_token_id", "video_token_index")
+
+    def _token_id(self, *names: str) -> int:
+        for name in names:
+            if getattr(self.model.config, name, None) is not None:
+                return int(getattr(self.model.config, name))
+        raise ModelError(f"the config of {self.name} has no {names[0]}")
 
     @property
     def device(self) -> torch.device:
@@ -69,15 +101,21 @@ class TransformersBackbone(ABC):
 
     # --- text -------------------------------------------------------------------------------------------------
 
-    def prefix(self) -> TextTokens:
-        """Return everything of the chat template that stands before the video."""
-        before, _ = self.chat.cut("What happens?")
-        return self._text(self.chat.ids(before))
+    def prefix(self, facts: VideoFacts = UNKNOWN) -> TextTokens:
+        """Return everything that stands before the video: of the chat template, and of what is told of the video."""
+        before, opening = self._before(facts), self.wording.opening(0, [0.0] * self.group_frames)
+        if opening:
+            return self._text(self.chat.opening_ids(before))
+        pad = self.wording.pad
+        return self._text(self.chat.opening_ids(before + pad)[: -len(self.chat.ids(pad))])
 
     def suffix(self, question: str, history: Sequence[Turn] = ()) -> TextTokens:
         """Return everything that stands after the video, the answer's header included."""
         _, after = self.chat.cut(question, history)
-        return self._text(self.chat.ids(after))
+        return self._text(self.chat.ids(self.wording.outro + after, self.wording.pad + self.wording.close))
+
+    def _before(self, facts: VideoFacts) -> str:
+        return self.chat.cut("What happens?")[0] + self.wording.intro(facts)
 
     def _text(self, ids: Sequence[int]) -> TextTokens:
         tensor = torch.tensor(ids, dtype=torch.long, device=self.device)
@@ -109,19 +147,65 @@ class TransformersBackbone(ABC):
 
     # --- vision -----------------------------------------------------------------------------------------------
 
-    @abstractmethod
+    @torch.no_grad()
     def visual_tokens(self, frames: Sequence[np.ndarray], pts: Sequence[float], cursor: VideoCursor) -> VisualTokens:
-        """Run the vision tower on the frames of one chunk."""
+        """Run the model's own front end on the frames of one chunk, words between them included."""
+        pixels, grid = self.vision(stack(frames), cursor.facts)
+        times = self.group_times(pts)
+        ids, visual = self.chunk_ids(grid, times, cursor)
+        pad = ids.new_full((self.spare,), int(ids[visual][0]))
+        found = self.front_end(torch.cat((ids, pad)), pixels)
+        positions = self.chunk_positions(visual, grid, times, cursor)
+        shape = grid if len(ids) == math.prod(grid) else (1, 1, len(ids))
+        return VisualTokens(self.chunk_embeds(found)[: len(ids)], positions, shape)
+
+    def group_times(self, pts: Sequence[float]) -> list[list[float]]:
+        """Return the pts of each group of frames; the last frame fills up the last group."""
+        filled = [*pts, *[pts[-1]] * (-len(pts) % self.group_frames)]
+        return [filled[i : i + self.group_frames] for i in range(0, len(filled), self.group_frames)]
+
+    def chunk_ids(self, grid: Grid, times: Sequence[Sequence[float]], cursor: VideoCursor) -> tuple[Tensor, Tensor]:
+        """Return the token ids (n,) of a chunk, and which of them are visual (n,)."""
+        wording, first = self.wording, cursor.frames // self.group_frames
+        context = wording.pad + wording.close if first else self._before(cursor.facts)
+        plain = torch.tensor(self.chat.ids(wording.groups(first, times), context), device=self.device)
+        pads = plain == self.tokenizer.convert_tokens_to_ids(wording.pad)
+        if int(pads.sum()) != grid[0]:
+            raise ModelError(f"the tokenizer of {self.name} has no token {wording.pad!r} of its own")
+        repeats = torch.where(pads, grid[1] * grid[2], 1)
+        return plain.repeat_interleave(repeats), pads.repeat_interleave(repeats)
+
+    def front_end(self, ids: Tensor, pixels: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return what the model's front end hands to the decoder for token ids (n,) and the arguments for pixels."""
+        positions = torch.zeros((1, len(ids)) if self.axes == 1 else (self.axes, 1, len(ids)), dtype=torch.long)
+        inputs = {name: self._as_weights(value) for name, value in pixels.items()}
+        return decoder_inputs(
+            self.model, self.decoder, input_ids=ids[None], position_ids=positions.to(self.device), **inputs
+        )
+
+    def _as_weights(self, value: Tensor) -> Tensor:
+        return value.to(self.device, self.shape.dtype if value.is_floating_point() else value.dtype)
+
+    def chunk_embeds(self, found: Mapping[str, Any]) -> Tensor:
+        """Return the embeddings (n, width) of a chunk from what the front end hands to the decoder."""
+        embeds: Tensor = found["inputs_embeds"][0]
+        return embeds
+
+    @abstractmethod
+    def chunk_positions(
+        self, visual: Tensor, grid: Grid, times: Sequence[Sequence[float]], cursor: VideoCursor
+    ) -> Tensor:
+        """Return the positions (axes, n) of a chunk's tokens; `visual` (n,) says which of them are visual."""
 
     # --- the decoder ------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def forward(self, embeds: Tensor, positions: Tensor, cache: BufferCache, probe: Probe | None = None) -> Tensor:
-        """Run the decoder on `embeds` (n, hidden) at `positions` (axes, n) behind what `cache` holds."""
+        """Run the decoder on `embeds` (n, width) at `positions` (axes, n) behind what `cache` holds."""
         ids = positions.to(self.device)
         options = {} if probe is None else {"x2l_probe": probe}
         out = self.decoder(
-            inputs_embeds=embeds[None].to(self.device),
+            **self.decoder_embeds(embeds.to(self.device)),
             position_ids=ids if self.axes == 1 else ids[:, None],
             past_key_values=cache,
             use_cache=True,
@@ -129,6 +213,10 @@ class TransformersBackbone(ABC):
         )
         hidden: Tensor = out.last_hidden_state[0]
         return hidden
+
+    def decoder_embeds(self, embeds: Tensor) -> dict[str, Any]:
+        """Return the decoder's arguments for embeddings (n, width)."""
+        return {"inputs_embeds": embeds[None]}
 
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -158,7 +246,33 @@ class TransformersBackbone(ABC):
         """Return an empty cache with room for `capacity` tokens."""
         return BufferCache(self.shape.layers, capacity)
 
-    # --- identity ---------------------------------------------------------------------------------------------
+    # --- for checks against the stock model, and for telling models apart ----------------------------------------
+
+    def stock_inputs(
+        self,
+        frames: Sequence[np.ndarray],
+        pts: Sequence[float],
+        question: str,
+        history: Sequence[Turn] = (),
+        facts: VideoFacts = UNKNOWN,
+    ) -> dict[str, Tensor]:
+        """Return what a user of plain transformers would give the model for a whole video and a dialogue.
+
+        The prompt is written and tokenized in one piece, and all frames are one input. See `videox2l.conformance`.
+        """
+        pixels, grid = self.vision(stack(frames), facts)
+        before, after = self.chat.cut(question, history)
+        times = self.group_times(pts)
+        video = self.wording.video(times, facts, grid[1] * grid[2])
+        if self.spare:
+            video += self.wording.pad * self.spare
+        ids = torch.tensor(self.chat.opening_ids(before + video + after), device=self.device)
+        inputs = {"input_ids": ids[None], **{name: self._as_weights(value) for name, value in pixels.items()}}
+        return {**inputs, **self.stock_positions(ids, grid, times)}
+
+    def stock_positions(self, ids: Tensor, grid: Grid, times: Sequence[Sequence[float]]) -> dict[str, Tensor]:
+        """Return the model's arguments about positions: by default none, the stock model counts them itself."""
+        return {}
 
     def identity(self) -> dict[str, str]:
         """Return what a memory must agree on to be usable."""
@@ -167,42 +281,11 @@ class TransformersBackbone(ABC):
         return {
             "architecture": self.name,
             "weights": weights_id(self.model),
-            "processor": _sha256(json.dumps(self.processing(), sort_keys=True, default=str)),
-            "tokenizer": _sha256(vocabulary),
-            "chat_template": _sha256(str(tokenizer.chat_template)),
+            "processor": sha256_of(json.dumps(self.processing(), sort_keys=True, default=str)),
+            "tokenizer": sha256_of(vocabulary),
+            "chat_template": sha256_of(str(self.template or tokenizer.chat_template)),
         }
 
     def processing(self) -> dict[str, Any]:
         """Return the settings by which frames become visual tokens, as plain JSON values."""
-        return {}
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-@torch.no_grad()
-def weights_id(model: nn.Module, samples: int = 64) -> str:
-    """Return a SHA-256 (hex) over name, shape, dtype and `samples` evenly spread values of every weight.
-
-    Reading all weights of a large model would take longer than answering a question; a model that differs was
-    trained or rounded differently, and so differs nearly everywhere.
-    """
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        flat = weight.detach().reshape(-1)
-        picks = torch.linspace(0, max(len(flat) - 1, 0), min(samples, len(flat)), dtype=torch.float64).long()
-        values = flat[picks.to(flat.device)].cpu().contiguous()
-        digest.update(f"{name}|{tuple(weight.shape)}|{weight.dtype}|".encode())
-        digest.update(values.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def refuse_unusual_layers(name: str, text_config: Any) -> None:
-    """Raise ModelError where a layer keeps no per-token KV or sees only a window of it."""
-    kinds = set(getattr(text_config, "layer_types", None) or ["full_attention"])
-    unusual = sorted(kinds - {"full_attention"})
-    if unusual:
-        raise ModelError(
-            f"{name} has layers of type {', '.join(unusual)}: their KVs cannot be compressed and re-loaded by chunk"
-        )
+        return self.vision.settings()

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videox2l.backbones.base import VideoCursor, VisualTokens
+from videox2l.backbones.base import UNKNOWN, TextTokens, Turn, VideoCursor, VideoFacts, VisualTokens
 from videox2l.backbones.cache import BufferCache
 from videox2l.backbones.frames import CropFrames, stack
 from videox2l.backbones.summary import SummaryLayout
-from videox2l.backbones.transformers_backbone import TransformersBackbone
+from videox2l.backbones.transformers_backbone import Grid, TransformersBackbone
 from videox2l.backbones.video_xl_model import VideoXLForCausalLM
 from videox2l.backbones.video_xl_pass import Geometry, summarise
+from videox2l.backbones.wording import Wording
 from videox2l.errors import ModelError, SettingsError
 
 # As Video-X2L was published: the text after the video is a newline, the question, another newline, the end of turn.
@@ -58,11 +59,24 @@ class VideoXLBackbone(TransformersBackbone):
         self.frames = None
         if model.has_vision:
             self.frames = CropFrames.from_config(self.video_config)
-            # The tower is a part of the decoder's module, and was switched to its causal attention with it.
-            model.model.vision_tower.vision_tower.set_attn_implementation("sdpa")
 
-    def _placeholder(self) -> str:
-        return "<image>"  # no token: the published code cuts the prompt here before it is tokenized
+    def attend_with(self, implementation: str) -> None:
+        """Switch the language model's attention; the vision tower is a part of its module, and keeps its own."""
+        super().attend_with(implementation)
+        if self.model.has_vision:
+            self.model.model.vision_tower.vision_tower.set_attn_implementation("sdpa")
+
+    def words(self) -> Wording:
+        """Return the place of the video: no token, the published code cuts the prompt there before it is tokenized."""
+        return Wording("<image>", "<image>")
+
+    def prefix(self, facts: VideoFacts = UNKNOWN) -> TextTokens:
+        """Return everything of the chat template that stands before the video."""
+        return self._text(self.chat.ids(self.chat.cut("What happens?")[0]))
+
+    def suffix(self, question: str, history: Sequence[Turn] = ()) -> TextTokens:
+        """Return everything that stands after the video, the answer's header included."""
+        return self._text(self.chat.ids(self.chat.cut(question, history)[1]))
 
     @torch.no_grad()
     def visual_tokens(self, frames: Sequence[np.ndarray], pts: Sequence[float], cursor: VideoCursor) -> VisualTokens:
@@ -75,6 +89,25 @@ class VideoXLBackbone(TransformersBackbone):
         embeds = embeds.reshape(-1, embeds.shape[-1])
         first = cursor.start + cursor.tokens
         return VisualTokens(embeds, self.text_positions(first, len(embeds)), (count, side, side))
+
+    def chunk_positions(
+        self, visual: Tensor, grid: Grid, times: Sequence[Sequence[float]], cursor: VideoCursor
+    ) -> Tensor:
+        """Return the running number of each token (1, n)."""
+        return self.text_positions(cursor.start + cursor.tokens, len(visual))
+
+    def stock_inputs(
+        self,
+        frames: Sequence[np.ndarray],
+        pts: Sequence[float],
+        question: str,
+        history: Sequence[Turn] = (),
+        facts: VideoFacts = UNKNOWN,
+    ) -> dict[str, Tensor]:
+        """Return the embeddings of a whole prompt without summary tokens."""
+        video = self.visual_tokens(frames, pts, VideoCursor(0, 0.0, 0, 0)).embeds
+        parts = (self.prefix().embeds, video, self.suffix(question, history).embeds)
+        return {"inputs_embeds": torch.cat(parts)[None]}
 
     def summarise(
         self, embeds: Tensor, layouts: Sequence[SummaryLayout], cache: BufferCache

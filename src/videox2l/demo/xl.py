@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from videox2l.backbones.base import VideoCursor, VisualTokens
-from videox2l.backbones.transformers_backbone import TransformersBackbone, weights_id
+from videox2l.backbones.identity import weights_id
+from videox2l.backbones.transformers_backbone import TransformersBackbone
 from videox2l.backbones.video_xl import VideoXLBackbone
 from videox2l.backbones.video_xl_loading import load_model, weight_files
 from videox2l.backbones.video_xl_model import VideoXLConfig, VideoXLForCausalLM
