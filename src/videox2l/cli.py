@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from videox2l import cli_memory
+from videox2l import cli_eval, cli_memory
 from videox2l.cli_common import (
     AsJson,
     ChunkFrames,
@@ -211,6 +211,7 @@ def demo(
 
 
 cli_memory.register(app)
+cli_eval.register(app)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from videox2l.evaluate.statistics import cluster_bootstrap, mcnemar
+from videox2l.evaluate.statistics import cluster_bootstrap, holm, mcnemar, sign_flip
 
 
 def test_mcnemar_by_hand() -> None:
@@ -43,3 +43,23 @@ def test_bootstrap_edges() -> None:
     assert cluster_bootstrap([[1, 1], [], [1]]) == cluster_bootstrap([[1], [1, 1]])
     assert cluster_bootstrap([[0, 1]]).mean == 0.5
     assert math.isnan(cluster_bootstrap([]).mean)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_sign_flips() -> None:
+    """Exact for few clusters; drawn for many, close to the exact one; honest where McNemar is not."""
+    assert sign_flip([]) == 1.0
+    assert sign_flip([0.0, 0.0]) == 1.0
+    assert sign_flip([1.0, 2.0, 1.0]) == pytest.approx(2 / 8)
+    assert sign_flip([3.0, -1.0]) == pytest.approx(4 / 4)  # no flip of the small one matters to |sum| >= 2
+    many = [1.0] * 12 + [-1.0] * 4
+    tail = sum(math.comb(16, k) for k in range(5))
+    assert sign_flip(many) == pytest.approx(2 * tail / 2**16, rel=0.15)
+    # Twenty questions each of two videos, all won: McNemar sees 40 wins, the videos are two.
+    assert mcnemar([True] * 40, [False] * 40) < 1e-9
+    assert sign_flip([20.0, 20.0]) == 0.5

@@ -114,10 +114,11 @@ class Reply:
 
     Bytes are of KVs: `bytes_attended` by the question's first pass, its own tokens left out; `bytes_kept` between
     questions, wherever they lie; `bytes_device`: the part of these that has to stay on the device; `bytes_reloaded`:
-    brought to the device for this question. `tokens`: columns attended, mean over layers. `seconds` by stage (select,
-    reload, prefill, decode). `scores` of chunks, where there are any; `plan`: which part of the video was kept or
-    re-loaded, as plain JSON values; `reloaded`: seconds (start, end) that the question sees in detail, None where the
-    method chooses nothing.
+    brought to the device for this question; `bytes_selected`: read to choose them. `flops_ingest`: of the language
+    model, for the video. None where it is not known. `tokens`: columns attended, mean over layers. `seconds` by stage
+    (select, reload, prefill, decode). `scores` of chunks, where there are any; `plan`: which part of the video was kept
+    or re-loaded, as plain JSON values; `reloaded`: seconds (start, end) that the question sees in detail, None where
+    the method chooses nothing.
     """
 
     text: str
@@ -126,6 +127,8 @@ class Reply:
     bytes_kept: int
     bytes_device: int
     bytes_reloaded: int = 0
+    bytes_selected: int | None = 0
+    flops_ingest: int | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     scores: Sequence[float] | None = None
     plan: Any = None
@@ -147,11 +150,20 @@ class Method(Protocol):
     again. `about`: one line with the paper.
     """
 
-    name: str
-    about: str
-    at_budget: bool
-    uses_question: bool
-    reusable: bool
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def about(self) -> str: ...  # noqa: D102
+
+    @property
+    def at_budget(self) -> bool: ...  # noqa: D102
+
+    @property
+    def uses_question(self) -> bool: ...  # noqa: D102
+
+    @property
+    def reusable(self) -> bool: ...  # noqa: D102
 
     def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> Asker:
         """Read a video; `budget` is the share of full KV (prefix included) that a question may attend to."""

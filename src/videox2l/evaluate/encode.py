@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from videox2l.backbones.attention import Probe
 from videox2l.backbones.base import Backbone, VideoCursor, VisualTokens
+from videox2l.backbones.cache import BufferCache
 from videox2l.compress import ChunkEncoder, Compressor, History
 from videox2l.errors import VideoError
 from videox2l.evaluate.meter import Meter
@@ -24,10 +26,12 @@ if TYPE_CHECKING:
     from videox2l.pipeline import VideoX2L
     from videox2l.video import FrameSource
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class EncodedChunk:
-    """The visual tokens of one chunk, in host memory; `start`, `end` in seconds."""
+    """The visual tokens of a run of frames, in host memory; `start`, `end` in seconds."""
 
     start: float
     end: float
@@ -39,22 +43,38 @@ class EncodedChunk:
 class FullKV:
     """Full KV of a video: the model's own causal prefill of prefix and visual tokens.
 
-    `keys`, `values` (layers, heads, n, head_dim) in host memory, the prefix being the first `prefix` columns;
-    `positions` (axes, n - prefix) of the visual tokens; `flops` of the prefill.
+    `cache` holds `prefix` columns of text, then those of the visual tokens, on the device; who appends to it crops it
+    back to `len(self)`. `positions` (axes, n) and `embeds` (n, hidden) of the n visual tokens; `flops` of the prefill.
     """
 
-    keys: Tensor
-    values: Tensor
+    cache: BufferCache
     prefix: int
     positions: Tensor
+    embeds: Tensor
     flops: int | None
+
+    def __len__(self) -> int:
+        return self.prefix + self.positions.shape[1]
+
+    @property
+    def layers(self) -> int:
+        """Number of layers."""
+        return len(self.cache.layers)
+
+    def keys(self, layer: int) -> Tensor:
+        """Return the rotated keys (heads, n, head_dim) of the visual tokens in one layer, as a view."""
+        return self.cache.layers[layer].keys[0, :, self.prefix : len(self)]  # type: ignore[no-any-return]
+
+    def values(self, layer: int) -> Tensor:
+        """Return the values (heads, n, head_dim) of the visual tokens in one layer, as a view."""
+        return self.cache.layers[layer].values[0, :, self.prefix : len(self)]  # type: ignore[no-any-return]
 
 
 class EncodedVideo:
     """One video, read once: the vision tower runs once, whatever the number of methods.
 
-    Memories and the full prefill are made when first asked for and kept until the object goes; methods with equal
-    settings share them. Nothing depends on the order in which they are asked for.
+    Memories, the full prefill and what methods derive from it are made when first asked for and kept until the object
+    goes; methods with equal settings share them. Nothing depends on the order in which they are asked for.
     """
 
     def __init__(
@@ -64,19 +84,20 @@ class EncodedVideo:
         self.chunk_frames = x2l.backbone.default_chunk_frames if chunk_frames is None else chunk_frames
         self.lines = tuple(subtitles)
         self.meter = Meter(x2l.backbone)
-        self._memories: dict[str, tuple[Memory, int | None]] = {}
+        self._made: dict[str, Any] = {}
+        self.prefix_tokens = len(self.backbone.prefix())
         self.chunks: list[EncodedChunk] = []
-        start = len(self.backbone.prefix())
         cursor: VideoCursor | None = None
         for run in runs(source, self.chunk_frames):
             pts = [frame.pts for frame in run.frames]
-            cursor = cursor or VideoCursor(start, pts[0], 0, start)
+            cursor = cursor or VideoCursor(self.prefix_tokens, pts[0], 0, self.prefix_tokens)
             tokens = self.backbone.visual_tokens([frame.image for frame in run.frames], pts, cursor)
             self.chunks.append(EncodedChunk(pts[0], run.end, len(pts), tokens.to("cpu")))
             cursor = cursor.after(tokens)
         if cursor is None:
             raise VideoError("the video has no frames in the range that was asked for")
         self.next_position = cursor.next_position
+        self.visual = cursor.tokens
         self.manifest = facts_of(source)
         text = json.dumps({k: v for k, v in self.manifest.items() if k not in ("warnings", "source")}, sort_keys=True)
         self.manifest_hash = hashlib.sha256(text.encode()).hexdigest()
@@ -86,24 +107,21 @@ class EncodedVideo:
         """The model."""
         return self.x2l.backbone
 
-    @cached_property
-    def prefix_tokens(self) -> int:
-        """Tokens of the text before the video."""
-        return len(self.backbone.prefix())
-
-    @property
-    def visual(self) -> int:
-        """Visual tokens of the video."""
-        return sum(len(chunk.tokens) for chunk in self.chunks)
-
     @property
     def full_bytes(self) -> int:
         """Bytes of full KV, prefix included."""
         return (self.prefix_tokens + self.visual) * self.backbone.shape.token_bytes
 
     def allowance(self, budget: float) -> int:
-        """Return how many visual tokens fit beside the prefix into a share of full KV; at least one per chunk level."""
-        return max(1, round(budget * (self.prefix_tokens + self.visual)) - self.prefix_tokens)
+        """Return how many visual tokens fit beside the prefix into a share of full KV; at least one."""
+        return max(1, min(self.visual, round(budget * (self.prefix_tokens + self.visual)) - self.prefix_tokens))
+
+    def made_once(self, key: str, make: Callable[[], T]) -> T:
+        """Return what `make` returned when something was first asked for under this key."""
+        if key not in self._made:
+            self._made[key] = make()
+        found: T = self._made[key]
+        return found
 
     def memory(
         self, compressor: Compressor, ratios: Sequence[float], history: str, name: str | None = None
@@ -119,61 +137,64 @@ class EncodedVideo:
             chunk_frames=self.chunk_frames,
         )
         check_chunk_frames(settings, self.backbone)
-        key = repr(settings)
-        if key not in self._memories:
-            with self.meter.counting() as count:
-                memory = self._encode(compressor, settings)
-            self._memories[key] = memory, count.flops
-        return self._memories[key]
+        return self.made_once(f"memory {settings}", lambda: self._encode(compressor, settings))
 
-    def _encode(self, compressor: Compressor, settings: IngestSettings) -> Memory:
-        encoder = ChunkEncoder(self.backbone, compressor, settings.ratios, History.parse(settings.history))
-        prefix = encoder.prefix(self.backbone.prefix())
-        memory = Memory(
-            identity=self.x2l.identity,
-            settings=settings.to_dict(),
-            manifest=self.manifest,
-            shape=self.backbone.shape,
-            ratios=settings.ratios,
-            prefix=(prefix[0].cpu(), prefix[1].cpu()),
-            next_position=self.next_position,
-            reposition="compact" if compressor.compact else "keep",
-            subtitles=self.lines,
-        )
-        for number, chunk in enumerate(self.chunks, 1):
-            last = number == len(self.chunks)
-            levels = encoder.add(chunk.tokens.to(self.backbone.device), last)
-            memory.add(chunk.start, chunk.end, chunk.frames, chunk.tokens.positions, levels, last=last)
-        return memory
+    def _encode(self, compressor: Compressor, settings: IngestSettings) -> tuple[Memory, int | None]:
+        with self.meter.counting() as count:
+            encoder = ChunkEncoder(self.backbone, compressor, settings.ratios, History.parse(settings.history))
+            prefix = encoder.prefix(self.backbone.prefix())
+            memory = Memory(
+                identity=self.x2l.identity,
+                settings=settings.to_dict(),
+                manifest=self.manifest,
+                shape=self.backbone.shape,
+                ratios=settings.ratios,
+                prefix=(prefix[0].cpu(), prefix[1].cpu()),
+                next_position=self.next_position,
+                reposition="compact" if compressor.compact else "keep",
+                subtitles=self.lines,
+            )
+            for number, chunk in enumerate(self.chunks, 1):
+                last = number == len(self.chunks)
+                levels = encoder.add(chunk.tokens.to(self.backbone.device), last)
+                memory.add(chunk.start, chunk.end, chunk.frames, chunk.tokens.positions, levels, last=last)
+        return memory, count.flops
 
     @cached_property
     def full(self) -> FullKV:
         """The model's own prefill of the whole video, from which methods evict that need it first."""
-        backbone, cache = self.backbone, self.backbone.new_cache(self.prefix_tokens + self.visual)
-        prefix = backbone.prefix()
+        cache = self.backbone.new_cache(self.prefix_tokens + self.visual)
         with self.meter.counting() as count:
-            backbone.forward(prefix.embeds, backbone.text_positions(0, len(prefix)), cache)
-            for chunk in self.chunks:
-                tokens = chunk.tokens.to(backbone.device)
-                backbone.forward(tokens.embeds, tokens.positions, cache)
-        keys, values = cache.columns(0)
+            self.prefill(cache, self.chunks)
         positions = torch.cat([chunk.tokens.positions for chunk in self.chunks], dim=1)
-        return FullKV(keys.cpu(), values.cpu(), self.prefix_tokens, positions, count.flops)
+        embeds = torch.cat([chunk.tokens.embeds for chunk in self.chunks])
+        return FullKV(cache, self.prefix_tokens, positions, embeds, count.flops)
 
-    def every(self, step: int) -> list[VisualTokens]:
-        """Return the visual tokens cut into pieces of `step` groups of frames, in order."""
-        pieces = []
+    def prefill(self, cache: BufferCache, pieces: Sequence[EncodedChunk], probe: Probe | None = None) -> None:
+        """Run prefix and pieces of the video into an empty cache, each piece seeing all before it."""
+        prefix = self.backbone.prefix()
+        self.backbone.forward(prefix.embeds, self.backbone.text_positions(0, len(prefix)), cache)
+        for piece in pieces:
+            tokens = piece.tokens.to(self.backbone.device)
+            self.backbone.forward(tokens.embeds, tokens.positions, cache, probe)
+
+    @cached_property
+    def groups(self) -> list[EncodedChunk]:
+        """The video cut as finely as its tokens allow: one piece per group of frames."""
+        pieces, first = [], 0
+        pts, size = self.manifest["pts"], self.backbone.group_frames
         for chunk in self.chunks:
             t, h, w = chunk.tokens.grid
-            for first in range(0, t, step):
-                last = min(first + step, t)
-                columns = slice(first * h * w, last * h * w)
-                pieces.append(
-                    replace(
-                        chunk.tokens,
-                        embeds=chunk.tokens.embeds[columns],
-                        positions=chunk.tokens.positions[:, columns],
-                        grid=(last - first, h, w),
-                    )
+            for i in range(t):
+                columns = slice(i * h * w, (i + 1) * h * w)
+                tokens = replace(
+                    chunk.tokens,
+                    embeds=chunk.tokens.embeds[columns],
+                    positions=chunk.tokens.positions[:, columns],
+                    grid=(1, h, w),
                 )
+                frames = min(size, chunk.frames - i * size)
+                end = chunk.end if i + 1 == t else pts[first + (i + 1) * size]
+                pieces.append(EncodedChunk(pts[first + i * size], end, frames, tokens))
+            first += chunk.frames
         return pieces

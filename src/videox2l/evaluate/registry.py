@@ -6,15 +6,11 @@ from collections.abc import Callable
 
 from videox2l.errors import SettingsError
 from videox2l.evaluate.base import Benchmark, Method, Options
+from videox2l.evaluate.haystack import Haystack
+from videox2l.evaluate.methods import FAMILIES, METHODS
 
-BENCHMARKS: dict[str, Callable[[Options], Benchmark]] = {}
+BENCHMARKS: dict[str, Callable[[Options], Benchmark]] = {"haystack": Haystack}
 """Name -> a function that makes the benchmark from the options of the command line."""
-
-METHODS: dict[str, Callable[[], Method]] = {}
-"""Name -> a function that makes the method."""
-
-FAMILIES: dict[str, Callable[[str], Method]] = {}
-"""Name before a colon -> a function of what stands behind it: `x2l:random`."""
 
 
 def benchmark_by_name(name: str, options: Options) -> Benchmark:
@@ -30,6 +26,9 @@ def method_by_name(name: str) -> Method:
     if colon and family in FAMILIES:
         return FAMILIES[family](rest)
     if name not in METHODS:
-        families = [f"{family}:..." for family in FAMILIES]
+        families = [f"{family}:SELECTOR" for family in FAMILIES]
         raise SettingsError(f"method '{name}' is not known: use {', '.join([*METHODS, *families])}")
     return METHODS[name]()
+
+
+__all__ = ["BENCHMARKS", "METHODS", "benchmark_by_name", "method_by_name"]

@@ -1,0 +1,89 @@
+"""Reference rows: full KV, no video, and one level for everything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from videox2l.compress import compressor_by_name
+from videox2l.evaluate.base import Asker
+from videox2l.evaluate.encode import EncodedVideo
+from videox2l.evaluate.held import HeldAsker
+from videox2l.memory import Plan, mix, uniform_plan
+
+
+@dataclass(frozen=True)
+class FullMethod:
+    """Every KV of the model's own prefill."""
+
+    name: str = "full"
+    about: str = "full KV"
+    at_budget: bool = False
+    uses_question: bool = False
+    reusable: bool = True
+
+    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> Asker:
+        """Prefill the whole video."""
+        return HeldAsker(video, video.full.cache, max_new_tokens, video.full.flops)
+
+
+@dataclass(frozen=True)
+class NoVideoMethod:
+    """The prompt without the video: what can be guessed."""
+
+    name: str = "none"
+    about: str = "no video"
+    at_budget: bool = False
+    uses_question: bool = False
+    reusable: bool = True
+
+    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> Asker:
+        """Prefill the text before the video alone."""
+        cache = video.backbone.new_cache()
+        video.prefill(cache, ())
+        return HeldAsker(video, cache, max_new_tokens, None, next_position=len(cache))
+
+
+@dataclass(frozen=True)
+class LevelMethod:
+    """All chunks at one level of compression, by the package's own ingest.
+
+    `ratio` None means the one that the budget asks for: H alone. Otherwise a reference row: L alone.
+    """
+
+    name: str
+    about: str
+    ratio: float | None = None
+    compressor: str = "keydiff"
+    history: str = "H"
+    uses_question: bool = False
+    reusable: bool = True
+
+    @property
+    def at_budget(self) -> bool:
+        """Whether the ratio follows the budget."""
+        return self.ratio is None
+
+    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> Asker:
+        """Ingest the video at one ratio, then lay it out once.
+
+        The tokens of the budget are dealt to the chunks by their length: at most one token apart from the ratio.
+        """
+        ratio, sizes = self.ratio, []
+        if ratio is None:
+            sizes = shares([len(chunk.tokens) for chunk in video.chunks], video.allowance(budget))
+            ratio = min(len(chunk.tokens) / size for chunk, size in zip(video.chunks, sizes, strict=True))
+        memory, flops = video.memory(compressor_by_name(self.compressor), (ratio,), self.history, self.compressor)
+        plan = uniform_plan(memory, memory.finest)
+        if sizes and memory.chunks[0].levels.ranked:
+            wanted = [chunk.tokens / (size + 1e-6) for chunk, size in zip(memory.chunks, sizes, strict=True)]
+            plan = Plan.at([max(ratio, memory.finest) for ratio in wanted])
+        mixed = mix(memory, plan, video.backbone, room=64)
+        return HeldAsker(video, mixed.cache, max_new_tokens, flops, mixed.next_position)
+
+
+def shares(lengths: Sequence[int], n: int) -> list[int]:
+    """Deal `n` tokens to chunks in proportion to their lengths, at least one and at most all of each."""
+    edges = [round(n * total / sum(lengths)) for total in accumulate(lengths, initial=0)]
+    return [min(size, max(1, b - a)) for size, a, b in zip(lengths, edges, edges[1:], strict=False)]

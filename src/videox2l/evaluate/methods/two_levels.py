@@ -1,0 +1,183 @@
+"""Two levels with selective re-loading (arXiv 2506.21184) at a budget of bytes, and Video-XL-2's way of it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from videox2l.backbones.base import Backbone, TextTokens, VisualTokens
+from videox2l.backbones.cache import BufferCache
+from videox2l.compress import ChunkTask, Compressor, PoolCompressor, RankedCompressor, UniformScorer, compressor_by_name
+from videox2l.evaluate.base import Asker, Reply, Sample
+from videox2l.evaluate.encode import EncodedVideo
+from videox2l.evaluate.meter import Count, Meter
+from videox2l.memory import LevelKV, Memory, Plan
+from videox2l.select import ManualSelector, RandomSelector, Selector, selector_by_name
+
+DEFAULT_SELECTOR = "attention"
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """Spends a number of visual tokens on the best chunks: L in order of score, the last one as far as they reach.
+
+    Every chunk has at least its H. Ranked levels can be read at any size, so that every question attends to the same
+    number of bytes.
+    """
+
+    tokens: int
+    needs_scores: bool = True
+
+    def plan(self, scores: Tensor | None, memory: Memory) -> Plan:
+        """Return the plan; ties go to the earlier chunk."""
+        if scores is None:
+            return Plan.at([memory.coarsest] * len(memory))
+        ratios, reasons = [memory.coarsest] * len(memory), [""] * len(memory)
+        low = [chunk.size(memory.coarsest) for chunk in memory.chunks]
+        left = self.tokens - sum(low)
+        for rank, i in enumerate(scores.argsort(descending=True, stable=True).tolist(), 1):
+            whole = memory.chunks[i].size(memory.finest)
+            more = min(left, whole - low[i])
+            if more <= 0:
+                break
+            size = low[i] + more
+            ratios[i] = memory.finest if size == whole else memory.chunks[i].tokens / (size + 1e-6)
+            reasons[i] = f"score rank {rank}"
+            left -= more
+        return Plan(tuple(ratios), tuple(float(score) for score in scores), tuple(reasons))
+
+
+@dataclass(frozen=True)
+class DenseAndPooled:
+    """Video-XL-2's two levels (arXiv 2506.19225): a chunk's full KVs, or means of neighbouring ones.
+
+    The finest level keeps its tokens in an order in which any number of the first ones are evenly spread.
+    """
+
+    compact: ClassVar[bool] = False
+
+    def compress(
+        self, tokens: VisualTokens, context: BufferCache, backbone: Backbone, ratios: Sequence[float], task: ChunkTask
+    ) -> dict[float, LevelKV]:
+        """Prefill `tokens` behind `context` and return both levels."""
+        dense, pooled = min(ratios), max(ratios)
+        fine = RankedCompressor(UniformScorer()).compress(tokens, context, backbone, (dense,), task)
+        return fine if dense == pooled else fine | PoolCompressor().compress(tokens, context, backbone, (pooled,), task)
+
+
+@dataclass(frozen=True)
+class TwoLevelMethod:
+    """Every chunk at H, the best chunks at L, as many as the budget pays for.
+
+    The rule for a budget: H takes the share `gist` of the tokens (at least one per chunk), L keeps one token in
+    `finest`; what H leaves goes to chunks at L in order of score. `select` makes a sample's selector.
+    """
+
+    name: str
+    about: str
+    select: Callable[[Sample], Selector]
+    compressor: Compressor | str = "keydiff"
+    finest: float = 2.0
+    gist: float = 0.25
+    history: str = "H"
+    at_budget: bool = True
+    uses_question: bool = True
+    reusable: bool = True
+
+    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> Asker:
+        """Ingest the video at the ratios that the rule gives."""
+        n = video.allowance(budget)
+        coarsest = video.visual / max(1.0, self.gist * n)
+        whole = video.visual / n  # where the budget pays for L everywhere, there is one level
+        ratios = (whole,) if whole <= self.finest else (self.finest, coarsest)
+        named = isinstance(self.compressor, str)
+        compressor = compressor_by_name(self.compressor) if isinstance(self.compressor, str) else self.compressor
+        memory, flops = video.memory(compressor, ratios, self.history, str(self.compressor) if named else None)
+        return _TwoLevels(video, memory, Greedy(n), self.select, max_new_tokens, flops)
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """A selector that says what its passes read."""
+
+    selector: Selector
+    meter: Meter
+    counts: list[Count]
+
+    def score(self, question: TextTokens, memory: Memory, backbone: Backbone) -> Tensor:
+        with self.meter.counting() as count:
+            scores = self.selector.score(question, memory, backbone)
+        self.counts.append(count)
+        return scores
+
+
+@dataclass(frozen=True)
+class _TwoLevels:
+    video: EncodedVideo
+    memory: Memory
+    budget: Greedy
+    select: Callable[[Sample], Selector]
+    max_new_tokens: int
+    flops: int | None
+
+    def ask(self, sample: Sample) -> Reply:
+        """Ask through the pipeline."""
+        selector = _Counted(self.select(sample), self.video.meter, [])
+        answer = self.video.x2l.ask(
+            self.memory, sample.question, reload=self.budget, selector=selector, max_new_tokens=self.max_new_tokens
+        )
+        each = self.memory.shape.token_bytes
+        coarse = sum(chunk.size(self.memory.coarsest) for chunk in self.memory.chunks) + self.video.prefix_tokens
+        scores = [moment.score for moment in answer.evidence]
+        return Reply(
+            text=answer.text,
+            tokens=answer.cost.tokens,
+            bytes_attended=answer.cost.bytes,
+            bytes_kept=self.memory.nbytes(),
+            bytes_device=coarse * each,
+            bytes_reloaded=answer.cost.reloaded_bytes,
+            bytes_selected=selector.counts[0].bytes_read if selector.counts else 0,
+            flops_ingest=self.flops,
+            seconds=answer.cost.seconds,
+            scores=None if None in scores else [float(score) for score in scores if score is not None],
+            plan={"ratios": [round(moment.ratio, 4) for moment in answer.evidence]},
+            reloaded=[(moment.start, moment.end) for moment in answer.reloaded],
+        )
+
+
+def selecting(name: str) -> Callable[[Sample], Selector]:
+    """Return what makes a sample's selector: one of the package, or "oracle" (the true moments), or "random"."""
+    if name == "oracle":
+        return lambda sample: ManualSelector(sample.moments)
+    if name == "random":
+        return lambda sample: RandomSelector(zlib.crc32(sample.id.encode()))
+    selector = selector_by_name(name)
+    return lambda _: selector
+
+
+def x2l_method(selector: str = "") -> TwoLevelMethod:
+    """Return the package's own method with a selector, by default the default one."""
+    name = f"x2l:{selector}" if selector else "x2l"
+    about = f"two levels, {f'selector {selector}' if selector else 'default selector'}, arXiv 2506.21184"
+    return TwoLevelMethod(name, about, selecting(selector or DEFAULT_SELECTOR))
+
+
+def xl2_method(selector: str = "") -> TwoLevelMethod:
+    """Return Video-XL-2's way: pooled KVs everywhere, full KVs of selected chunks.
+
+    Its published evaluation uses picks made in advance by another model; here the package's selector picks.
+    """
+    return TwoLevelMethod(
+        name=f"xl2:{selector}" if selector else "xl2",
+        about="Video-XL-2's levels, arXiv 2506.19225: dense or mean-pooled chunks",
+        select=selecting(selector or DEFAULT_SELECTOR),
+        compressor=DenseAndPooled(),
+        finest=1.0,
+    )
+
+
+__all__ = ["DenseAndPooled", "Greedy", "TwoLevelMethod", "selecting", "x2l_method", "xl2_method"]
