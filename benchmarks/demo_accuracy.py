@@ -23,7 +23,7 @@ import transformers
 
 from videox2l import Answer, ArraySource, Memory, VideoX2L
 from videox2l.demo.questions import KINDS, Question, ask
-from videox2l.demo.world import WorldVideo, all_things, make_video
+from videox2l.demo.world import make_video
 from videox2l.evaluate.statistics import cluster_bootstrap, mcnemar
 from videox2l.select import ManualSelector, RandomSelector, TopK
 from videox2l.version import __version__
@@ -65,10 +65,9 @@ class Row:
         return self.answer == self.truth
 
 
-def moments(video: WorldVideo, question: Question) -> list[tuple[float, float]]:
-    """Return the times of all appearances of the things that a question names; a frame is a second."""
-    named = [thing for thing in all_things() if " ".join(thing) in question.question]
-    return [(float(e.start), float(e.end)) for thing in named for e in video.appearances(thing)]
+def moments(question: Question) -> list[tuple[float, float]]:
+    """Return the times of all events that a question needs; a frame is a second."""
+    return [(float(start), float(end)) for start, end in question.moments]
 
 
 def methods(
@@ -118,7 +117,7 @@ def run(x2l: VideoX2L, setting: Setting, questions: int, split: str) -> list[Row
         pictures = video.render()
         answer = methods(x2l, lambda pictures=pictures: ArraySource(pictures), setting)  # type: ignore[misc]
         for number, question in enumerate(batch):
-            true = moments(video, question)
+            true = moments(question)
             for name, method in answer.items():
                 found = method(question.question, true, PER_VIDEO * seed + number)
                 inside = [any(m.start < end and start < m.end for m in found.reloaded) for start, end in true]

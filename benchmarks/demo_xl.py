@@ -80,7 +80,7 @@ def run(frames: int, questions: int, ratios: tuple[float, float], reload: int) -
                 found[mode, method].append((seed, question.kind, said.text == question.answer, said.cost.tokens))
 
             note("", "demo model, full KV", demo.ask(full, question.question, reload="all", max_new_tokens=6))
-            true = moments(video, question)
+            true = moments(question)
             for mode, memory in memories.items():
                 for method in METHODS:
                     said = answer(x2l, memory, method, question.question, true, reload, PER_VIDEO * seed + number)

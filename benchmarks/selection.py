@@ -57,7 +57,7 @@ def measure(x2l: VideoX2L, frames: int, questions: int, split: str, crowded: boo
             kind: x2l.ingest(ArraySource(pictures), compressor=kind[0], ratios=kind[1]) for kind in sorted(kinds)
         }
         for number, question in enumerate(asked):
-            true = moments(video, question)
+            true = moments(question)
             if not true:
                 continue
             prompt = x2l.backbone.suffix(question.question)

@@ -39,7 +39,7 @@ def test_frames_scale_down_to_training_frames(half_minute: tuple[Path, object]) 
 def test_truth_has_every_kind_and_real_times(half_minute: tuple[Path, list[dict[str, object]]]) -> None:
     _, truth = half_minute
     assert len(truth) >= 8
-    assert {str(item["kind"]) for item in truth} == {"digit", "order", "count", "presence"}
+    assert {str(item["kind"]) for item in truth} >= {"digit", "colour", "shape", "order", "count", "presence"}
     times = {(event.start, event.end) for event in script(11, 0.5).events}
     for item in truth:
         assert set(item) == {"question", "answer", "kind", "start", "end"}
@@ -61,7 +61,30 @@ def test_scripts_of_files(minutes: int) -> None:
 def test_own_events(tmp_path: Path) -> None:
     event = Event("red", "star", 7, 1, 3, x=10, y=10, size=24)
     truth = render_video(tmp_path / "own.mp4", 0, 0.1, fps=2, events=[event])
-    assert {"question": "what digit appears with the red star ?", "answer": "7"}.items() <= truth[0].items()
+    assert {"answer": "7", "kind": "digit", "start": 1.0, "end": 3.0}.items() <= truth[0].items()
+    assert "red star" in truth[0]["question"]
+
+
+def test_the_rate_may_vary(tmp_path: Path) -> None:
+    """Frames are left out, none is shown at another time, and no gap is longer than five of them."""
+    render_video(tmp_path / "vfr.mp4", 11, 0.2, variable=True)
+    drawn = script(11, 0.2)
+    with av.open(str(tmp_path / "vfr.mp4")) as container:
+        frames = {float(frame.time): frame.to_image() for frame in container.decode(video=0)}
+    assert 40 < len(frames) < 110
+    assert max(b - a for a, b in pairwise(sorted(frames))) <= 0.51
+    for second, picture in enumerate(drawn.render(noise=0).astype(float)):
+        seen = np.asarray(frames[float(second)].resize((48, 48), Image.Resampling.BICUBIC), dtype=float)
+        assert np.abs(seen - picture).mean() < 3
+
+
+def test_other_codecs(tmp_path: Path) -> None:
+    render_video(tmp_path / "av1.mp4", 11, 0.1, fps=5, codec="av1")
+    with av.open(str(tmp_path / "av1.mp4")) as container:
+        assert container.streams.video[0].codec_context.name in {"av1", "libdav1d"}
+        assert len(list(container.decode(video=0))) == 30
+    with pytest.raises(SettingsError, match="use h264, av1"):
+        render_video(tmp_path / "x.mp4", 0, 0.1, codec="mpeg1")
 
 
 def test_no_frames_is_refused(tmp_path: Path) -> None:

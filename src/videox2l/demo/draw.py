@@ -8,6 +8,7 @@ the model what it was trained on.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -30,11 +31,20 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (250, 250, 250),
 }
 SHAPES = ("circle", "square", "triangle", "star", "diamond", "cross")
+GREY = "grey"
+"""The colour of a thing that waits to change; no question names it."""
+DECOY_SHAPES = ("hexagon", "ring", "arrow", "moon")
+"""Shapes of decoys, which no question names."""
+LETTERS = ("A", "E", "H", "K", "N", "X")
+"""What decoys carry instead of a digit."""
+SIDES = ("left", "right", "top")
+"""The sides from which something may stand in front of a needle without hiding its digit."""
 
 Pixels = npt.NDArray[np.uint8]
 Sprite = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+_PAINT = {**COLOURS, GREY: (128, 128, 128)}
 
-_DIGITS = (
+_GLYPHS = (
     "01110 10001 10011 10101 11001 10001 01110",
     "00100 01100 00100 00100 00100 00100 01110",
     "01110 10001 00001 00110 01000 10000 11111",
@@ -45,7 +55,16 @@ _DIGITS = (
     "11111 00001 00010 00100 01000 01000 01000",
     "01110 10001 10001 01110 10001 10001 01110",
     "01110 10001 10001 01111 00001 00010 01100",
+    "01110 10001 10001 11111 10001 10001 10001",
+    "11111 10000 10000 11110 10000 10000 11111",
+    "10001 10001 10001 11111 10001 10001 10001",
+    "10001 10010 10100 11000 10100 10010 10001",
+    "10001 11001 10101 10101 10011 10001 10001",
+    "10001 10001 01010 00100 01010 10001 10001",
 )
+"""Ten digits, then the letters."""
+BLANK = len(_GLYPHS)
+"""A badge without anything on it."""
 
 
 @lru_cache(maxsize=512)
@@ -83,22 +102,31 @@ def texture_large(seed: int) -> Pixels:
     return np.asarray(Image.fromarray(texture(seed)).resize((side, side), Image.Resampling.BICUBIC))
 
 
-@lru_cache(maxsize=2048)
-def sprite(colour: str, shape: str, digit: int, size: int) -> Sprite:
+@dataclass(frozen=True)
+class Look:
+    """How a needle or decoy looks.
+
+    `mark` is a digit, 10 and up a letter, or `BLANK`; `size` its side in pixels of 48; `strength` its opacity, 1 for
+    none of the background; `cover` the share of it that is hidden from one `side`.
+    """
+
+    colour: str
+    shape: str
+    mark: int
+    size: int
+    strength: float = 1.0
+    cover: float = 0.0
+    side: str = "left"
+
+
+def sprite(look: Look) -> Sprite:
     """Return colour times alpha (size, size, 3) and alpha (size, size, 1) of one needle at 48-pixel scale."""
-    pixels, alpha = (Image.fromarray(plane.squeeze()) for plane in _draw(colour, shape, digit, size))
-    small = (size, size)
-    return (
-        np.asarray(pixels.resize(small, Image.Resampling.BICUBIC), dtype=np.float32),
-        np.asarray(alpha.resize(small, Image.Resampling.BICUBIC), dtype=np.float32)[..., None] / np.float32(255),
-    )
+    return _finished(_small(look.colour, look.shape, look.mark, look.size), look, 1)
 
 
-@lru_cache(maxsize=32)
-def sprite_large(colour: str, shape: str, digit: int, size: int) -> Sprite:
+def sprite_large(look: Look) -> Sprite:
     """Return the same needle eight times as large: (8 size, 8 size, 3) and (8 size, 8 size, 1)."""
-    pixels, alpha = _draw(colour, shape, digit, size)
-    return pixels.astype(np.float32), alpha.astype(np.float32) / np.float32(255)
+    return _finished(_large(look.colour, look.shape, look.mark, look.size), look, SCALE)
 
 
 def paste(frame: Pixels, needle: Sprite, x: int, y: int) -> None:
@@ -109,27 +137,58 @@ def paste(frame: Pixels, needle: Sprite, x: int, y: int) -> None:
     window[:] = np.clip(window * (1 - alpha) + pixels, 0, 255)
 
 
-def _draw(colour: str, shape: str, digit: int, size: int) -> tuple[Pixels, Pixels]:
+def _finished(whole: Sprite, look: Look, scale: int) -> Sprite:
+    """Make a needle as translucent as it looks, and hide what something stands in front of."""
+    pixels, alpha = (plane * np.float32(look.strength) for plane in whole)
+    hidden = round(look.cover * look.size) * scale
+    if hidden:
+        rows, columns = slice(None), slice(None)
+        if look.side == "top":
+            rows = slice(0, hidden)
+        else:
+            columns = slice(0, hidden) if look.side == "left" else slice(len(alpha) - hidden, None)
+        pixels[rows, columns] = alpha[rows, columns] = 0
+    return pixels, alpha
+
+
+@lru_cache(maxsize=8192)
+def _small(colour: str, shape: str, mark: int, size: int) -> Sprite:
+    pixels, alpha = (
+        Image.fromarray(plane).resize((size, size), Image.Resampling.BICUBIC)
+        for plane in _draw(colour, shape, mark, size)
+    )
+    return np.asarray(pixels, dtype=np.float32), np.asarray(alpha, dtype=np.float32)[..., None] / np.float32(255)
+
+
+@lru_cache(maxsize=32)
+def _large(colour: str, shape: str, mark: int, size: int) -> Sprite:
+    pixels, alpha = _draw(colour, shape, mark, size)
+    return pixels.astype(np.float32), alpha.astype(np.float32)[..., None] / np.float32(255)
+
+
+def _draw(colour: str, shape: str, mark: int, size: int) -> tuple[Pixels, Pixels]:
     """Draw a needle large, on black, and its mask."""
     side = size * SCALE
     mask = Image.new("L", (side, side))
     pen = ImageDraw.Draw(mask)
     pen.polygon(_outline(shape, side), fill=255)
+    if shape == "ring":
+        pen.ellipse((0.16 * side, 0.16 * side, 0.84 * side, 0.84 * side), fill=0)
     badge_w, badge_h, cell = 0.40 * side, 0.50 * side, 0.060 * side
     middle_x, middle_y = side / 2, side * (0.62 if shape == "triangle" else 0.5)
     badge = [middle_x - badge_w / 2, middle_y - badge_h / 2, middle_x + badge_w / 2, middle_y + badge_h / 2]
     pen.rectangle(badge, fill=255)
     picture = Image.new("RGB", (side, side))
-    picture.paste(COLOURS[colour], (0, 0, side, side), mask)
+    picture.paste(_PAINT[colour], (0, 0, side, side), mask)
     pen = ImageDraw.Draw(picture)
     pen.rectangle(badge, fill=(8, 8, 8))
     left, top = middle_x - 2.5 * cell, middle_y - 3.5 * cell
-    for row, bits in enumerate(_DIGITS[digit].split()):
+    for row, bits in enumerate(_GLYPHS[mark].split() if mark != BLANK else ()):
         for column, bit in enumerate(bits):
             if bit == "1":
                 x, y = left + column * cell, top + row * cell
                 pen.rectangle((x, y, x + cell - 1, y + cell - 1), fill=(255, 255, 255))
-    return np.asarray(picture), np.asarray(mask)[..., None]
+    return np.asarray(picture), np.asarray(mask)
 
 
 def _outline(shape: str, side: int) -> list[tuple[float, float]]:
@@ -165,7 +224,14 @@ def _outline(shape: str, side: int) -> list[tuple[float, float]]:
             (low, a),
             (a, a),
         ]
-    corners = 10 if shape == "star" else 48
+    if shape == "arrow":
+        return [(low, middle), (middle, low), (middle, middle - radius / 2), (high, middle - radius / 2),
+                (high, middle + radius / 2), (middle, middle + radius / 2), (middle, high)]  # fmt: skip
+    if shape == "moon":
+        outer = [math.pi * (0.5 + k / 24) for k in range(25)]
+        rim = [(middle + radius * math.cos(a), middle - radius * math.sin(a)) for a in outer]
+        return rim + [(middle + 0.45 * radius * math.cos(a), middle - radius * math.sin(a)) for a in reversed(outer)]
+    corners = {"star": 10, "hexagon": 6}.get(shape, 48)
     points = []
     for k in range(corners):
         angle = 2 * math.pi * k / corners - math.pi / 2

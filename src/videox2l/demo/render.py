@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,16 @@ import av
 import numpy as np
 
 from videox2l.demo.draw import NATIVE, SCALE, Pixels, paste, sprite_large, texture_large
-from videox2l.demo.questions import KINDS, Question, ask
+from videox2l.demo.questions import Question, ask
 from videox2l.demo.world import Event, WorldVideo, make_video
 from videox2l.errors import SettingsError
 
-QUESTIONS = {"digit": 4, "order": 3, "count": 3, "presence": 4}
+QUESTIONS = {"digit": 3, "colour": 2, "shape": 2, "order": 3, "count": 3, "presence": 2, "pair": 2, "time": 2}
 """At most so many questions of each kind."""
+CODECS = {
+    "h264": ("libx264", {"preset": "ultrafast", "crf": "20"}),
+    "av1": ("libsvtav1", {"preset": "12", "crf": "30"}),
+}
 GAP = 4
 """Seconds between two events, so that half a frame per second still tells them apart."""
 LEAD = 3
@@ -31,8 +34,10 @@ def render_video(
     *,
     fps: int = 10,
     events: Sequence[Event] | None = None,
+    codec: str = "h264",
+    variable: bool = False,
 ) -> list[dict[str, Any]]:
-    """Write an H.264 file of 384x384 pixels and return the questions that can be asked about it.
+    """Write a video file of 384x384 pixels and return the questions that can be asked about it.
 
     Memory does not grow with the length. Sampled at one frame per second and scaled to 48 pixels, the file
     shows what the demo model was trained on.
@@ -47,6 +52,10 @@ def render_video(
         Length and frame rate of the file.
     events
         Shown instead of events drawn from the seed; their times are in seconds.
+    codec
+        "h264" or "av1".
+    variable
+        Leave out frames here and there, so that the rate varies between a fifth of `fps` and all of it.
 
     Returns
     -------
@@ -55,26 +64,36 @@ def render_video(
         where the answer is that there is none).
     """
     video = script(seed, minutes, events)
+    if codec not in CODECS:
+        raise SettingsError(f"codec '{codec}' is not known: use {', '.join(CODECS)}")
     frames = round(minutes * 60 * fps)
     if fps < 1 or frames < 1:
         raise SettingsError(f"a video needs at least one frame, not {minutes} minutes at {fps} fps")
+    encoder, options = CODECS[codec]
+    left_out = np.random.default_rng([0x7F2, seed])
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "crf": "20"})
+        stream = container.add_stream(encoder, rate=fps, options=options)
         stream.width = stream.height = NATIVE * SCALE
         stream.pix_fmt = "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, fps)
+        since = 0
         for i in range(frames):
+            since += 1
+            if variable and since < 5 and i % fps and left_out.random() < 0.5:
+                continue
+            since = 0
             frame = av.VideoFrame.from_ndarray(draw_large(video, i / fps), format="rgb24")
             frame.pts, frame.time_base = i, Fraction(1, fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    return [asdict(question) | in_seconds(question) for question in truth(video)]
+    return [as_row(question) for question in truth(video)]
 
 
 def script(seed: int, minutes: float, events: Sequence[Event] | None = None) -> WorldVideo:
     """Return the script of a video file, a frame of it being a second."""
     seconds = max(1, -int(-minutes * 60 // 1))
-    video = make_video(seed, seconds, "video", gap=GAP, lead=min(LEAD, seconds // 4), repeats=0.9, spread=True)
+    lead, lengths = min(LEAD, seconds // 4), (2, 3, 4)
+    video = make_video(seed, seconds, "video", durations=lengths, gap=GAP, lead=lead, repeats=0.9, spread=True)
     if events is None:
         return video
     return WorldVideo(seed, "video", seconds, video.scenes, tuple(sorted(events, key=lambda event: event.start)))
@@ -85,21 +104,25 @@ def draw_large(video: WorldVideo, second: float) -> Pixels:
     scene = next(scene for scene in video.scenes if scene.start <= second < scene.end)
     x, y = (round(c * SCALE) for c in scene.window(second))
     frame = texture_large(scene.texture)[y : y + NATIVE * SCALE, x : x + NATIVE * SCALE].copy()
-    for event in video.events:
-        if event.start <= second < event.end:
-            needle = sprite_large(event.colour, event.shape, event.digit, event.size)
-            paste(frame, needle, event.x * SCALE, event.y * SCALE)
-    return frame
+    for event in video.shown(second):
+        if event.style == "insert":
+            frame[:] = event.card
+        x, y = (round(c * SCALE) for c in event.place(second))
+        paste(frame, sprite_large(event.look), x, y)
+    return np.clip(frame * np.float32(scene.light(second)), 0, 255).astype(np.uint8) if scene.flicker else frame
 
 
 def truth(video: WorldVideo) -> list[Question]:
     """Return questions of every kind about a video file."""
     rng = np.random.default_rng([0x7207, video.seed])
-    return [question for kind in KINDS for question in ask(video, rng, QUESTIONS[kind], {kind: 1.0})]
+    return [question for kind, n in QUESTIONS.items() for question in ask(video, rng, n, {kind: 1.0})]
 
 
-def in_seconds(question: Question) -> dict[str, float | None]:
-    """Return the times of a question about a video file, whose frames are seconds."""
-    return {
-        name: None if time is None else float(time) for name, time in (("start", question.start), ("end", question.end))
-    }
+def as_row(question: Question) -> dict[str, Any]:
+    """Return a question about a video file as a row of JSON; its frames are seconds."""
+    times = {name: None if time is None else float(time) for name, time in _ends(question).items()}
+    return {"question": question.question, "answer": question.answer, "kind": question.kind, **times}
+
+
+def _ends(question: Question) -> dict[str, int | None]:
+    return {"start": question.start, "end": question.end}

@@ -25,6 +25,7 @@ WORDS = (
     *("what", "digit", "appears", "with", "the", "?", "which", "first", ",", "or", "how", "many", "times"),
     *("does", "appear", "a", "yes", "no", "colour", "shape", "has", "is", "last", "before", "after", "when"),
     *("there", "it", "and", "in", "video", "of", "you", "are", "helpful", "."),
+    *("carry", "often", "digits", "do", "quarter", "second", "third", "describe"),
 )
 VOCABULARY = 96
 """Rows of the embedding; the words in use leave some free for later."""

@@ -5,28 +5,47 @@ Time is counted in sampled frames here. At one frame per second a frame is a sec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from videox2l.demo.draw import COLOURS, NATIVE, SHAPES, TEXTURE, Pixels, paste, sprite, texture
+from videox2l.demo.cast import SPLITS, Thing, cast
+from videox2l.demo.draw import (
+    BLANK,
+    COLOURS,
+    DECOY_SHAPES,
+    GREY,
+    LETTERS,
+    NATIVE,
+    SIDES,
+    TEXTURE,
+    Look,
+    Pixels,
+    paste,
+    sprite,
+    texture,
+)
 from videox2l.errors import SettingsError
 
-SPLITS = {"train": 1, "dev": 2, "heldout": 3, "video": 4}
-"""Every split draws from its own seeds and its own textures."""
 TEXTURES_PER_SPLIT = 400
-SIZES = (22, 24, 26)
-
-Thing = tuple[str, str]
-"""What a question names: (colour, shape)."""
+STYLES = ("overlay", "insert", "change")
+"""A glyph over the scene; a picture in place of the scene; a grey thing in the scene that gets its colour and digit."""
+WAIT = 2
+"""Frames that a thing of style "change" is there, grey and without a digit, before and after."""
+VISIBILITIES = ("clear", "mixed", "faint")
 
 
 @dataclass(frozen=True)
 class Event:
-    """One appearance of a thing, in frames `start` to `end` (exclusive), at pixel (x, y) of 48."""
+    """One appearance of a thing, in frames `start` to `end` (exclusive), at first at pixel (x, y) of 48.
+
+    It moves (dx, dy) pixels a frame. `card` is the grey level of the picture behind it when its style is "insert".
+    `strength`, `cover` and `side` are those of its `Look`.
+    """
 
     colour: str
     shape: str
@@ -36,16 +55,36 @@ class Event:
     x: int
     y: int
     size: int
+    style: str = "overlay"
+    dx: int = 0
+    dy: int = 0
+    strength: float = 1.0
+    cover: float = 0.0
+    side: str = "left"
+    card: int = 0
 
     @property
     def thing(self) -> Thing:
         """The colour and the shape, without the digit."""
         return self.colour, self.shape
 
+    @property
+    def look(self) -> Look:
+        """What it looks like while it lasts."""
+        return Look(self.colour, self.shape, self.digit, self.size, self.strength, self.cover, self.side)
+
+    def place(self, frame: float) -> tuple[float, float]:
+        """Return the upper left corner at a frame, kept inside the picture."""
+        room, since = NATIVE - self.size, frame - self.start
+        return min(max(self.x + self.dx * since, 0), room), min(max(self.y + self.dy * since, 0), room)
+
 
 @dataclass(frozen=True)
 class Scene:
-    """A stretch of frames over one texture; the window moves (dx, dy) pixels a frame from (x, y)."""
+    """A stretch of frames over one texture; the window moves (dx, dy) pixels a frame from (x, y).
+
+    The light swings by the share `flicker` around its mean every `period` frames.
+    """
 
     start: int
     end: int
@@ -54,21 +93,28 @@ class Scene:
     y: int
     dx: int
     dy: int
+    flicker: float = 0.0
+    period: float = 8.0
 
     def window(self, frame: float) -> tuple[float, float]:
         """Return the upper left corner of the window at a frame; fractions are times between frames."""
         return self.x + self.dx * (frame - self.start), self.y + self.dy * (frame - self.start)
 
+    def light(self, frame: float) -> float:
+        """Return what all grey levels are multiplied with at a frame."""
+        return 1.0 + self.flicker * math.sin(2 * math.pi * (frame - self.start) / self.period)
+
 
 @dataclass(frozen=True)
 class WorldVideo:
-    """A script of scenes and events which can be drawn and asked about."""
+    """A script of scenes, events and decoys which can be drawn and asked about."""
 
     seed: int
     split: str
     frames: int
     scenes: tuple[Scene, ...] = field(repr=False)
     events: tuple[Event, ...]
+    decoys: tuple[Event, ...] = ()
 
     @property
     def things(self) -> list[Thing]:
@@ -78,6 +124,22 @@ class WorldVideo:
     def appearances(self, thing: Thing) -> list[Event]:
         """Return the events of a thing in order of time."""
         return [event for event in self.events if event.thing == thing]
+
+    def layers(self) -> list[Event]:
+        """Return all that is pasted over the scenes, in the order of pasting: what waits, decoys, events."""
+        waiting = []
+        for event in self.events:
+            if event.style == "change":
+                grey = replace(event, colour=GREY, digit=BLANK, style="overlay")
+                for start, end in ((event.start - WAIT, event.start), (event.end, event.end + WAIT)):
+                    x, y = (round(c) for c in event.place(start))
+                    waiting.append(replace(grey, start=start, end=end, x=x, y=y))
+        return [*waiting, *self.decoys, *self.events]
+
+    def shown(self, time: float) -> list[Event]:
+        """Return what is pasted over the scene at a time, in the order of pasting."""
+        here = [event for event in self.layers() if event.start <= time < event.end]
+        return [event for event in here if event in self.events] or here
 
     def render(self, first: int = 0, last: int | None = None, *, noise: float = 2.0) -> Pixels:
         """Draw frames `first` to `last` (exclusive) at 48 pixels: uint8 (frames, 48, 48, 3).
@@ -91,10 +153,19 @@ class WorldVideo:
             for t in range(max(scene.start, first), min(scene.end, last)):
                 x, y = (int(c) for c in scene.window(t))
                 out[t - first] = ground[y : y + NATIVE, x : x + NATIVE]
-        for event in self.events:
-            needle = sprite(event.colour, event.shape, event.digit, event.size)
+        busy = {t for event in self.events for t in range(event.start, event.end)}
+        events = set(self.events)
+        for event in self.layers():
+            needle = sprite(event.look)
             for t in range(max(event.start, first), min(event.end, last)):
-                paste(out[t - first], needle, event.x, event.y)
+                if event in events or t not in busy:
+                    if event.style == "insert":
+                        out[t - first] = event.card
+                    paste(out[t - first], needle, *(int(c) for c in event.place(t)))
+        for scene in self.scenes:
+            if scene.flicker:
+                for t in range(max(scene.start, first), min(scene.end, last)):
+                    out[t - first] = np.clip(out[t - first] * np.float32(scene.light(t)), 0, 255)
         if noise > 0:
             rng = np.random.default_rng([SPLITS[self.split], self.seed, first, 9])
             grain = _grain()[rng.integers(0, len(_grain()), last - first)] * np.float32(noise)
@@ -108,23 +179,28 @@ def make_video(
     split: str = "train",
     *,
     max_events: int = 8,
-    durations: Sequence[int] = (2, 3, 4),
+    events: int | None = None,
+    durations: Sequence[int] = (1, 2, 3, 4),
     gap: int = 2,
     lead: int = 0,
     repeats: float = 0.5,
     colours: int = len(COLOURS),
     spread: bool = False,
+    styles: Sequence[str] = ("overlay", "overlay", "insert", "change"),
+    visibility: str = "mixed",
+    decoys: float = 0.5,
 ) -> WorldVideo:
     """Write the script of a video; the same arguments always give the same video.
 
     Parameters
     ----------
     seed, split
-        The seed within a split ("train", "dev", "heldout", "video"). Splits share neither seeds nor textures.
+        The seed within a split ("train", "dev", "heldout", "video"). Splits share neither seeds nor textures; training,
+        development and held-out videos never show the same thing with the same digit.
     frames
         Length in sampled frames.
-    max_events
-        At most this many events; short videos hold fewer.
+    max_events, events
+        At most this many events, their number drawn; or exactly so many. Short videos hold fewer.
     durations
         Lengths in frames that an event may have.
     gap, lead
@@ -135,35 +211,63 @@ def make_video(
         At most so many different colours; with one, only the shapes tell things apart.
     spread
         Put one event into each of as many equal parts of the video, instead of anywhere.
+    styles
+        How events come about; each draws one.
+    visibility
+        "clear": large, opaque, whole; "faint": small, translucent, often partly hidden; "mixed": anything from one to
+        the other.
+    decoys
+        Chance that a stretch of 8 frames without an event shows something that looks like a needle, but whose shape no
+        question names, with a letter for a digit.
     """
     if split not in SPLITS:
         raise SettingsError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+    if visibility not in VISIBILITIES:
+        raise SettingsError(f"visibility must be one of {', '.join(VISIBILITIES)}, not {visibility!r}")
     rng = np.random.default_rng([SPLITS[split], seed, frames])
     scenes = make_scenes(rng, frames, split)
-    most = min(max_events, max(1, frames // 4))
-    wanted = most if spread else int(rng.integers(max(1, most // 4), most + 1))
+    most = min(max_events if events is None else events, max(1, frames // 4))
+    wanted = most if spread or events is not None else int(rng.integers(max(1, most // 4), most + 1))
     lengths = rng.choice(list(durations), wanted)
     while len(lengths) > 1 and lead + lengths.sum() + gap * (len(lengths) - 1) > frames:
         lengths = lengths[:-1]
     starts = _place(rng, lengths, frames, gap, lead, spread)
-    things = _cast(rng, len(lengths), repeats, colours)
-    events = tuple(
-        Event(*thing, digit, start, min(start + int(length), frames), *make_spot(rng))
-        for (thing, digit), start, length in zip(things, starts, lengths, strict=True)
+    shown = cast(rng, len(lengths), repeats, colours, split)
+    made = tuple(
+        draw_event(
+            rng, thing, digit, start, min(start + int(length), frames), str(rng.choice(list(styles))), visibility
+        )
+        for (thing, digit), start, length in zip(shown, starts, lengths, strict=True)
     )
-    return WorldVideo(seed, split, frames, scenes, events)
+    return WorldVideo(seed, split, frames, scenes, made, make_decoys(rng, frames, made, decoys))
 
 
-def near_misses(things: Sequence[Thing]) -> list[Thing]:
-    """Things that do not appear but share the colour or the shape of one that does."""
-    shown = set(things)
-    colours, shapes = {colour for colour, _ in shown}, {shape for _, shape in shown}
-    return [thing for thing in all_things() if thing not in shown and (thing[0] in colours or thing[1] in shapes)]
+def draw_event(
+    rng: np.random.Generator,
+    thing: Thing,
+    digit: int,
+    start: int,
+    end: int,
+    style: str = "overlay",
+    visibility: str = "mixed",
+) -> Event:
+    """Draw what one appearance looks like: where, how large, how clear, and how it moves."""
+    ease = {"clear": 1.0, "faint": 0.0}.get(visibility, float(rng.random()))
+    size = 18 + 2 * int(rng.integers(round(2 * ease), round(2 * ease) + 3))
+    x, y = rng.integers(0, NATIVE - size + 1, 2).tolist()
+    dx, dy = rng.integers(-2, 3, 2).tolist()
+    strength = 1.0 if ease > 0.8 else float(rng.uniform(0.55 + 0.35 * ease, 0.7 + 0.3 * ease))
+    cover = float(rng.uniform(0.1, 0.25)) if rng.random() < 0.5 * (1 - ease) else 0.0
+    side = SIDES[int(rng.integers(len(SIDES)))]
+    card = int(rng.integers(60, 196))
+    return Event(*thing, digit, start, end, x, y, size, style, dx, dy, round(strength, 2), round(cover, 2), side, card)
 
 
-def all_things() -> list[Thing]:
-    """Every colour with every shape."""
-    return [(colour, shape) for colour in COLOURS for shape in SHAPES]
+def draw_decoy(rng: np.random.Generator, start: int, end: int) -> Event:
+    """Draw something that looks like a needle and is none."""
+    shape = DECOY_SHAPES[int(rng.integers(len(DECOY_SHAPES)))]
+    colour = list(COLOURS)[int(rng.integers(len(COLOURS)))]
+    return draw_event(rng, (colour, shape), 10 + int(rng.integers(len(LETTERS))), start, end)
 
 
 def make_scenes(rng: np.random.Generator, frames: int, split: str) -> tuple[Scene, ...]:
@@ -175,7 +279,9 @@ def make_scenes(rng: np.random.Generator, frames: int, split: str) -> tuple[Scen
         dx, dy = (int(d) for d in rng.integers(-1, 2, 2))
         x, y = (int(rng.integers(max(0, -d * length), room - max(0, d * length) + 1)) for d in (dx, dy))
         ground = SPLITS[split] * 1_000_000 + int(rng.integers(TEXTURES_PER_SPLIT))
-        scenes.append(Scene(start, min(start + length, frames), ground, x, y, dx, dy))
+        flicker = round(float(rng.uniform(0, 0.12)), 3) if rng.random() < 0.4 else 0.0
+        period = round(float(rng.uniform(3, 16)), 1)
+        scenes.append(Scene(start, min(start + length, frames), ground, x, y, dx, dy, flicker, period))
         start += length
     return tuple(scenes)
 
@@ -194,34 +300,20 @@ def _place(
     return [int(start) for start in lead + offsets + before]
 
 
-def _cast(rng: np.random.Generator, events: int, repeats: float, colours: int) -> list[tuple[Thing, int]]:
-    """Choose a thing and a digit for every event; a repeated thing keeps its digit."""
-    counts = [1] * events
-    if events > 1 and rng.random() < repeats:
-        times = int(rng.integers(2, min(4, events) + 1))
-        counts = [times] + [1] * (events - times)
-        if len(counts) > 2 and rng.random() < 0.5:
-            times = int(rng.integers(2, min(4, len(counts) - 1) + 1))
-            counts = [counts[0], times] + [1] * (len(counts) - 1 - times)
-    digits = rng.permutation(10)
-    chosen: list[Thing] = []
-    for _ in counts:
-        free = [thing for thing in all_things() if thing not in chosen]
-        shown = {colour for colour, _ in chosen}
-        pool = near_misses(chosen) if chosen and rng.random() < 0.4 else free
-        if len(shown) >= colours:
-            pool = [thing for thing in free if thing[0] in shown]
-        pool = pool or free
-        chosen.append(pool[int(rng.integers(len(pool)))])
-    cast = [(thing, int(digit)) for thing, digit, n in zip(chosen, digits, counts, strict=False) for _ in range(n)]
-    return [cast[i] for i in rng.permutation(len(cast))]
-
-
-def make_spot(rng: np.random.Generator) -> tuple[int, int, int]:
-    """Draw the place and the size of a needle: (x, y, size)."""
-    size = int(rng.choice(SIZES))
-    x, y = rng.integers(0, NATIVE - size + 1, 2).tolist()
-    return x, y, size
+def make_decoys(rng: np.random.Generator, frames: int, events: Sequence[Event], chance: float) -> tuple[Event, ...]:
+    """Draw decoys, none within `WAIT` frames of an event."""
+    busy = np.zeros(frames, dtype=bool)
+    for event in events:
+        busy[max(0, event.start - WAIT) : event.end + WAIT] = True
+    found = []
+    for at in range(0, frames, 8):
+        if rng.random() < chance:
+            start, length = at + int(rng.integers(6)), int(rng.integers(1, 6))
+            end = min(start + length, frames)
+            if start < end and not busy[start:end].any():
+                found.append(draw_decoy(rng, start, end))
+                busy[start:end] = True
+    return tuple(found)
 
 
 @lru_cache(maxsize=1)

@@ -38,7 +38,7 @@ def demo_xl_config() -> VideoXLConfig:
         num_key_value_heads=2,
         max_position_embeddings=32768,
         rms_norm_eps=1e-6,
-        rope_theta=100000.0,
+        rope_theta=1000000.0,
         tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=2,

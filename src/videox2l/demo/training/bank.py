@@ -1,7 +1,8 @@
 """Encoded grids to build videos from, so that the language model can be trained without running the vision tower.
 
 A grid (two frames) is encoded on its own, so the grids of a video can come from different pictures: for every
-event of a script a clip of the same thing, digit, length and parity is drawn, and background for the rest.
+event of a script a clip of the same thing, digit, length and parity is drawn, and background for the rest, some of it
+with decoys. Clips of every style and visibility come alike.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videox2l.demo.cast import Thing, all_things, digits_of
 from videox2l.demo.training.forward import encode_grids
 from videox2l.demo.training.geometry import TEMPORAL, patchify
 from videox2l.demo.training.workers import rank
-from videox2l.demo.world import Event, Thing, WorldVideo, all_things, make_scenes, make_spot
+from videox2l.demo.world import STYLES, Event, WorldVideo, draw_event, make_decoys, make_scenes
 
 Key = tuple[str, str, int, int, int]
+Clip = tuple[int, int, int]
+"""First grid, number of grids, and how many of them come before the event, and after it."""
 
 
 class GridBank:
@@ -33,7 +37,7 @@ class GridBank:
     seed
         Decides textures, positions, sizes and noise.
     clips
-        Clips for each of 10 digits, 36 things, 4 lengths and 2 parities.
+        Clips for each of 36 things with its 6 digits of training, 4 lengths and 2 parities.
     backgrounds
         Stretches of 8 grids without an event.
     durations, things
@@ -45,8 +49,8 @@ class GridBank:
         visual: Any,
         seed: int,
         *,
-        clips: int = 6,
-        backgrounds: int = 2000,
+        clips: int = 12,
+        backgrounds: int = 2500,
         durations: Sequence[int] = (1, 2, 3, 4),
         things: Sequence[Thing] = (),
     ) -> None:
@@ -54,15 +58,14 @@ class GridBank:
         self.encoded: list[Tensor] = []
         self.waiting: list[Tensor] = []
         self.size = 0
-        self.clips: dict[Key, list[tuple[int, int]]] = defaultdict(list)
+        self.clips: dict[Key, list[Clip]] = defaultdict(list)
         for _ in range(clips):
-            for colour, shape in things or all_things():
-                for digit in range(10):
+            for thing in things or all_things():
+                for digit in digits_of("train")[thing]:
                     for length in durations:
                         for parity in (0, 1):
-                            event = Event(colour, shape, digit, parity, parity + length, *make_spot(self.rng))
-                            self.clips[_key(event)].append(self._add(-(-event.end // TEMPORAL), (event,)))
-        self.backgrounds = [self._add(8, ()) for _ in range(backgrounds)]
+                            self._add_event(thing, digit, length, parity)
+        self.backgrounds = [(self._add(8, ()), 8) for _ in range(backgrounds)]
         self._flush()
         self.features = torch.cat(self.encoded)  # (grids, 9, hidden)
         self.encoded = []
@@ -95,24 +98,38 @@ class GridBank:
             n = min(int(rng.integers(2, n + 1)), grids - at)
             index[at : at + n] = np.arange(first, first + n)
             at += n
+        events = np.zeros(grids, dtype=bool)
+        for event in video.events:
+            events[event.start // TEMPORAL : -(-event.end // TEMPORAL)] = True
         for event in video.events:
             options = self.clips[_key(event)]
-            first, n = options[int(rng.integers(len(options)))]
-            at = event.start // TEMPORAL
-            n = min(n, grids - at)
-            index[at : at + n] = np.arange(first, first + n)
+            first, n, around = options[int(rng.integers(len(options)))]
+            at = event.start // TEMPORAL - around
+            for i in range(max(0, -at), min(n, grids - at)):
+                if around <= i < n - around or not events[at + i]:
+                    index[at + i] = first + i
         return torch.from_numpy(index)
 
-    def _add(self, grids: int, events: tuple[Event, ...]) -> tuple[int, int]:
-        """Draw a clip; returns its first grid and its number of grids."""
+    def _add_event(self, thing: Thing, digit: int, length: int, parity: int) -> None:
+        """Draw a clip of an event, with a grid before and after it where a thing waits there."""
+        style = STYLES[int(self.rng.integers(len(STYLES)))]
+        around = int(style == "change")
+        start = TEMPORAL * around + parity
+        event = draw_event(self.rng, thing, digit, start, start + length, style)
+        grids = -(-event.end // TEMPORAL) + around
+        self.clips[_key(event)].append((self._add(grids, (event,)), grids, around))
+
+    def _add(self, grids: int, events: tuple[Event, ...]) -> int:
+        """Draw a clip; returns its first grid."""
         frames = grids * TEMPORAL
         scenes = make_scenes(self.rng, frames, "train")
-        clip = WorldVideo(int(self.rng.integers(1 << 31)), "train", frames, scenes, events)
+        decoys = () if events else make_decoys(self.rng, frames, (), 0.5)
+        clip = WorldVideo(int(self.rng.integers(1 << 31)), "train", frames, scenes, events, decoys)
         self.waiting.append(torch.from_numpy(clip.render(noise=float(self.rng.uniform(0, 4)))))
         first, self.size = self.size, self.size + grids
         if len(self.waiting) == 512:
             self._flush()
-        return first, grids
+        return first
 
     @torch.no_grad()
     def _flush(self) -> None:

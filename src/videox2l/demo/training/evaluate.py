@@ -28,7 +28,7 @@ from videox2l.demo.training.geometry import TEMPORAL, TOKENS_PER_GRID, patchify,
 from videox2l.demo.world import WorldVideo, make_video
 
 MODEL = Path(__file__).parents[1] / "model"
-LONGEST_ANSWER = 4
+LONGEST_ANSWER = 13
 Counts = dict[tuple[str, int], tuple[int, int]]
 """(kind, frames) -> right answers, questions."""
 
@@ -77,16 +77,22 @@ class Oracle:
 
 
 def evaluate(
-    folder: Path | str, frames: Sequence[int], videos: int, *, split: str = "heldout", first_seed: int = 0
+    folder: Path | str,
+    frames: Sequence[int],
+    videos: int,
+    *,
+    split: str = "heldout",
+    first_seed: int = 0,
+    each: int = 2,
 ) -> Counts:
-    """Ask two questions of every kind about each of `videos` videos per length."""
+    """Ask `each` questions of every kind about each of `videos` videos per length."""
     oracle = Oracle(folder)
     counts: dict[tuple[str, int], tuple[int, int]] = defaultdict(lambda: (0, 0))
     for length in frames:
         for seed in range(first_seed, first_seed + videos):
             video = make_video(seed, length, split)
             oracle.watch(torch.from_numpy(video.render()))
-            for question in questions_of_every_kind(video, seed):
+            for question in questions_of_every_kind(video, seed, each):
                 right, n = counts[question.kind, length]
                 counts[question.kind, length] = (right + (oracle.answer(question.question) == question.answer), n + 1)
     return dict(counts)

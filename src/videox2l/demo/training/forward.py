@@ -25,7 +25,8 @@ def encode_grids(visual: Any, patches: Tensor) -> Tensor:
     for block in visual.blocks:
         heads = block.attn.qkv(_norm(block.norm1, x)).view(n, p, 3, block.attn.num_heads, -1)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # (n, heads, 36, head_dim) each
-        mixed = F.scaled_dot_product_attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v)
+        q, k = _rotate(q, cos, sin).to(v.dtype), _rotate(k, cos, sin).to(v.dtype)
+        mixed = _attend(q, k, v, patches.new_zeros(1, 1))
         x = x + block.attn.proj(mixed.transpose(1, 2).reshape(n, p, width))
         x = x + block.mlp(_norm(block.norm2, x))
     merger = visual.merger

@@ -19,7 +19,7 @@ MEAN = STD = 0.5
 def demo_config() -> Qwen2_5_VLConfig:
     """Return the configuration of the demo model, a stock Qwen2.5-VL of about a million parameters.
 
-    Of the rotary frequencies the time axis gets half, so that the slowest one does not turn once within ten
+    Of the rotary frequencies the time axis gets half, so that the slowest one does not turn once within forty
     minutes: questions about order need it. The height and width of nine tokens need little.
     """
     ids = {name: SPECIAL.index(f"<|{name}|>") for name in ("video_pad", "image_pad", "vision_start", "vision_end")}
@@ -34,7 +34,7 @@ def demo_config() -> Qwen2_5_VLConfig:
             "max_position_embeddings": 32768,
             "rms_norm_eps": 1e-6,
             "initializer_range": 0.05,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0, "mrope_section": [8, 4, 4]},
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [8, 4, 4]},
             "bos_token_id": None,
             "eos_token_id": SPECIAL.index("<|im_end|>"),
             "pad_token_id": SPECIAL.index("<|endoftext|>"),
@@ -42,8 +42,8 @@ def demo_config() -> Qwen2_5_VLConfig:
         },
         vision_config={
             "depth": 3,
-            "hidden_size": 64,
-            "intermediate_size": 192,
+            "hidden_size": 96,
+            "intermediate_size": 288,
             "num_heads": 4,
             "patch_size": PATCH,
             "spatial_merge_size": MERGE,

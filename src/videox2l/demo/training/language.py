@@ -32,6 +32,8 @@ class Stage:
     questions: int = 8
     colours: Sequence[int] = (1, 2, 6, 6)
     """Every video draws one of these as its number of colours; few colours teach to look at shapes."""
+    steps: Sequence[float] = (1.0, 1.5, 2.0, 2.0, 2.0, 3.0, 4.0)
+    """Every video draws one of these as the positions from one grid to the next; 2 is one frame per second."""
 
 
 class LanguagePhase:
@@ -63,7 +65,7 @@ class LanguagePhase:
         rows = max(2, stage.tokens // (9 * grids + 16 * stage.questions))
         videos = [draw_video(rng, frames, int(rng.choice(stage.colours))) for _ in range(rows)]
         talks = [pair_up(ask(video, rng, stage.questions, self.mix), rng) for video in videos]
-        steps = rng.choice([1.0, 1.5, 2.0, 2.0, 2.0, 3.0, 4.0], rows).tolist()
+        steps = rng.choice(list(stage.steps), rows).tolist()
         batch = self.packer.pack(grids, steps, talks)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             logits = self.forward(batch, self.features(videos, rng))
@@ -113,10 +115,11 @@ def draw_video(rng: np.random.Generator, frames: int, colours: int) -> WorldVide
     return make_video(
         int(rng.integers(1 << 62)),
         frames,
-        durations=(1, 2, 2, 3, 3, 4, 4),
+        durations=(1, 1, 2, 3, 4),
         gap=int(rng.integers(2, 5)),
         colours=colours,
         spread=bool(rng.random() < 0.3),
+        decoys=0.0,  # the bank's backgrounds have their own
     )
 
 

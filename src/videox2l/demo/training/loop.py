@@ -1,4 +1,4 @@
-"""The loop that every phase of training runs in: a fixed time, a cosine of the learning rate, a log, a checkpoint."""
+"""The loop that every phase of training runs in: a number of steps, a cosine of the rate, a log, a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from videox2l.demo.training.workers import average, meet, rank
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a phase lasts, in seconds of wall clock, and its learning rate from first to last."""
+    """How many steps a phase lasts, and its learning rate from first to last; times are seconds of wall clock."""
 
-    seconds: float
+    steps: int
     lr: float
     lr_end: float
     save_every: float = 60.0
@@ -59,8 +59,8 @@ def run_phase(phase: Phase, pace: Pace, folder: Path) -> None:
         step, spent = state["step"], state["spent"]
     started, saved, logged = time.monotonic() - spent, spent, spent
     figures: dict[str, list[float]] = defaultdict(list)
-    while spent < pace.seconds:
-        progress = spent / pace.seconds
+    while step < pace.steps:
+        progress = step / pace.steps
         loss, measured = phase.loss(step, progress)
         loss.backward()  # type: ignore[no-untyped-call]
         spent = average(optimiser.parameters(), time.monotonic() - started)
@@ -68,11 +68,11 @@ def run_phase(phase: Phase, pace: Pace, folder: Path) -> None:
         step += 1
         for key, value in {"loss": loss.item(), **measured}.items():
             figures[key].append(value)
-        if spent - logged > pace.log_every or spent >= pace.seconds:
+        if spent - logged > pace.log_every or step == pace.steps:
             if rank() == 0:
                 write_log(folder, phase.name, step, spent, pace.rate(progress), figures)
             logged, figures = spent, defaultdict(list)
-        if spent - saved > pace.save_every or spent >= pace.seconds:
+        if spent - saved > pace.save_every or step == pace.steps:
             if rank() == 0:
                 save(path, phase, optimiser, step, spent)
             saved = spent
@@ -81,7 +81,7 @@ def run_phase(phase: Phase, pace: Pace, folder: Path) -> None:
 
 def finished(path: Path, pace: Pace) -> bool:
     """Tell whether a phase's checkpoint is its last one."""
-    return path.exists() and torch.load(path, weights_only=True)["spent"] >= pace.seconds
+    return path.exists() and torch.load(path, weights_only=True)["step"] >= pace.steps
 
 
 def save(path: Path, phase: Phase, optimiser: MuonAdamW, step: int, spent: float) -> None:

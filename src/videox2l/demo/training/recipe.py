@@ -25,7 +25,7 @@ def train(config: dict[str, Any], folder: Path, device: torch.device) -> None:
     torch.manual_seed(config["seed"])
     model: Any = Qwen2_5_VLForConditionalGeneration(demo_config()).to(device)
     settings = config["vision"]
-    vision = VisionPhase(model, config["seed"], settings["batch"], device)
+    vision = VisionPhase(model, config["seed"], settings["batch"], device, config["half"])
     path, pace = folder / "vision.pt", _pace(settings)
     if not finished(path, pace):
         run_phase(vision, pace, folder)
@@ -36,7 +36,7 @@ def train(config: dict[str, Any], folder: Path, device: torch.device) -> None:
         if not finished(path, pace):
             stages = [Stage(**stage) for stage in settings["stages"]]
             bank = None if settings["live"] else folder / "grids.bank"
-            seed, mix, half = config["seed"] + number, settings.get("mix", config["mix"]), config["half"]
+            seed, mix, half = config["seed"] + number, settings["mix"], config["half"]
             phase = LanguagePhase(model, settings["name"], seed, stages, bank=bank, mix=mix, device=device, half=half)
             run_phase(phase, pace, folder)
         model.load_state_dict(torch.load(path, weights_only=True)["modules"])
@@ -64,4 +64,4 @@ def newest(folder: Path) -> Any:
 
 
 def _pace(settings: dict[str, Any]) -> Pace:
-    return Pace(settings["seconds"], settings["lr"], settings["lr_end"])
+    return Pace(settings["steps"], settings["lr"], settings["lr_end"])

@@ -1,6 +1,6 @@
 """Training of demo-xl: the demo model's language model learns to read its videos through summary tokens.
 
-`python -m videox2l.demo.training.summary --run runs/demo-xl --seconds 480`. The vision tower stays as it is; videos are
+`python -m videox2l.demo.training.summary --run runs/demo-xl`. The vision tower stays as it is; videos are
 put together from grids encoded before (`bank.py`). Chunks get ratios drawn at random, so that any mix of levels is
 in range; one masked pass holds a video with all its chunks and questions.
 """
@@ -35,7 +35,10 @@ from videox2l.demo.training.workers import launch, rank
 from videox2l.demo.xl import FOLDER, demo_xl_config
 
 RATIOS = (2, 4, 8, 16, 32)
-MIX = {"digit": 0.42, "order": 0.28, "count": 0.15, "presence": 0.15}
+MIX = {
+    "digit": 0.2, "by shape": 0.03, "colour": 0.1, "shape": 0.1, "order": 0.22, "count": 0.14, "presence": 0.07,
+    "pair": 0.06, "time": 0.04, "describe": 0.04,
+}
 BEACONS = ("q", "k", "v", "o")
 # The demo model knows positions of three axes: first it gets used to one, with little to lose at low ratios.
 STAGES = ((0.2, (8, 16), (2, 4)), (0.6, (16, 32), RATIOS), (1.0, (16, 32, 64), RATIOS))
@@ -270,27 +273,29 @@ def export(model: Any, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def train(run: Path, seconds: float, lr: float, begin_with: Path) -> None:
+def train(run: Path, steps: int, lr: float, seed: int, begin_with: Path, folder: Path) -> None:
     """Train from a demo model, or go on."""
     torch.set_num_threads(1)
     demo: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(begin_with, dtype=torch.float32)
-    phase = SummaryPhase(begin(demo), GridBank.cached(demo.model.visual, 0, run / "bank.pt"), seed=1, half=True)
-    run_phase(phase, Pace(seconds, lr, lr / 20), run)
+    phase = SummaryPhase(begin(demo), GridBank.cached(demo.model.visual, 0, run / "bank.pt"), seed=seed, half=True)
+    run_phase(phase, Pace(steps, lr, lr / 20), run)
     if rank() == 0:
-        export(phase.model, FOLDER)
+        export(phase.model, folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train demo-xl and write it beside the demo model."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/demo-xl"), help="checkpoint and log; resumed if there")
-    parser.add_argument("--seconds", type=float, default=480)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seed", type=int, default=1, help="decides the data, not the weights it begins with")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--begin-with", type=Path, default=FOLDER.parent / "model", help="folder of the demo model")
+    parser.add_argument("--export", type=Path, default=FOLDER, help="where the model goes")
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args(arguments)
     given.run.mkdir(parents=True, exist_ok=True)
-    launch(train, given.workers, (given.run, given.seconds, given.lr, given.begin_with))
+    launch(train, given.workers, (given.run, given.steps, given.lr, given.seed, given.begin_with, given.export))
 
 
 if __name__ == "__main__":
