@@ -30,7 +30,7 @@ VARIANTS: dict[str, tuple[str, tuple[float, float], Callable[[], Selector]]] = {
     "... one look, over H alone": (*KEYDIFF, lambda: AttentionSelector(shortlist=0)),
     "... one look, all chunks at L": (*KEYDIFF, lambda: AttentionSelector(shortlist=10**6)),
     "... plain mass, not shares per head": (*KEYDIFF, lambda: AttentionSelector(per_head=False)),
-    "... without layer 0": (*KEYDIFF, lambda: AttentionSelector(skip_layers=1)),
+    "... without layer 0": (*KEYDIFF, lambda: AttentionSelector(layers=(1, 2, 3))),
     "best token": (*KEYDIFF, lambda: AttentionSelector("max")),
     "best and last token": (*KEYDIFF, lambda: AttentionSelector("max+last")),
     "mean of all tokens": (*KEYDIFF, lambda: AttentionSelector("mean")),

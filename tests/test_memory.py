@@ -83,7 +83,8 @@ def test_bytes_count_what_is_stored_once(made: Made) -> None:
     _, memory = made
     token = memory.shape.token_bytes
     assert token == 2 * 3 * 2 * 16 * 4
-    assert memory.nbytes() == (memory.prefix[0].shape[2] + 5 * 16) * token  # H and 8x are part of L
+    marks = 3 * 2 * 2 * 16 * 4 + 2 * 64 * 4  # of two layers: bounds and mean of the keys; of two groups: visual means
+    assert memory.nbytes() == (memory.prefix[0].shape[2] + 5 * 16) * token + 5 * marks  # H and 8x are part of L
 
 
 def test_chunks_within(made: Made) -> None:

@@ -76,11 +76,11 @@ def test_attention_scores_are_the_stock_models_attention_summed_by_chunk(family:
     near = {"atol": 1e-5, "rtol": 1e-3}
     torch.testing.assert_close(scores("last"), shares[:, :, -1].mean((0, 1)), **near)
     torch.testing.assert_close(scores("last", per_head=False), last.mean((0, 1)), **near)
-    torch.testing.assert_close(scores("last", per_head=False, skip_layers=1), last[1:].mean((0, 1)), **near)
+    torch.testing.assert_close(scores("last", per_head=False, layers=(1, 2)), last[1:].mean((0, 1)), **near)
     torch.testing.assert_close(scores("mean", per_head=False), mass.mean((0, 1, 2)), **near)
     torch.testing.assert_close(scores("max", per_head=False), best.mean((0, 1)), **near)
     torch.testing.assert_close(scores("max+last", per_head=False), ((best + last) / 2).mean((0, 1)), **near)
-    assert (scores("last") - scores("last", skip_layers=1)).abs().max() > 1e-3  # leaving a layer out matters here
+    assert (scores("last") - scores("last", layers=(1, 2))).abs().max() > 1e-3  # leaving a layer out matters here
 
 
 def test_the_second_look_is_over_the_shortlist_at_l() -> None:
@@ -148,7 +148,7 @@ def test_simple_selectors() -> None:
     assert not torch.equal(one, RandomSelector(seed=2).score(nothing, memory, nothing))
     marked = ManualSelector([(25, 31), (50, 51)]).score(nothing, memory, nothing)
     assert marked.tolist() == [0, 0, 1, 1, 0, 1]
-    with pytest.raises(SettingsError, match="'best' is not known: use attention, text, random"):
+    with pytest.raises(SettingsError, match=r"'best' is not known: use keys, attention, .*, random, manual"):
         selector_by_name("best")
     with pytest.raises(SettingsError, match="tokens='first'"):
         AttentionSelector(tokens="first")

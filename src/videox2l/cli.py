@@ -81,7 +81,11 @@ def ask(
     max_pixels: MaxPixels = None,
     reload: Reload = "3",
     selector: Annotated[
-        str, typer.Option(help="What scores the chunks: attention, text (of subtitles) or random.")
+        str,
+        typer.Option(
+            help="What scores the chunks: keys, attention, embed-dot, text (of subtitles), uniform, random, "
+            "manual:A-B, or several as fuse:keys+text."
+        ),
     ] = "attention",
     pin: Annotated[
         list[str] | None, typer.Option(help="Always re-load this time range; repeatable.", metavar="A-B")

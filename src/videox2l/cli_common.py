@@ -22,7 +22,11 @@ Model = Annotated[
 ]
 Reload = Annotated[
     str,
-    typer.Option(help='Chunks to re-load per question: a number, "all", "none", or "tokens:N", split by score.'),
+    typer.Option(
+        help="What to re-load per question: a number of chunks, all, none, tokens:N (split by score), bytes:200M, "
+        "mass:0.9 (of the scores) or latency:0.5s; after a comma also max:N (with mass and latency), ends (first and "
+        "last chunk), neighbours:N."
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... [default: cuda where there is one]")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]

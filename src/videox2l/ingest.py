@@ -21,6 +21,7 @@ from videox2l.memory.disk.journal import differences
 from videox2l.memory.disk.places import Place, RamPlace
 from videox2l.memory.disk.quantise import check_bits
 from videox2l.memory.disk.writer import Writer, continue_writer, open_writer
+from videox2l.memory.marks import chunk_marks
 from videox2l.times import Line
 from videox2l.video import Frame, FrameSource
 
@@ -244,9 +245,16 @@ def extend(
         tokens = backbone.visual_tokens([frame.image for frame in run.frames], pts, cursor)
         last = run.last and not endless
         levels = encoder.make(tokens, last)
-        picture = thumbnail(run.frames[0].image)
         chunk = memory.add(
-            pts[0], run.end + shift, len(pts), tokens.positions, levels, tokens if lazy else None, last, picture
+            pts[0],
+            run.end + shift,
+            len(pts),
+            tokens.positions,
+            levels,
+            tokens if lazy else None,
+            last,
+            thumbnail(run.frames[0].image),
+            chunk_marks(levels, tokens, backbone),
         )
         if writer is None:
             encoder.extend(levels, tokens.positions)

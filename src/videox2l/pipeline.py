@@ -20,7 +20,7 @@ from videox2l.ingest import IngestSettings, Progress, append, ingest
 from videox2l.memory import Memory, Plan, mix
 from videox2l.memory.disk.remote import RemotePlace, place_at
 from videox2l.prompt import with_lines
-from videox2l.select import Budget, Range, Selector, budget_for, selector_by_name
+from videox2l.select import Budget, Range, Selector, bound, budget_for, selector_by_name
 from videox2l.times import Line
 from videox2l.video import FrameSource, open_video
 from videox2l.video import Sampling as FrameSampling
@@ -212,9 +212,11 @@ class VideoX2L:
         Parameters
         ----------
         reload
-            How many chunks to re-load at L: a number, "all", "none", or an object with the Budget protocol.
+            What to re-load at L: a number of chunks, "all", "none", "tokens:N", "bytes:200M", "mass:0.9",
+            "latency:0.5s" (docs/selection.md), or an object with the Budget protocol.
         selector
-            What scores the chunks: "attention", "random", or an object with the Selector protocol.
+            What scores the chunks: "keys", "attention", "embedding", "embed-dot", "text", "uniform", "random",
+            "manual:10:00-11:30", several as "fuse:keys+text", or an object with the Selector protocol.
         pinned, excluded
             Time ranges (seconds) whose chunks are re-loaded in any case, or never.
         as_of
@@ -237,6 +239,7 @@ class VideoX2L:
         budget = budget_for(reload, pinned, excluded)
         oracle = selector_by_name(selector) if isinstance(selector, str) else selector
         prompt = replace(self.backbone.suffix(question, history), text=question)
+        budget = bound(budget, prompt, self.backbone)
         clock = [perf_counter()]
 
         whole = memory.snapshot()

@@ -15,6 +15,7 @@ from videox2l.backbones.base import KVShape, VisualTokens
 from videox2l.errors import MemoryFileError, SettingsError
 from videox2l.memory.computed import ComputedLevels
 from videox2l.memory.levels import Chunk, LevelKV, Levels
+from videox2l.memory.marks import MarkTables
 from videox2l.memory.mix import planned_tokens, uniform_plan
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class Memory:
     sampled; `prefix` are the KVs (layers, heads, n, head_dim) of the text before the video; text after
     the video starts at `next_position`. `reposition` "keep" leaves keys at the positions of their prefill when
     levels are mixed, "compact" closes the gaps. KVs live in host memory. Asking never changes a memory; levels that
-    are made for a question (`l_tier="lazy"`) are kept beside it in `computed`, up to a limit. `complete`: the video
+    are made for a question (`l_tier="lazy"`) are kept beside it in `computed`, up to a limit, and marks of all chunks
+    side by side in `tables`. `complete`: the video
     came to its end. `source`: where the memory lies on disk, if it does; levels finer than H are then read from there
     when a plan wants them. `subtitles`: lines on the time line of the video, in order.
     """
@@ -45,6 +47,7 @@ class Memory:
     reposition: str = "keep"
     chunks: list[Chunk] = field(default_factory=list)
     computed: ComputedLevels = field(default_factory=ComputedLevels, init=False, repr=False, compare=False)
+    tables: MarkTables = field(default_factory=MarkTables, init=False, repr=False, compare=False)
     complete: bool = True
     source: Source | None = field(default=None, repr=False, compare=False)
     subtitles: tuple[Line, ...] = field(default=(), repr=False)
@@ -79,9 +82,10 @@ class Memory:
         return self.prefix[0].shape[2] + sum(chunk.tokens for chunk in self.chunks)
 
     def nbytes(self) -> int:
-        """Bytes of all KVs that are kept, and of visual tokens that are kept to make KVs from."""
+        """Bytes of all KVs that are kept, of visual tokens that are kept to make KVs from, and of marks."""
         kept = sum(chunk.size(ratio) for chunk in self.chunks for ratio in chunk.kept()) * self.shape.token_bytes
         kept += sum(chunk.visual.nbytes for chunk in self.chunks if chunk.visual is not None)
+        kept += sum(mark.nbytes for chunk in self.chunks for mark in chunk.marks.values())
         return kept + 2 * self.prefix[0].numel() * self.prefix[0].element_size()
 
     def add(
@@ -94,11 +98,12 @@ class Memory:
         visual: VisualTokens | None = None,
         last: bool = False,
         thumbnail: bytes | None = None,
+        marks: Mapping[str, Tensor] | None = None,
     ) -> Chunk:
         """Append a chunk, its levels finest first; they are moved to host memory. Return it.
 
-        `visual` are its visual tokens, where levels that are missing now are to be made from them later; `last` and
-        `thumbnail` as of `Chunk`.
+        `visual` are its visual tokens, where levels that are missing now are to be made from them later; `last`,
+        `thumbnail` and `marks` as of `Chunk`.
         """
         ratios = sorted(levels)
         finest = levels[ratios[0]].to("cpu")
@@ -107,7 +112,7 @@ class Memory:
             part = levels[ratio].is_part_of(levels[ratios[0]])
             stored[ratio] = finest.first(len(levels[ratio])) if part else levels[ratio].to("cpu")
         tokens = None if visual is None else visual.to("cpu")
-        chunk = Chunk(start, end, frames, positions.cpu(), Levels(stored), tokens, last, thumbnail)
+        chunk = Chunk(start, end, frames, positions.cpu(), Levels(stored), tokens, last, thumbnail, marks or {})
         self.chunks.append(chunk)
         return chunk
 
@@ -119,6 +124,7 @@ class Memory:
     def only(self, chunks: Sequence[int]) -> Memory:
         """Return the memory with some of its chunks, given by their numbers in order; text follows right after them."""
         part = replace(self, chunks=[self.chunks[i] for i in chunks])
+        part.tables = self.tables
         part.next_position = part.free_position()
         return part
 
@@ -129,7 +135,7 @@ class Memory:
     def snapshot(self) -> Memory:
         """Return the memory as it is now, whatever is appended to it later."""
         copy = replace(self, chunks=list(self.chunks))
-        copy.computed = self.computed
+        copy.computed, copy.tables = self.computed, self.tables
         return copy
 
     def seen(self, as_of: float | None = None, within: tuple[float, float] | None = None) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -12,8 +12,7 @@ from videox2l.backbones.attention import causal_mask, grouped
 from videox2l.backbones.base import Backbone, TextTokens
 from videox2l.errors import SettingsError
 from videox2l.memory import Memory, Plan, mix, uniform_plan
-
-TOKENS = ("last", "mean", "max", "max+last")
+from videox2l.select.looks import EnoughSeen, check_tokens, look, over_tokens
 
 
 @dataclass
@@ -21,24 +20,28 @@ class MassProbe:
     """A probe that sums, layer by layer, how much attention the last `rows` prompt tokens pay to each chunk.
 
     `offsets` are the columns at which chunks begin, and the end of the last. `masses` gets one tensor
-    (query_heads, rows, n_chunks) per layer: shares of all attention, prefix and question included.
+    (query_heads, rows, n_chunks) per layer of `layers` (None: all): shares of all attention, prefix and question
+    included. The pass ends behind the last of `layers`.
     """
 
     offsets: Sequence[int]
     rows: int = 1
+    layers: Sequence[int] | None = None
     masses: list[Tensor] = field(default_factory=list)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
         """Take the mass of one layer."""
-        del layer
-        last = grouped(query[:, :, -self.rows :], key.shape[1]).float()  # (kv_heads, group, rows, d)
-        logits = last @ key[0].float()[:, None].transpose(-1, -2) * scaling  # (kv_heads, group, rows, m)
-        mask = causal_mask(self.rows, key.shape[2], key.device)
-        if mask is not None:
-            logits = logits.masked_fill(~mask, -torch.inf)
-        running = logits.softmax(-1).flatten(0, 1).cumsum(-1)
-        edges = running[..., torch.tensor(self.offsets, device=running.device) - 1]
-        self.masses.append(edges.diff())
+        if self.layers is None or layer in self.layers:
+            last = grouped(query[:, :, -self.rows :], key.shape[1]).float()  # (kv_heads, group, rows, d)
+            logits = last @ key[0].float()[:, None].transpose(-1, -2) * scaling  # (kv_heads, group, rows, m)
+            mask = causal_mask(self.rows, key.shape[2], key.device)
+            if mask is not None:
+                logits = logits.masked_fill(~mask, -torch.inf)
+            running = logits.softmax(-1).flatten(0, 1).cumsum(-1)
+            edges = running[..., torch.tensor(self.offsets, device=running.device) - 1]
+            self.masses.append(edges.diff())
+        if self.layers is not None and layer >= max(self.layers):
+            raise EnoughSeen
 
 
 @dataclass(frozen=True)
@@ -46,55 +49,68 @@ class AttentionSelector:
     """Prefills the question on prefix + all chunks and reads what its last token attends to, in two looks.
 
     The first look is over all chunks at H. Its best `shortlist` chunks are laid out at L for the second look, whose
-    scores count: H says where something is, L what it is. `shortlist=0` leaves it at one look; so does a memory whose
-    L-KVs would have to be made first (`l_tier="lazy"`).
+    scores count: H says where something is, L what it is. `shortlist=0` leaves it at one look over H; so does a memory
+    whose L-KVs would have to be made first (`l_tier="lazy"`). A shortlist of all chunks is one look over L.
 
-    Attention mass is summed per chunk and averaged over heads and layers; `skip_layers` leaves out first layers.
-    With `per_head`, each head's mass is taken as shares among the chunks first: a head that looks mostly at the prompt
-    still says which chunk it prefers. `tokens` says whose attention counts: `"last"`, the last prompt token, where
-    the answer is about to be written; `"max"`, per chunk the token that attends to it most (late interaction, as in
-    ColBERT, arXiv 2004.12832); `"max+last"`, both; `"mean"`, all alike. Defaults were chosen on the demo model's
-    development split.
+    Attention mass is summed per chunk and averaged over heads and layers. With `per_head`, each head's mass is taken as
+    shares among the chunks first, layer by layer: a head that looks mostly at the prompt still says which chunk it
+    prefers. `layers` counts some layers only, and a look ends behind the last of them. `tokens` says whose attention
+    counts: `"last"`, the last prompt token, where the answer is about to be written; `"max"`, per chunk the token that
+    attends to it most (late interaction, as in ColBERT, arXiv 2004.12832); `"max+last"`, both; `"mean"`, all alike.
+
+    `neutral`: a question of no content, such as "Describe the video."; its scores are divided out. `drift`: a steady
+    rise of the scores along the video is divided out (that scores favour late frames was found by MemStream, arXiv
+    2602.18434, which mends it while encoding). Both cost time and did not help on the demo model.
     """
 
     tokens: str = "last"
     shortlist: int = 12
-    skip_layers: int = 0
     per_head: bool = True
+    layers: tuple[int, ...] | None = None
+    neutral: str = ""
+    drift: bool = False
 
     def __post_init__(self) -> None:
-        if self.tokens not in TOKENS:
-            raise SettingsError(f"tokens='{self.tokens}' is not known: use {', '.join(TOKENS)}")
+        check_tokens(self.tokens)
         if self.shortlist < 0:
             raise SettingsError(f"shortlist={self.shortlist} is not possible: use 0 (one look) or more")
+        if self.layers is not None and (not self.layers or min(self.layers) < 0):
+            raise SettingsError(f"layers={list(self.layers)} is not possible: name one layer or more, from 0 up")
 
     def score(self, question: TextTokens, memory: Memory, backbone: Backbone) -> Tensor:
-        """Return each chunk's attention (n_chunks,), between 0 and 1, on the CPU."""
-        scores = self._look(question, memory, backbone, uniform_plan(memory, memory.coarsest))
-        if not self.shortlist or memory.finest == memory.coarsest or not memory.has(memory.finest):
-            return scores
-        best = set(scores.argsort(descending=True, stable=True)[: self.shortlist].tolist())
-        ratios = [memory.finest if i in best else memory.coarsest for i in range(len(memory))]
-        return self._look(question, memory, backbone, Plan.at(ratios))
+        """Return each chunk's attention (n_chunks,), between 0 and 1 unless corrected, on the CPU."""
+        if self.layers is not None and max(self.layers) >= memory.shape.layers:
+            raise SettingsError(f"layers={list(self.layers)} is not possible: the model has {memory.shape.layers}")
+        plan = uniform_plan(memory, memory.coarsest)
+        scores = self._look(question, memory, backbone, plan)
+        if self.shortlist and memory.finest != memory.coarsest and memory.has(memory.finest):
+            best = set(scores.argsort(descending=True, stable=True)[: self.shortlist].tolist())
+            plan = Plan.at([memory.finest if i in best else memory.coarsest for i in range(len(memory))])
+            scores = self._look(question, memory, backbone, plan)
+        if self.neutral:
+            plain = replace(self, neutral="", drift=False)._look(backbone.suffix(self.neutral), memory, backbone, plan)
+            scores = scores / plain.clamp_min(torch.finfo(plain.dtype).tiny)
+        return without_drift(scores) if self.drift else scores
 
     def _look(self, question: TextTokens, memory: Memory, backbone: Backbone, plan: Plan) -> Tensor:
         mixed = mix(memory, plan, backbone, room=len(question))
-        probe = MassProbe(mixed.offsets, 1 if self.tokens == "last" else len(question))
-        positions = backbone.text_positions(mixed.next_position, len(question))
-        backbone.forward(question.embeds, positions, mixed.cache, probe)
-        layers = probe.masses[min(self.skip_layers, len(probe.masses) - 1) :]
-        mass = torch.stack([layer.cpu() for layer in layers])  # (layers, query_heads, rows, n_chunks)
+        probe = MassProbe(mixed.offsets, 1 if self.tokens == "last" else len(question), self.layers)
+        look(question, mixed.next_position, mixed.cache, backbone, probe)
+        mass = torch.stack([layer.cpu() for layer in probe.masses])  # (layers, query_heads, rows, n_chunks)
         if self.per_head:
             mass = mass / mass.sum(-1, keepdim=True).clamp_min(torch.finfo(mass.dtype).tiny)
-        return _over_tokens(mass, self.tokens).mean((0, 1))
+        return over_tokens(mass, self.tokens).mean((0, 1))
 
 
-def _over_tokens(mass: Tensor, tokens: str) -> Tensor:
-    """Reduce mass (layers, heads, rows, n_chunks) over the prompt tokens, its rows."""
-    if tokens == "mean":
-        return mass.mean(2)
-    last = mass[:, :, -1]
-    if tokens == "last":
-        return last
-    best = mass.amax(2)
-    return best if tokens == "max" else (best + last) / 2
+def without_drift(scores: Tensor) -> Tensor:
+    """Return scores (n,) above 0 without their trend: the median slope of their logarithms between any two chunks.
+
+    The median (Theil-Sen) does not see the few chunks that stand out, which are what a selector is for.
+    """
+    n = len(scores)
+    if n < 3:
+        return scores
+    logs = scores.double().clamp_min(1e-30).log()
+    first, second = torch.triu_indices(n, n, 1)
+    slope = ((logs[second] - logs[first]) / (second - first)).median()
+    return (scores.double() * torch.exp(-slope * torch.arange(n))).to(scores.dtype)

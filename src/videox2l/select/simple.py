@@ -1,4 +1,4 @@
-"""Selectors that need no model: baselines and the user's own choice."""
+"""Selectors that need no model: baselines, the user's own choice, and the truth."""
 
 from __future__ import annotations
 
@@ -25,6 +25,31 @@ class RandomSelector:
 
 
 @dataclass(frozen=True)
+class UniformSelector:
+    """Evenly spaced chunks, whatever is asked: the best n are spread over the video for any n.
+
+    Chunks are ranked in the order in which the sequence 1/2, 1/4, 3/4, 1/8, ... (van der Corput's) meets them.
+    """
+
+    def score(self, question: TextTokens, memory: Memory, backbone: Backbone) -> Tensor:
+        """Return 1, 1/2, 1/3, ... (n_chunks,) by rank."""
+        del question, backbone
+        n, order, number = len(memory), dict[int, None](), 1
+        while len(order) < n:
+            order.setdefault(int(_mirrored(number) * n))
+            number += 1
+        scores = torch.zeros(n)
+        scores[list(order)] = 1 / torch.arange(1, n + 1)
+        return scores
+
+
+def _mirrored(number: int) -> float:
+    """Return the number whose binary digits after the point are those of `number`, last one first."""
+    digits = f"{number:b}"[::-1]
+    return int(digits, 2) / float(1 << len(digits))
+
+
+@dataclass(frozen=True)
 class ManualSelector:
     """Scores given by the caller: 1 for the chunks that overlap `moments` (seconds, start and end), 0 for others."""
 
@@ -37,3 +62,8 @@ class ManualSelector:
         for start, end in self.moments:
             scores[memory.chunks_within(start, end)] = 1.0
         return scores
+
+
+@dataclass(frozen=True)
+class OracleSelector(ManualSelector):
+    """Scores by the ground truth: `moments` are those that a question needs. For evaluation only."""

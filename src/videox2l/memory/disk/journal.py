@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from videox2l.errors import MemoryFileError
-from videox2l.memory.disk.layout import Part
+from videox2l.memory.disk.layout import Field, Part
 
 FORMAT = "videox2l-memory"
 VERSION = 1
@@ -55,7 +55,8 @@ class ChunkEntry:
     `pts`, `indices` of its sampled frames; `axes`, `tokens`: the shape of its raw visual tokens' positions; `levels`
     ratio -> tokens; `ranked`: whether the finest of them serves ratios in between; `nested`: the ratios of the levels
     that are its first tokens; `gist`: positions and the
-    coarsest level; `fine`: finer levels, or the visual tokens to make them from (`grid`); `thumb`: a JPEG.
+    coarsest level; `fine`: finer levels, or the visual tokens to make them from (`grid`); `thumb`: a JPEG. `marks`: the
+    tensors of the second part of `gist`, if there is one.
     """
 
     number: int
@@ -74,6 +75,7 @@ class ChunkEntry:
     fine: Stored | None
     thumb: Stored | None
     own_axes: int = 0
+    marks: tuple[Field, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -92,6 +94,7 @@ class ChunkEntry:
             "own_axes": self.own_axes,
             "last": self.last,
             "grid": None if self.grid is None else list(self.grid),
+            **({"marks": [mark.to_json() for mark in self.marks]} if self.marks else {}),
             **{name: None if (at := getattr(self, name)) is None else at.to_json() for name in _OBJECTS},
         }
 
@@ -103,6 +106,9 @@ class ChunkEntry:
         at = {name: None if values[name] is None else Stored.from_json(values[name]) for name in _OBJECTS}
         if at["gist"] is None or not levels or min(levels.values()) < 1:
             raise ValueError("gist and levels of a chunk")
+        marks = tuple(Field.from_json(mark) for mark in values.get("marks", ()))
+        if len(at["gist"].parts) < 1 + bool(marks):
+            raise ValueError("marks of a chunk")
         return cls(
             number=int(values["number"]),
             start=float(values["start"]),
@@ -120,6 +126,7 @@ class ChunkEntry:
             gist=at["gist"],
             fine=at["fine"],
             thumb=at["thumb"],
+            marks=marks,
         )
 
     def objects(self) -> list[Stored]:

@@ -31,6 +31,7 @@ _NAMES = {
     torch.int32: "I32",
     torch.uint8: "U8",
 }
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 _ALIGN = 64
 
 
@@ -46,6 +47,16 @@ class Field:
     def nbytes(self) -> int:
         """Bytes of the tensor."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    def to_json(self) -> list[Any]:
+        """Return the field as a JSON list: name, dtype as safetensors writes it, shape."""
+        return [self.name, _NAMES[self.dtype], list(self.shape)]
+
+    @classmethod
+    def from_json(cls, values: Sequence[Any]) -> Field:
+        """Read what `to_json` wrote."""
+        name, dtype, shape = values
+        return cls(str(name), _DTYPES[dtype], tuple(int(n) for n in shape))
 
 
 @dataclass(frozen=True)

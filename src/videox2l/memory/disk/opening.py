@@ -94,9 +94,10 @@ def chunk_at(source: Source, entry: ChunkEntry, pack: torch.Tensor | None = None
     found = view_as(data, fields, at.parts[0].data)
     level = level_from(found, source.h_bits, source.shape.dtype, entry.ranked)
     positions = found["at"].long()
+    marks = view_as(data, entry.marks, at.parts[1].data) if entry.marks else {}
     visual = None if entry.grid is None else StoredVisual(source, entry, positions)
     levels = StoredLevels(source, entry, level)
-    return Chunk(entry.start, entry.end, len(entry.pts), positions, levels, visual, entry.last)
+    return Chunk(entry.start, entry.end, len(entry.pts), positions, levels, visual, entry.last, marks=marks)
 
 
 def lines_of(source: Source) -> tuple[Line, ...]:

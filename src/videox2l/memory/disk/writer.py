@@ -28,7 +28,7 @@ from videox2l.memory.disk.journal import (
     differences,
     pack_manifest,
 )
-from videox2l.memory.disk.layout import ObjectBuilder, cuts, own_axes
+from videox2l.memory.disk.layout import Field, ObjectBuilder, cuts, own_axes
 from videox2l.memory.disk.opening import chunk_at, open_source
 from videox2l.memory.disk.places import LocalPlace, Place, make_folder
 from videox2l.memory.disk.reader import Source
@@ -116,6 +116,7 @@ class Writer:
                 fine=fine,
                 thumb=thumb,
                 own_axes=own_axes(chunk.levels[coarsest]),
+                marks=tuple(Field(name, mark.dtype, tuple(mark.shape)) for name, mark in chunk.marks.items()),
             )
             self._journal(entry.to_json())
         return chunk_at(self.source, entry)
@@ -146,11 +147,13 @@ class Writer:
     def _gist(self, chunk: Chunk, coarsest: float) -> Stored:
         builder = ObjectBuilder()
         builder.add_gist(chunk.positions, chunk.levels[coarsest], self.source.shape, self.source.h_bits)
+        if chunk.marks:
+            builder.add("marks", 0, 1, chunk.marks)
         pieces, parts = builder.build()
         data = b"".join(pieces)
         start = self.journal.pack_bytes
         self.place.append(GIST, start, data)
-        return Stored(GIST, start, len(data), parts[0].sha256, tuple(parts))
+        return Stored(GIST, start, len(data), hashlib.sha256(data).hexdigest(), tuple(parts))
 
     def _fine(self, number: int, chunk: Chunk, coarsest: float) -> Stored | None:
         builder = ObjectBuilder()
