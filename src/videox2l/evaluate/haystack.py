@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from videox2l.demo.cast import all_things
 from videox2l.demo.draw import COLOURS, SHAPES
 from videox2l.demo.questions import Question, ask
-from videox2l.demo.world import WorldVideo, all_things, make_video
+from videox2l.demo.world import WorldVideo, make_video
 from videox2l.errors import SettingsError
 from videox2l.evaluate.base import Options, Row, Sample
 from videox2l.times import Line
@@ -72,7 +73,7 @@ class Haystack:
             rng = np.random.default_rng([self.frames, self.seed, number])
             for i, question in enumerate(ask(video, rng, PER_VIDEO)):
                 if not self.tasks or question.kind in self.tasks:
-                    found.append(self._sample(video, number, i, question))
+                    found.append(self._sample(number, i, question))
             number += 1
         return found[: self.questions]
 
@@ -80,7 +81,7 @@ class Haystack:
         """Return the script of a video."""
         return make_video(FIRST_SEED * (self.seed + 1) + number, self.frames, self.split)
 
-    def _sample(self, video: WorldVideo, number: int, i: int, question: Question) -> Sample:
+    def _sample(self, number: int, i: int, question: Question) -> Sample:
         name = f"{self.split}-{self.seed}-{self.frames}-{number}"
         return Sample(
             id=f"{name}-{i}",
@@ -89,7 +90,7 @@ class Haystack:
             truth=question.answer,
             kind=question.kind,
             choices=choices(question),
-            moments=tuple(moments(video, question)),
+            moments=tuple((float(start), float(end)) for start, end in question.moments),
         )
 
     @contextlib.contextmanager
@@ -137,8 +138,3 @@ def choices(question: Question) -> tuple[str, ...]:
         return tuple(" ".join(thing) for thing in all_things())
     return {"colour": tuple(COLOURS), "shape": tuple(SHAPES)}.get(question.kind, ())
 
-
-def moments(video: WorldVideo, question: Question) -> list[tuple[float, float]]:
-    """Return the times of all appearances of the things that a question names; a frame is a second."""
-    named = [thing for thing in all_things() if " ".join(thing) in question.question]
-    return [(float(e.start), float(e.end)) for thing in named for e in video.appearances(thing)]
