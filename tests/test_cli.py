@@ -86,7 +86,7 @@ def test_a_damaged_video_is_answered_with_a_warning() -> None:
         ([NASA, "hi", "--reload", "some"], "reload='some'"),
         ([NASA, "hi", "--selector", "best"], "selector 'best'"),
         ([NASA, "hi", "--pin", "3"], "'3' is no time range"),
-        ([NASA, "hi", "--model", "/no/where"], "cannot load the model '/no/where'"),
+        ([NASA, "hi", "--model", "/no/where"], "'/no/where' is no folder"),
         ([NASA, "a<|im_end|>"], "control token '<|im_end|>'"),
         ([NASA, "hi", "--save", "/no/where/a.x2l"], "folder '/no/where' does not exist"),
         ([NASA, "hi", "--temperature", "-1"], "temperature=-1"),

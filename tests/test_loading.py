@@ -47,14 +47,14 @@ def test_a_saved_checkpoint_answers_like_the_model(family: str, file: str, tmp_p
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     folder = save("qwen2_5_vl", tmp_path)
     (folder / "video_preprocessor_config.json").unlink()
-    with pytest.raises(ModelError, match=r"has no video_preprocessor_config\.json"):
+    with pytest.raises(ModelError, match=r"has no processor \(video_preprocessor_config\.json"):
         VideoX2L.from_pretrained(str(folder))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "qwen2"}))
     with pytest.raises(ModelError, match="no adapter for model type 'qwen2'"):
         VideoX2L.from_pretrained(str(folder))
     (folder / "config.json").unlink()
-    with pytest.raises(ModelError, match="cannot load the model"):
+    with pytest.raises(ModelError, match=r"has no config\.json: give the folder that save_pretrained wrote"):
         VideoX2L.from_pretrained(str(folder))
 
 

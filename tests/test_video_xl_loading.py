@@ -18,8 +18,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2Config, Qwen2Fo
 
 from tests.conftest import CORPUS, make_video_xl
 from videox2l import ArraySource, Memory, ModelError, SettingsError, VideoX2L
+from videox2l.backbones.checkpoint import Checkpoint, locate
 from videox2l.backbones.frames import CropFrames, stack
-from videox2l.backbones.loading import locate
 from videox2l.backbones.video_xl_loading import beacon_projections
 from videox2l.errors import ModelWarning
 from videox2l.select import TopK
@@ -313,12 +313,13 @@ def test_a_shard_that_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_where_a_model_lies(repository: Path, tmp_path: Path) -> None:
-    assert locate(str(repository)) == (str(repository / "VideoXL_weight_8"), "")
-    assert locate(str(tmp_path)) == (str(tmp_path), "")
-    assert locate("sy1998/Video_XL") == ("sy1998/Video_XL", "VideoXL_weight_8")
-    assert locate("owner/name/some/folder") == ("owner/name", "some/folder")
-    assert locate("owner/name") == ("owner/name", "")
-    assert locate("/no/such/folder") == ("/no/such/folder", "")
+    assert locate(str(repository)) == Checkpoint(str(repository / "VideoXL_weight_8"))
+    assert locate(str(tmp_path)) == Checkpoint(str(tmp_path))
+    assert locate("sy1998/Video_XL") == Checkpoint("sy1998/Video_XL", "VideoXL_weight_8")
+    assert locate("owner/name/some/folder", "v1") == Checkpoint("owner/name", "some/folder", "v1")
+    assert locate("owner/name") == Checkpoint("owner/name")
+    with pytest.raises(ModelError, match="'/no/such/folder' is no folder"):
+        locate("/no/such/folder")
     with pytest.raises(ModelError, match="device_map is not supported"):
         VideoX2L.from_pretrained(str(repository), device_map="auto")
     with pytest.raises(SettingsError, match="max_pixels has no effect"):

@@ -13,6 +13,7 @@ from videox2l.cli_common import (
     ChunkFrames,
     CompressorName,
     Device,
+    DeviceMap,
     Dtype,
     End,
     Fps,
@@ -23,8 +24,10 @@ from videox2l.cli_common import (
     MaxFrames,
     MaxPixels,
     Model,
+    Quantize,
     Ratios,
     Reload,
+    Revision,
     SamplingMode,
     Start,
     Subtitles,
@@ -113,6 +116,9 @@ def ask(
     within: Annotated[str | None, typer.Option(help="See only this time range.", metavar="A-B")] = None,
     device: Device = None,
     dtype: Dtype = "auto",
+    device_map: DeviceMap = None,
+    quantize: Quantize = None,
+    revision: Revision = None,
     as_json: AsJson = False,
 ) -> None:
     """Ingest a video once and answer questions about it.
@@ -146,12 +152,23 @@ def ask(
             memory = Memory.load(video)
             if save is not None:
                 memory.save(save)
-            x2l = load_model(model, device, dtype, max_pixels, screen)
+            x2l = load_model(
+                model, device, dtype, max_pixels, screen, device_map=device_map, quantize=quantize, revision=revision
+            )
             memory.check_model(x2l.identity)  # before anything of an answer is printed
         else:
             frames = Sampling(fps=fps, max_frames=max_frames, start=start, end=end, mode=sampling)  # type: ignore[arg-type]
             with open_video(video, frames) as source:  # before the model: what is wrong with a video shows at once
-                x2l = load_model(model, device, dtype, max_pixels, screen)
+                x2l = load_model(
+                    model,
+                    device,
+                    dtype,
+                    max_pixels,
+                    screen,
+                    device_map=device_map,
+                    quantize=quantize,
+                    revision=revision,
+                )
                 for question in questions:
                     x2l.backbone.suffix(question)
                 with screen.ingest_bar(Path(video).name) as progress:

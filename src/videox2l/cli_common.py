@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from videox2l.errors import MemoryWarning, SettingsError, VideoWarning, X2LError
+from videox2l.errors import MemoryWarning, ModelWarning, SettingsError, VideoWarning, X2LError
 
 if TYPE_CHECKING:
     from videox2l.console import Screen
@@ -30,6 +31,12 @@ Reload = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... [default: cuda where there is one]")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(help='Spread the model over devices: "auto", or JSON of modules and devices. Needs accelerate.'),
+]
+Quantize = Annotated[str | None, typer.Option(help="Weights in 4bit or 8bit. Needs bitsandbytes.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")]
 Fps = Annotated[float | None, typer.Option(help="Frames sampled per second of video. [default: 1]")]
 MaxFrames = Annotated[int | None, typer.Option(help="Sample at most this many frames: fps is lowered until they fit.")]
 Start = Annotated[float | None, typer.Option(help="Read from this second on.")]
@@ -54,15 +61,44 @@ Subtitles = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
-def load_model(model: str, device: str | None, dtype: str, max_pixels: int | None, screen: Screen) -> VideoX2L:
+def load_model(
+    model: str,
+    device: str | None,
+    dtype: str,
+    max_pixels: int | None,
+    screen: Screen,
+    *,
+    device_map: str | None = None,
+    quantize: str | None = None,
+    revision: str | None = None,
+) -> VideoX2L:
     """Load a model behind a spinner."""
+    placed = (
+        json_value(device_map, "device-map") if device_map is not None and device_map.startswith("{") else device_map
+    )
     with screen.waiting(f"loading {model}"):
         from transformers.utils import logging
 
         from videox2l.pipeline import VideoX2L
 
         logging.disable_progress_bar()
-        return VideoX2L.from_pretrained(model, device=device, dtype=dtype, max_pixels=max_pixels)
+        return VideoX2L.from_pretrained(
+            model,
+            device=device,
+            dtype=dtype,
+            device_map=placed,
+            quantize=quantize,
+            revision=revision,
+            max_pixels=max_pixels,
+        )
+
+
+def json_value(text: str, what: str) -> Any:
+    """Read the JSON text of the option `what`."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise SettingsError(f"{what}: '{text}' is no JSON: {error}") from None
 
 
 def number(text: str, what: str) -> float:
@@ -86,6 +122,7 @@ def user_errors() -> Iterator[None]:
             warnings.simplefilter("ignore")  # of libraries; a user cannot act on them
             warnings.simplefilter("always", VideoWarning)
             warnings.simplefilter("always", MemoryWarning)
+            warnings.simplefilter("always", ModelWarning)
             warnings.showwarning = show
             yield
     except X2LError as error:

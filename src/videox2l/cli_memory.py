@@ -15,6 +15,7 @@ from videox2l.cli_common import (
     ChunkFrames,
     CompressorName,
     Device,
+    DeviceMap,
     Dtype,
     End,
     Fps,
@@ -25,7 +26,9 @@ from videox2l.cli_common import (
     MaxFrames,
     MaxPixels,
     Model,
+    Quantize,
     Ratios,
+    Revision,
     SamplingMode,
     Start,
     Subtitles,
@@ -86,6 +89,9 @@ def ingest(
     idle: Annotated[float, typer.Option(help="With --follow: a file that did not grow for so many seconds ended.")] = 5,
     device: Device = None,
     dtype: Dtype = "auto",
+    device_map: DeviceMap = None,
+    quantize: Quantize = None,
+    revision: Revision = None,
     as_json: AsJson = False,
 ) -> None:
     """Read a video into a memory on disk. Stopped at any time, the same command goes on from the last whole chunk."""
@@ -112,7 +118,9 @@ def ingest(
                 source = FollowSource(video, fps=fps or 1.0, idle=idle)
             else:
                 source = stack.enter_context(open_video(video, frames))
-            x2l = load_model(model, device, dtype, max_pixels, screen)
+            x2l = load_model(
+                model, device, dtype, max_pixels, screen, device_map=device_map, quantize=quantize, revision=revision
+            )
             progress = stack.enter_context(screen.ingest_bar(Path(video).name))
             if follow and is_memory(memory):
                 made = Memory.load(memory)

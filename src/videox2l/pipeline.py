@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Any
 
 from videox2l.answer import Answer, Cost, evidence_of
-from videox2l.backbones.base import Backbone, Turn
+from videox2l.backbones.base import SOURCE, Backbone, Turn
 from videox2l.compress import COMPRESSORS, Compressor, compressor_by_name
 from videox2l.compress.lazy import with_planned_levels
 from videox2l.decoding import Sampling, TextStream, decode
@@ -33,8 +33,9 @@ class VideoX2L:
     It holds no state of videos or questions: asking in another order never changes an answer.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, source: str | None = None) -> None:
         self.backbone = backbone
+        self.source = source
 
     @classmethod
     def from_pretrained(
@@ -44,21 +45,42 @@ class VideoX2L:
         device: str | None = None,
         dtype: str = "auto",
         device_map: Any = None,
+        quantize: Any = None,
         revision: str | None = None,
         max_pixels: int | None = None,
     ) -> VideoX2L:
         """Load a model: "demo" (ships with the package), a local directory, or a hub id.
 
-        `device` "cpu", "cuda", ...: by default CUDA where there is one. `dtype` "auto", "float32", "bfloat16" or
-        "float16". `max_pixels` limits the size of frames where the family resizes to a pixel budget; the fewer, the
-        fewer visual tokens. Raises ModelError.
+        Parameters
+        ----------
+        device
+            "cpu", "cuda", "cuda:1", ...: by default CUDA where there is one.
+        dtype
+            "auto" (what the checkpoint says; float32 on the CPU), "float32", "bfloat16" or "float16".
+        device_map
+            In place of `device`: "auto", or a map of modules to devices, to spread a model over several GPUs and host
+            memory (accelerate). KVs of a layer lie where the layer is.
+        quantize
+            "4bit" or "8bit" (bitsandbytes), or a quantization config of transformers.
+        revision
+            Branch, tag or commit of a hub repository; the commit is recorded in memories.
+        max_pixels
+            Pixels of a frame at most, where the family resizes to a pixel budget; the fewer, the fewer visual tokens.
+
+        Raises ModelError, SettingsError.
         """
         from videox2l.backbones import loading
 
         backbone = loading.from_pretrained(
-            name, device=device, dtype=dtype, device_map=device_map, revision=revision, max_pixels=max_pixels
+            name,
+            device=device,
+            dtype=dtype,
+            device_map=device_map,
+            quantize=quantize,
+            revision=revision,
+            max_pixels=max_pixels,
         )
-        return cls(backbone)
+        return cls(backbone, loading.checkpoint_of(name, revision).source)
 
     @classmethod
     def from_model(cls, model: Any, processor: Any, *, max_pixels: int | None = None) -> VideoX2L:
@@ -73,8 +95,9 @@ class VideoX2L:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """What a memory must agree on with this model."""
-        return self.backbone.identity()
+        """What a memory must agree on with this model, and where on the hub it was fetched from, which is only told."""
+        identity = self.backbone.identity()
+        return identity if self.source is None else {**identity, SOURCE: self.source}
 
     def ingest(
         self,

@@ -6,7 +6,7 @@ height and width).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -16,6 +16,14 @@ from torch import Tensor
 
 from videox2l.backbones.attention import Probe
 from videox2l.backbones.cache import BufferCache
+
+SOURCE = "source"
+"""The entry of an identity that says where a model was fetched from. It is told; memories need not agree on it."""
+
+
+def without_source(identity: Mapping[str, str]) -> dict[str, str]:
+    """Return the entries of an identity that memories must agree on."""
+    return {key: value for key, value in identity.items() if key != SOURCE}
 
 
 @dataclass(frozen=True)

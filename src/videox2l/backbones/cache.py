@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,21 +20,22 @@ class BufferLayer(CacheLayerMixin):  # type: ignore[misc]
     is_sliding = False
     is_croppable = True
 
-    def __init__(self, capacity: int = 0) -> None:
+    def __init__(self, capacity: int = 0, device: torch.device | None = None) -> None:
         super().__init__()
         self.capacity = capacity
+        self.home = device
         self.length = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor | None = None) -> None:
-        """Allocate the buffers with the heads, head size, dtype and device of `key_states`."""
+        """Allocate the buffers like `key_states`, on the layer's own device if it was given one."""
         values = key_states if value_states is None else value_states
-        self._keys = self._allocate(key_states, self.capacity)
-        self._values = self._allocate(values, self.capacity)
+        self._keys = self._allocate(key_states, self.capacity, self.home)
+        self._values = self._allocate(values, self.capacity, self.home)
         self.is_initialized = True
 
     @staticmethod
-    def _allocate(like: Tensor, capacity: int) -> Tensor:
-        return like.new_empty(like.shape[0], like.shape[1], capacity, like.shape[3])
+    def _allocate(like: Tensor, capacity: int, device: torch.device | None = None) -> Tensor:
+        return like.new_empty(like.shape[0], like.shape[1], capacity, like.shape[3], device=device or like.device)
 
     def reserve(self, capacity: int) -> None:
         """Make room for `capacity` columns in all; what is there stays."""
@@ -85,10 +87,13 @@ class BufferLayer(CacheLayerMixin):  # type: ignore[misc]
 
 
 class BufferCache(Cache):  # type: ignore[misc]
-    """The cache of all layers. `capacity` columns per layer are allocated at the first write."""
+    """The cache of all layers. `capacity` columns per layer are allocated at the first write.
 
-    def __init__(self, layers: int, capacity: int = 0) -> None:
-        super().__init__(layers=[BufferLayer(capacity) for _ in range(layers)])
+    `devices`: where each layer's columns lie; by default where the first ones come from.
+    """
+
+    def __init__(self, layers: int, capacity: int = 0, devices: Sequence[torch.device] | None = None) -> None:
+        super().__init__(layers=[BufferLayer(capacity, None if devices is None else devices[i]) for i in range(layers)])
 
     def __len__(self) -> int:
         return int(self.layers[0].length)
@@ -99,11 +104,8 @@ class BufferCache(Cache):  # type: ignore[misc]
     def append(self, keys: Tensor, values: Tensor) -> None:
         """Append columns to every layer: `keys` and `values` (layers, heads, n, head_dim) on any device."""
         for index, layer in enumerate(self.layers):
-            if layer.is_initialized:
-                device = layer.keys.device
-                layer.update(keys[index].to(device)[None], values[index].to(device)[None])
-            else:
-                layer.update(keys[index][None], values[index][None])
+            device = layer.keys.device if layer.is_initialized else layer.home or keys.device
+            layer.update(keys[index].to(device)[None], values[index].to(device)[None])
 
     def extend(self, n: int) -> list[tuple[Tensor, Tensor]]:
         """Append `n` columns for the caller to fill: for each layer views of its keys and values (heads, n, head_dim).

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from functools import partial
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
-from transformers.utils import cached_file
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from videox2l.backbones import video_xl_loading as video_xl
 from videox2l.backbones.base import Backbone
+from videox2l.backbones.checkpoint import Checkpoint, locate, told
+from videox2l.backbones.quantised import quantization_config, require
 from videox2l.backbones.registry import adapter_for
 from videox2l.backbones.video_xl import VideoXLBackbone
-from videox2l.errors import ModelError, X2LError
+from videox2l.errors import ModelError, ModelWarning, SettingsError
 
 if TYPE_CHECKING:
     from videox2l.backbones.transformers_backbone import TransformersBackbone
 
-Find = Callable[[str], Path | None]
 DTYPES: dict[str, Any] = {
     "auto": "auto",
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+SHIPPED = ("demo", "demo-xl")
 
 
 def from_objects(model: Any, processor: Any, max_pixels: int | None = None) -> Backbone:
@@ -54,42 +54,39 @@ def from_pretrained(
     device: str | None = None,
     dtype: str = "auto",
     device_map: Any = None,
+    quantize: Any = None,
     revision: str | None = None,
     max_pixels: int | None = None,
 ) -> Backbone:
-    """Load a checkpoint from a local directory or the Hugging Face hub (cached files first, HF_HUB_OFFLINE honoured).
+    """Load a checkpoint from a local directory or the Hugging Face hub (HF_HUB_OFFLINE is honoured).
 
     No remote code is run and only safetensors are read. `device` defaults to CUDA where there is one; on the CPU,
-    `dtype="auto"` means float32, since half precision is slower there.
+    `dtype="auto"` means float32, since half precision is slower there. `device_map` as accelerate takes it, in place
+    of `device`; `quantize` as in `quantization_config`. Raises ModelError, SettingsError.
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype '{dtype}' is not known: use {', '.join(DTYPES)}")
-    where, subfolder = (str(demo_directory()), "") if name in ("demo", "demo-xl") else locate(name)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device is not None and device_map is not None:
+        raise SettingsError(f"device='{device}' and device_map={device_map!r} exclude each other: give one of them")
+    checkpoint = checkpoint_of(name, revision)
+    device = usable_device(device)
     precision = torch.float32 if dtype == "auto" and device == "cpu" and device_map is None else DTYPES[dtype]
-    hub = {"revision": revision, "trust_remote_code": False, "subfolder": subfolder}
-    find = partial(_find, where, revision=revision, subfolder=subfolder)
-    try:
-        if (plain := _read_json(find, "config.json")).get("model_type") == video_xl.MODEL_TYPE:
-            if device_map is not None:
-                raise ModelError("device_map is not supported for Video-XL yet: leave it out, the model has one device")
-            return load_video_xl(plain, where, find, hub, precision, max_pixels, device)
-        config = AutoConfig.from_pretrained(where, **hub)
-        adapter = adapter_for(config.model_type)
-        tokenizer = AutoTokenizer.from_pretrained(where, **hub)
-        video_config = video_processor_config(where, find)
-        if not tokenizer.chat_template:
-            tokenizer.chat_template = _read_json(find, "chat_template.json").get("chat_template")
-        model = AutoModelForImageTextToText.from_pretrained(
-            where, dtype=precision, device_map=device_map, use_safetensors=True, **hub
-        )
-    except X2LError:
-        raise
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load the model '{name}': {_first_line(error)}") from error
-    if device_map is None:
-        model = model.to(device)
-    backbone = adapter(model, tokenizer, video_config, max_pixels)
+    with told(checkpoint):
+        adapter = adapter_for(checkpoint.config["model_type"])
+        if checkpoint.config["model_type"] == video_xl.MODEL_TYPE:
+            if device_map is not None or quantize is not None:
+                wish = "quantize" if device_map is None else "device_map"
+                raise ModelError(f"{wish} is not supported for Video-XL yet: leave it out")
+            return load_video_xl(checkpoint, precision, max_pixels, device)
+        tokenizer = load_tokenizer(checkpoint)
+        pixels = video_processor_config(checkpoint)
+        quantization = quantization_config(quantize, precision)
+        if device_map is not None:
+            require("accelerate", f"device_map={device_map!r}", "accelerate")
+        elif quantization is not None:  # quantised weights cannot be moved later
+            device_map = {"": device}
+        model = load_model(checkpoint, dtype=precision, device_map=device_map, quantization_config=quantization)
+        backbone = adapter(model if device_map is not None else model.to(device), tokenizer, pixels, max_pixels)
     if name == "demo-xl":  # its vision tower is the demo model's
         from videox2l.demo import xl
 
@@ -97,38 +94,67 @@ def from_pretrained(
     return backbone
 
 
+def checkpoint_of(name: str, revision: str | None = None) -> Checkpoint:
+    """Return the checkpoint that a name means: "demo", a folder, or a hub id."""
+    return Checkpoint(str(demo_directory())) if name in SHIPPED else locate(name, revision)
+
+
+def usable_device(device: str | None) -> str:
+    """Return the device to load on, by default CUDA where there is one. Raises SettingsError for one that is not."""
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SettingsError(f"device '{device}' cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def load_model(checkpoint: Checkpoint, **options: Any) -> Any:
+    """Load a model by transformers' Auto class. Raises ModelError where the weights do not fill it."""
+    checkpoint.check_weights()
+    model, found = AutoModelForImageTextToText.from_pretrained(
+        checkpoint.where, use_safetensors=True, output_loading_info=True, **options, **checkpoint.hub
+    )
+    lost, unused = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
+    if lost:
+        raise ModelError(
+            f"the weights of '{checkpoint.where}' do not fill the model that config.json describes: {len(lost)} "
+            f"tensors are missing, such as {lost[0]}"
+        )
+    if unused:
+        warnings.warn(
+            f"{len(unused)} tensors of '{checkpoint.where}' have no place in the model that config.json describes, "
+            f"such as {unused[0]}",
+            ModelWarning,
+            stacklevel=2,
+        )
+    return model
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """Load a tokenizer with its chat template, from whichever of the known files has it."""
+    checkpoint.check_tokenizer()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.where, **checkpoint.hub)
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = checkpoint.json("chat_template.json").get("chat_template")
+    return tokenizer
+
+
 def load_video_xl(
-    config: Mapping[str, Any],
-    where: str,
-    find: Find,
-    hub: Mapping[str, Any],
-    precision: Any,
-    max_pixels: int | None,
-    device: str,
+    checkpoint: Checkpoint, precision: torch.dtype | str, max_pixels: int | None, device: str
 ) -> VideoXLBackbone:
     """Load a checkpoint of Video-XL, which transformers' Auto classes do not know."""
+    config = checkpoint.config
     if isinstance(precision, str):
-        precision = getattr(torch, str(config.get("torch_dtype") or config.get("dtype") or "float16"))
-    model = video_xl.load_model(config, video_xl.weight_files(find), precision)
-    tokenizer = AutoTokenizer.from_pretrained(where, tokenizer_type="qwen2", **hub)
-    pixels = video_xl.pixel_config(model, _read_json(find, "preprocessor_config.json"))
+        precision = cast(
+            "torch.dtype", getattr(torch, str(config.get("torch_dtype") or config.get("dtype") or "float16"))
+        )
+    checkpoint.check_weights()
+    model = video_xl.load_model(config, video_xl.weight_files(checkpoint.find), precision)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.where, tokenizer_type="qwen2", **checkpoint.hub)
+    pixels = video_xl.pixel_config(model, checkpoint.json("preprocessor_config.json"))
     return VideoXLBackbone(model.to(device), tokenizer, pixels, max_pixels)
-
-
-def locate(name: str) -> tuple[str, str]:
-    """Return a local folder or hub id, and the subfolder in which the model lies ("" for none).
-
-    A third part of a hub id is a subfolder ("owner/name/folder"); a local folder without a config.json may have one
-    subfolder that has it.
-    """
-    path = Path(name)
-    if path.is_dir():
-        inner = [] if (path / "config.json").exists() else [sub.parent for sub in path.glob("*/config.json")]
-        return (str(inner[0]) if len(inner) == 1 else name), ""
-    parts = name.split("/", 2)
-    if len(parts) == 3 and not path.is_absolute() and parts[0] not in (".", ".."):
-        return "/".join(parts[:2]), parts[2]
-    return name, video_xl.SUBFOLDERS.get(name, "")
 
 
 def demo_directory() -> Path:
@@ -136,40 +162,19 @@ def demo_directory() -> Path:
     return Path(__file__).parent.parent / "demo" / "model"
 
 
-def video_processor_config(where: str, find: Find) -> dict[str, Any]:
+def video_processor_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the model's video processor config, from whichever of the known files has it."""
-    nested = _read_json(find, "processor_config.json")
+    nested = checkpoint.json("processor_config.json")
     for found in (
-        _read_json(find, "video_preprocessor_config.json"),
+        checkpoint.json("video_preprocessor_config.json"),
         nested.get("video_processor"),
-        _read_json(find, "preprocessor_config.json"),
+        checkpoint.json("preprocessor_config.json"),
         nested.get("image_processor"),
     ):
         if found:
             return dict(found)
     raise ModelError(
-        f"'{where}' has no video_preprocessor_config.json, processor_config.json or preprocessor_config.json"
+        f"'{checkpoint.where}' has no processor (video_preprocessor_config.json, processor_config.json or "
+        "preprocessor_config.json), so the sizes and colours of frames are unknown: copy it from the model that this "
+        "one was made from"
     )
-
-
-def _find(where: str, file: str, revision: str | None, subfolder: str) -> Path | None:
-    """Return where a file of a checkpoint lies on disk (fetched if need be), or None if there is none."""
-    path = cached_file(
-        where,
-        file,
-        revision=revision,
-        subfolder=subfolder,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return None if path is None else Path(path)
-
-
-def _read_json(find: Find, file: str) -> dict[str, Any]:
-    path = find(file)
-    return {} if path is None else dict(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,6 +6,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -97,7 +98,27 @@ class TransformersBackbone(ABC):
     @property
     def device(self) -> torch.device:
         """Device of the token embeddings."""
-        return self.embedding.weight.device  # type: ignore[return-value, unused-ignore]
+        held: torch.device = self.embedding.weight.device  # type: ignore[assignment, unused-ignore]
+        return self._entrance if held.type == "meta" and self._spread else held
+
+    @property
+    def _spread(self) -> bool:
+        """Whether accelerate spread the model over several devices, or keeps parts of it elsewhere."""
+        return len(set((getattr(self.model, "hf_device_map", None) or {}).values())) > 1
+
+    @cached_property
+    def _entrance(self) -> torch.device:
+        """The device on which embeddings come out whose weights are kept elsewhere."""
+        return torch.device(self.embedding(torch.zeros(1, dtype=torch.long)).device)
+
+    @cached_property
+    def layer_devices(self) -> tuple[torch.device, ...] | None:
+        """Where each layer has its KVs, found by running one token; None where the model is on one device."""
+        if not self._spread:
+            return None
+        cache = BufferCache(self.shape.layers)
+        self.forward(self.embed(torch.zeros(1, dtype=torch.long)), self.text_positions(0, 1), cache)
+        return tuple(layer.keys.device for layer in cache.layers)
 
     # --- text -------------------------------------------------------------------------------------------------
 
@@ -244,7 +265,7 @@ class TransformersBackbone(ABC):
 
     def new_cache(self, capacity: int = 0) -> BufferCache:
         """Return an empty cache with room for `capacity` tokens."""
-        return BufferCache(self.shape.layers, capacity)
+        return BufferCache(self.shape.layers, capacity, self.layer_devices)
 
     # --- for checks against the stock model, and for telling models apart ----------------------------------------
 

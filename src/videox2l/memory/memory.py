@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from videox2l.backbones.base import KVShape, VisualTokens
+from videox2l.backbones.base import SOURCE, KVShape, VisualTokens, without_source
 from videox2l.errors import MemoryFileError, SettingsError
 from videox2l.memory.computed import ComputedLevels
 from videox2l.memory.levels import Chunk, LevelKV, Levels
@@ -174,7 +174,7 @@ class Memory:
 
     def check_model(self, identity: Mapping[str, str]) -> None:
         """Raise MemoryFileError that says what differs when another model or processor asks."""
-        keys = sorted(set(self.identity) | set(identity))
+        keys = sorted((set(self.identity) | set(identity)) - {SOURCE})
         wrong = [key for key in keys if self.identity.get(key) != identity.get(key)]
         if wrong:
             pairs = ", ".join(
@@ -185,7 +185,7 @@ class Memory:
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of content, model, processor, sampling and compression settings."""
         sampling = {k: v for k, v in self.manifest.items() if k not in ("warnings", "source")}
-        whole = {"identity": self.identity, "settings": self.settings, "manifest": sampling}
+        whole = {"identity": without_source(self.identity), "settings": self.settings, "manifest": sampling}
         text = json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from videox2l.backbones.base import KVShape
+from videox2l.backbones.base import KVShape, without_source
 from videox2l.errors import MemoryFileError
 from videox2l.memory.computed import ComputedLevels
 from videox2l.memory.disk.journal import (
@@ -201,12 +201,16 @@ def open_writer(place: Place, head: Head) -> Iterator[Writer]:
                 place.write(MANIFEST, [pack_manifest({**head.to_json(), "prefix": at.to_json()})])
         source = open_source(place, ComputedLevels(0))
         wanted = head.to_json()
-        wrong = differences({k: source.head[k] for k in _COMPARED}, {k: wanted[k] for k in _COMPARED})
+        wrong = differences(_compared(source.head), _compared(wanted))
         if wrong:
             raise MemoryFileError(
                 f"'{place}' holds another memory ({'; '.join(wrong)}): use the same settings, or another folder"
             )
         yield Writer(source)
+
+
+def _compared(head: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{key: head[key] for key in _COMPARED}, "identity": without_source(head["identity"])}
 
 
 @contextlib.contextmanager
