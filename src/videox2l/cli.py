@@ -89,7 +89,7 @@ def ask(
             help="What scores the chunks: keys, attention, embed-dot, text (of subtitles), uniform, random, "
             "manual:A-B, or several as fuse:keys+text."
         ),
-    ] = "attention",
+    ] = "keys",
     pin: Annotated[
         list[str] | None, typer.Option(help="Always re-load this time range; repeatable.", metavar="A-B")
     ] = None,

@@ -20,7 +20,7 @@ from videox2l.ingest import IngestSettings, Progress, append, ingest
 from videox2l.memory import Memory, Plan, mix
 from videox2l.memory.disk.remote import RemotePlace, place_at
 from videox2l.prompt import with_lines
-from videox2l.select import Budget, Range, Selector, bound, budget_for, selector_by_name
+from videox2l.select import DEFAULT_SELECTOR, Budget, Range, Selector, bound, budget_for, selector_by_name
 from videox2l.times import Line
 from videox2l.video import FrameSource, open_video
 from videox2l.video import Sampling as FrameSampling
@@ -217,7 +217,7 @@ class VideoX2L:
         question: str,
         *,
         reload: int | str | Budget = 3,
-        selector: str | Selector = "attention",
+        selector: str | Selector = DEFAULT_SELECTOR,
         pinned: Sequence[Range] = (),
         excluded: Sequence[Range] = (),
         as_of: float | None = None,

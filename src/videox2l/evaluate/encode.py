@@ -20,6 +20,7 @@ from videox2l.errors import VideoError
 from videox2l.evaluate.meter import Meter
 from videox2l.ingest import IngestSettings, check_chunk_frames, facts_of, runs
 from videox2l.memory import Memory
+from videox2l.memory.marks import chunk_marks
 from videox2l.times import Line
 
 if TYPE_CHECKING:
@@ -156,8 +157,10 @@ class EncodedVideo:
             )
             for number, chunk in enumerate(self.chunks, 1):
                 last = number == len(self.chunks)
-                levels = encoder.add(chunk.tokens.to(self.backbone.device), last)
-                memory.add(chunk.start, chunk.end, chunk.frames, chunk.tokens.positions, levels, last=last)
+                tokens = chunk.tokens.to(self.backbone.device)
+                levels = encoder.add(tokens, last)
+                marks = chunk_marks(levels, tokens, self.backbone)
+                memory.add(chunk.start, chunk.end, chunk.frames, chunk.tokens.positions, levels, last=last, marks=marks)
         return memory, count.flops
 
     @cached_property

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from videox2l.errors import SettingsError, VideoWarning
 from videox2l.lmms.session import Job, Session
 from videox2l.pipeline import VideoX2L
+from videox2l.select import DEFAULT_SELECTOR
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts", ".flv", ".mpg", ".mpeg")
 
@@ -59,7 +60,7 @@ class VideoX2LModel(lmms):  # type: ignore[misc]  # lmms-eval carries no types
         h_bits: int | None = None,
         chunk_frames: int | None = None,
         reload: Any = 3,
-        selector: str = "attention",
+        selector: str = DEFAULT_SELECTOR,
         store: str | None = None,
         max_new_tokens: int = 128,
         seed: int = 0,

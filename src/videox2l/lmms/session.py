@@ -17,7 +17,7 @@ from videox2l.errors import SettingsError
 from videox2l.memory import Memory
 from videox2l.memory.disk.folder import is_memory
 from videox2l.pipeline import VideoX2L
-from videox2l.select import budget_for, selector_by_name
+from videox2l.select import DEFAULT_SELECTOR, budget_for, selector_by_name
 from videox2l.video.files import content_hash
 
 
@@ -72,7 +72,7 @@ class Session:
     def __post_init__(self) -> None:
         # Whatever can be wrong is found before the hours of an ingest, not after them.
         budget_for(self.ask.get("reload", 3))
-        selector_by_name(self.ask.get("selector", "attention"))
+        selector_by_name(self.ask.get("selector", DEFAULT_SELECTOR))
 
     def answers(self, jobs: Sequence[Job]) -> Iterator[tuple[int, str]]:
         """Yield (index, answer) of each job, those about one video after another; memory holds one video at a time.

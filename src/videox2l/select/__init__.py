@@ -8,13 +8,21 @@ from videox2l.select.embed_dot import EmbedDotSelector
 from videox2l.select.fusion import FusionSelector
 from videox2l.select.keys import KeysSelector
 from videox2l.select.latency import LatencyBudget, bound
-from videox2l.select.parsing import BUDGET_FORMS, SELECTOR_FORMS, SELECTORS, budget_for, selector_by_name
+from videox2l.select.parsing import (
+    BUDGET_FORMS,
+    DEFAULT_SELECTOR,
+    SELECTOR_FORMS,
+    SELECTORS,
+    budget_for,
+    selector_by_name,
+)
 from videox2l.select.simple import ManualSelector, OracleSelector, RandomSelector, UniformSelector
 from videox2l.select.text import TextSelector
 from videox2l.select.token_budget import TokenBudget
 
 __all__ = [
     "BUDGET_FORMS",
+    "DEFAULT_SELECTOR",
     "SELECTORS",
     "SELECTOR_FORMS",
     "AttentionSelector",

@@ -30,6 +30,7 @@ SELECTORS: dict[str, Callable[[], Selector]] = {
     "uniform": UniformSelector,
     "random": RandomSelector,
 }
+DEFAULT_SELECTOR = "keys"
 SELECTOR_FORMS = "manual:A-B,... or fuse:keys+text (fuse-zscore:, fuse-share:; keys*2 for a weight)"
 BUDGET_FORMS = (
     "a number of chunks, all, none, tokens:N, bytes:200M, mass:0.9 or latency:0.5s; "

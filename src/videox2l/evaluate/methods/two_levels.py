@@ -16,9 +16,7 @@ from videox2l.evaluate.base import Asker, Reply, Sample
 from videox2l.evaluate.encode import EncodedVideo
 from videox2l.evaluate.meter import Count, Meter
 from videox2l.memory import LevelKV, Memory, Plan
-from videox2l.select import ManualSelector, RandomSelector, Selector, selector_by_name
-
-DEFAULT_SELECTOR = "attention"
+from videox2l.select import DEFAULT_SELECTOR, ManualSelector, RandomSelector, Selector, selector_by_name
 
 
 @dataclass(frozen=True)
