@@ -113,10 +113,10 @@ def test_an_answer_ends_at_the_stop_token_or_the_limit(memory: Memory) -> None:
     x2l = VideoX2L.from_model(*make_qwen25())
     free = x2l.ask(memory, QUESTIONS[0], max_new_tokens=6)
     assert (free.finish, len(free.ids)) == ("length", 6)
-    x2l.backbone.model.generation_config.eos_token_id = [free.ids[3]]  # type: ignore[attr-defined]
-    assert free.ids[3] not in free.ids[:3]
+    x2l.backbone.model.generation_config.eos_token_id = [free.ids[2]]  # type: ignore[attr-defined]
+    assert free.ids[2] not in free.ids[:2]
     stopped = x2l.ask(memory, QUESTIONS[0], max_new_tokens=6)
-    assert (stopped.finish, stopped.ids) == ("stop", free.ids[:3])
+    assert (stopped.finish, stopped.ids) == ("stop", free.ids[:2])
 
 
 def test_history_of_a_dialogue_changes_the_prompt(x2l: VideoX2L, memory: Memory) -> None:

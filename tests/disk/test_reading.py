@@ -93,16 +93,17 @@ def test_opening_two_thousand_chunks_reads_no_fine_level(
     assert set(place.reads) == small
     assert all(place.reads[name] == place.size(name) for name in ("manifest.json", "journal.jsonl", "gist.pack"))
     place.reads.clear()
-    answer = x2l.ask(opened, QUESTION, reload=3, selector=ONE_LOOK, max_new_tokens=2)
+    answer = x2l.ask(opened, QUESTION, reload=3, max_new_tokens=2)
     fine = {opened.source.journal.chunks[int(moment.start // 2)].fine.name for moment in answer.reloaded}
     assert set(place.reads) == fine
     assert len(fine) == 3
     assert all(place.reads[name] == place.size(name) for name in fine)  # each once
-    assert answer.ids == x2l.ask(memory, QUESTION, reload=3, selector=ONE_LOOK, max_new_tokens=2).ids
-    place.reads.clear()
-    answer = x2l.ask(opened, QUESTION, reload=3, max_new_tokens=2)  # the second look is over a shortlist at L
-    assert len(place.reads) == AttentionSelector().shortlist
     assert answer.ids == x2l.ask(memory, QUESTION, reload=3, max_new_tokens=2).ids
+    place.reads.clear()
+    look_twice = AttentionSelector()  # the second look is over a shortlist at L
+    answer = x2l.ask(opened, QUESTION, reload=3, selector=look_twice, max_new_tokens=2)
+    assert len(place.reads) == look_twice.shortlist
+    assert answer.ids == x2l.ask(memory, QUESTION, reload=3, selector=look_twice, max_new_tokens=2).ids
 
 
 def test_a_coarser_level_reads_the_first_parts_alone(x2l: VideoX2L, stored: Path) -> None:
