@@ -137,4 +137,3 @@ def choices(question: Question) -> tuple[str, ...]:
     if question.kind == "order":
         return tuple(" ".join(thing) for thing in all_things())
     return {"colour": tuple(COLOURS), "shape": tuple(SHAPES)}.get(question.kind, ())
-

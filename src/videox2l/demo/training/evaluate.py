@@ -58,11 +58,21 @@ class Oracle:
             use_cache=True,
         )
         self.cache, self.seen, self.next = out.past_key_values, ids.shape[1], int(positions.max()) + 1
+        self.after = "<|vision_end|>"
+
+    @torch.no_grad()
+    def watch_nothing(self, text_only: bool) -> None:
+        """Prefill the prompt with an empty video or, with `text_only`, without a place for one."""
+        text = "<|im_start|>user\n" + ("" if text_only else "<|vision_start|>")
+        ids = torch.tensor(self.tokenizer(text)["input_ids"])[None]
+        out = self.model(input_ids=ids, position_ids=torch.arange(ids.shape[1]).expand(3, 1, -1), use_cache=True)
+        self.cache, self.seen, self.next = out.past_key_values, ids.shape[1], ids.shape[1]
+        self.after = "" if text_only else "<|vision_end|>"
 
     @torch.no_grad()
     def answer(self, question: str) -> str:
         """Answer one question greedily; the video's cache is as before afterwards."""
-        text = f"<|vision_end|>{question}<|im_end|>\n<|im_start|>assistant\n"
+        text = f"{self.after}{question}<|im_end|>\n<|im_start|>assistant\n"
         ids, at = torch.tensor(self.tokenizer(text)["input_ids"])[None], self.next
         said: list[int] = []
         while len(said) < LONGEST_ANSWER:

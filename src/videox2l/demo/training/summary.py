@@ -36,8 +36,16 @@ from videox2l.demo.xl import FOLDER, demo_xl_config
 
 RATIOS = (2, 4, 8, 16, 32)
 MIX = {
-    "digit": 0.2, "by shape": 0.03, "colour": 0.1, "shape": 0.1, "order": 0.22, "count": 0.14, "presence": 0.07,
-    "pair": 0.06, "time": 0.04, "describe": 0.04,
+    "digit": 0.2,
+    "by shape": 0.03,
+    "colour": 0.1,
+    "shape": 0.1,
+    "order": 0.22,
+    "count": 0.14,
+    "presence": 0.07,
+    "pair": 0.06,
+    "time": 0.04,
+    "describe": 0.04,
 }
 BEACONS = ("q", "k", "v", "o")
 # The demo model knows positions of three axes: first it gets used to one, with little to lose at low ratios.
