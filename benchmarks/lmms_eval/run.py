@@ -22,7 +22,7 @@ from videox2l import VideoX2L
 from videox2l.demo.render import render_video
 
 HERE = Path(__file__).parent
-SETTINGS = {"pretrained": "demo", "fps": 1, "ratios": "2:32", "reload": 3, "selector": "attention"}
+SETTINGS = {"pretrained": "demo", "fps": 1, "ratios": "2:32", "reload": 3}
 
 
 def main() -> None:

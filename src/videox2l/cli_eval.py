@@ -23,7 +23,12 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    bench: Annotated[str, typer.Argument(help="The benchmark: haystack (generated), ...", metavar="BENCH")],
+    bench: Annotated[
+        str,
+        typer.Argument(
+            help="haystack (generated), videomme, mlvu, longvideobench, vnbench or lvbench.", metavar="BENCH"
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the run; a run that was stopped goes on there.")],
     data: Annotated[Path | None, typer.Option(help="Folder of the benchmark, as downloaded.")] = None,
     model: Model = "demo",
@@ -90,6 +95,10 @@ def _show(screen: Screen, summary: dict[str, Any]) -> None:
             "" if cell["recall"] is None else f"{cell['recall']:.0%}",
         )
     screen.out.print(table)
+    for name, cell in summary.items():
+        if cell.get("metrics"):
+            figures = ", ".join(f"{figure} {value:.1f}" for figure, value in cell["metrics"].items())
+            screen.line(f"{name}: {figures}")
 
 
 def _parts(text: str | None) -> tuple[str, ...]:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 from videox2l.errors import SettingsError
 from videox2l.evaluate.base import Benchmark, Method, Options
+from videox2l.evaluate.benchmarks import PUBLIC
 from videox2l.evaluate.haystack import Haystack
 from videox2l.evaluate.methods import FAMILIES, METHODS
 
-BENCHMARKS: dict[str, Callable[[Options], Benchmark]] = {"haystack": Haystack}
+BENCHMARKS: dict[str, Callable[[Options], Benchmark]] = {"haystack": Haystack, **PUBLIC}
 """Name -> a function that makes the benchmark from the options of the command line."""
 
 

@@ -1,0 +1,70 @@
+"""`x2l eval BENCH --data DIR` with the demo model, from files to figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.evaluate.benchmarks.layouts import LAYOUTS, rows_of
+from videox2l import VideoX2L
+from videox2l.cli import app
+from videox2l.evaluate.base import Options
+from videox2l.evaluate.benchmarks import PUBLIC
+
+Layout = Callable[[str], Path]
+QUESTIONS = {"videomme": 9, "mlvu": 9, "longvideobench": 5, "vnbench": 16, "lvbench": 4}
+
+
+def x2l(*args: object) -> Any:
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_benchmark_runs(layout: Layout, tmp_path: Path, demo: VideoX2L, name: str) -> None:
+    """Rows, figures and predictions: those of "full" are what the model says with all of the video before it."""
+    root, out = layout(name), tmp_path / "out"
+    more = ("--tasks", "plotQA,needle,ego,count,order,anomaly_reco,topic_reasoning") if name == "mlvu" else ()
+    done = x2l("eval", name, "--data", root, "--out", out, "--methods", "full,H", "--budget", "1/4", *more)
+    assert done.exit_code == 0, done.output
+    rows = rows_of(out)
+    assert len(rows) == 2 * QUESTIONS[name]
+    assert {row.method for row in rows} == {"full", "H"}
+    summary = json.loads((out / "summary.json").read_text())
+    assert {"accuracy", "low", "high", "n", "bytes_attended", "bytes_kept", "recall", "metrics"} <= set(summary["full"])
+    assert all(figure in done.stdout for figure in summary["full"]["metrics"])
+
+    bench = PUBLIC[name](Options(data=root, tasks=tuple(more[1].split(",")) if more else ()))
+    sample = bench.samples()[0]
+    with bench.open(sample.video) as source:
+        memory = demo.ingest(source, ratios=(1,))
+    said = demo.ask(memory, sample.question, reload="all", max_new_tokens=bench.max_new_tokens).text
+    [row] = [row for row in rows if (row.id, row.method) == (sample.id, "full")]
+    assert row.prediction == said
+    assert row.right == bench.score(sample, said)
+
+
+def test_a_run_goes_on_and_refuses_other_subtitles(layout: Layout, tmp_path: Path) -> None:
+    root, out = layout("longvideobench"), tmp_path / "out"
+    first = x2l("eval", "longvideobench", "--data", root, "--out", out, "--methods", "H", "--subtitles")
+    assert first.exit_code == 0, first.output
+    before = (out / "samples.jsonl").read_bytes()
+    assert x2l("eval", "longvideobench", "--data", root, "--out", out, "--methods", "H", "--subtitles").exit_code == 0
+    assert (out / "samples.jsonl").read_bytes() == before
+    other = x2l("eval", "longvideobench", "--data", root, "--out", out, "--methods", "H")
+    assert other.exit_code == 1
+    assert "subtitles" in other.output
+
+
+def test_what_is_missing_is_one_line(layout: Layout, tmp_path: Path) -> None:
+    root = layout("vnbench")
+    (root / "VNBench_new" / "44120_ret_edit1.mp4").unlink()
+    done = x2l("eval", "vnbench", "--data", root, "--out", tmp_path / "out", "--model", "nowhere")
+    assert done.exit_code == 1
+    assert done.output.count("\n") == 1  # told before the model is looked for
+    assert "missing 1 videos: VNBench_new/44120_ret_edit1.mp4" in done.output
+    assert not (tmp_path / "out").exists()
