@@ -122,6 +122,38 @@ def test_haystack_is_the_same_every_time() -> None:
         assert source.expected_frames == 64
     with pytest.raises(SettingsError, match="dev, heldout"):
         Haystack(Options(split="train"))
+    with pytest.raises(SettingsError, match="digit"):
+        Haystack(Options(tasks=("nope",)))
+    counts = Haystack(Options(split="dev", questions=12, tasks=("count",))).samples()
+    assert {sample.kind for sample in counts} == {"count"}
+    assert all(len(sample.needs) == int(sample.truth) for sample in counts)
+
+
+def test_splits_share_no_needle() -> None:
+    shown = []
+    for split in ("dev", "heldout"):
+        bench = Haystack(Options(split=split, questions=200, frames=64))
+        videos = {int(sample.video.rpartition("-")[2]) for sample in bench.samples()}
+        shown.append({(e.colour, e.shape, e.digit) for number in videos for e in bench.script(number).events})
+    assert shown[0]
+    assert not shown[0] & shown[1]
+
+
+def test_haystack_from_files_shows_what_the_arrays_show(tmp_path: Path) -> None:
+    drawn = Haystack(Options(split="dev", questions=4, frames=12))
+    filed = Haystack(Options(split="dev", questions=4, frames=12, data=tmp_path))
+    assert list(drawn.samples()) == list(filed.samples())
+    assert drawn.settings() != filed.settings()
+    video = drawn.samples()[0].video
+    with drawn.open(video) as one, filed.open(video) as two:
+        for small, large in zip(one, two, strict=True):
+            assert small.pts == large.pts
+            shrunk = large.image.reshape(48, 8, 48, 8, 3).mean((1, 3))
+            assert abs(shrunk - small.image.astype(float)).mean() < 12
+    written = (tmp_path / f"{video}.mp4").stat()
+    with filed.open(video) as again:
+        assert again.expected_frames == 12
+    assert (tmp_path / f"{video}.mp4").stat().st_mtime_ns == written.st_mtime_ns
 
 
 def test_what_counts_as_said() -> None:
@@ -169,11 +201,12 @@ def test_figures_by_hand() -> None:
 
 
 def test_recall_by_hand() -> None:
-    assert recall([(1, 2), (5, 6)], [(0, 2)]) == 0.5
-    assert recall([(1, 2)], []) == 0
+    assert recall([[(1, 2)], [(5, 6)]], [(0, 2)]) == 0.5
+    assert recall([[(1, 2), (5, 6)]], [(0, 2)]) == 1  # one of two appearances is enough
+    assert recall([[(1, 2)]], []) == 0
     assert recall([], [(0, 2)]) is None
-    assert recall([(1, 2)], None) is None
-    assert recall([(1, 2)], [(2, 3)]) == 0  # they only touch
+    assert recall([[(1, 2)]], None) is None
+    assert recall([[(1, 2)]], [(2, 3)]) == 0  # they only touch
 
 
 def test_names_and_budgets() -> None:

@@ -64,13 +64,21 @@ def render_video(
         where the answer is that there is none).
     """
     video = script(seed, minutes, events)
-    if codec not in CODECS:
-        raise SettingsError(f"codec '{codec}' is not known: use {', '.join(CODECS)}")
     frames = round(minutes * 60 * fps)
     if fps < 1 or frames < 1:
         raise SettingsError(f"a video needs at least one frame, not {minutes} minutes at {fps} fps")
+    write_video(path, video, frames, fps=fps, codec=codec, variable=variable)
+    return [as_row(question) for question in truth(video)]
+
+
+def write_video(
+    path: str | Path, video: WorldVideo, frames: int, *, fps: int, codec: str = "h264", variable: bool = False
+) -> None:
+    """Write `frames` frames of a script, a frame of which is a second, to a file; options as of `render_video`."""
+    if codec not in CODECS:
+        raise SettingsError(f"codec '{codec}' is not known: use {', '.join(CODECS)}")
     encoder, options = CODECS[codec]
-    left_out = np.random.default_rng([0x7F2, seed])
+    left_out = np.random.default_rng([0x7F2, video.seed])
     with av.open(str(path), "w") as container:
         stream = container.add_stream(encoder, rate=fps, options=options)
         stream.width = stream.height = NATIVE * SCALE
@@ -86,7 +94,6 @@ def render_video(
             frame.pts, frame.time_base = i, Fraction(1, fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    return [as_row(question) for question in truth(video)]
 
 
 def script(seed: int, minutes: float, events: Sequence[Event] | None = None) -> WorldVideo:

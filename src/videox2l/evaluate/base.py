@@ -43,6 +43,7 @@ class Sample:
     kind: str
     choices: tuple[str, ...] = ()
     moments: tuple[tuple[float, float], ...] = ()
+    needs: tuple[tuple[tuple[float, float], ...], ...] = ()
     cluster: str = ""
     group: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -50,6 +51,7 @@ class Sample:
     def __post_init__(self) -> None:
         object.__setattr__(self, "cluster", self.cluster or self.video)
         object.__setattr__(self, "group", self.group or self.id)
+        object.__setattr__(self, "needs", self.needs or tuple((moment,) for moment in self.moments))
 
 
 @dataclass(frozen=True)
@@ -173,9 +175,9 @@ class Method(Protocol):
 class Row:
     """One line of `samples.jsonl`: one question, one method, one budget.
 
-    `right` is None where the benchmark could not score. `recall`: share of the sample's moments that lie in what was
-    re-loaded. `flops_ingest` of the language model for the video, `flops_question` of it for this question (selection
-    included), `bytes_selected` read by selection alone. `manifest`: SHA-256 of which frames of what were sampled.
+    `right` is None where the benchmark could not score. `recall`: share of what the sample needs that was re-loaded.
+    `flops_ingest` of the language model for the video, `flops_question` of it for this question (selection included),
+    `bytes_selected` read by selection alone. `manifest`: SHA-256 of which frames of what were sampled.
     """
 
     benchmark: str

@@ -13,23 +13,38 @@ import numpy as np
 
 from videox2l.demo.cast import all_things
 from videox2l.demo.draw import COLOURS, SHAPES
-from videox2l.demo.questions import Question, ask
+from videox2l.demo.questions import QUARTERS, Question, ask
+from videox2l.demo.render import write_video
 from videox2l.demo.world import WorldVideo, make_video
 from videox2l.errors import SettingsError
 from videox2l.evaluate.base import Options, Row, Sample
 from videox2l.times import Line
-from videox2l.video import ArraySource, FrameSource
+from videox2l.video import ArraySource, FrameSource, Sampling, open_video
 
 PER_VIDEO = 4
 SPLITS = ("dev", "heldout")
 FIRST_SEED = 10_000
+FILE_FPS = 4
+MIX = {
+    "digit": 0.2, "colour": 0.12, "shape": 0.12, "pair": 0.12, "order": 0.16, "count": 0.14, "presence": 0.08,
+    "time": 0.06,
+}  # fmt: skip
+TASKS = {
+    "digit": "retrieval", "colour": "retrieval", "shape": "retrieval", "pair": "retrieval", "order": "ordering",
+    "time": "ordering", "count": "counting", "presence": "presence",
+}  # fmt: skip
+"""The three tasks of VNBench (arXiv 2406.09367), and whether something is there at all."""
 
 
 class Haystack:
-    """Questions about events in generated videos: retrieval, order, counting, and more.
+    """Needles in generated videos: retrieval, ordering and counting, as in VNBench (arXiv 2406.09367).
 
-    A frame is a second. Split "dev" is for choosing settings, "heldout" for reporting. Videos are drawn from
-    `seed`; PER_VIDEO questions are asked about each. Frames are drawn in memory.
+    A needle is a picture inserted, a glyph over the scene, or a thing that changes its colour, for one to four frames
+    among decoys. Split "dev" is for choosing settings, "heldout" for reporting; they share no needle. Videos are drawn
+    from `seed`; PER_VIDEO questions are asked about each. A frame is a second.
+
+    Frames are drawn in memory at the size that the demo model takes. With `data` they are rendered larger, into mp4
+    files in that folder where they are missing, and read from there: for other models.
     """
 
     name = "haystack"
@@ -42,7 +57,11 @@ class Haystack:
         self.seed = options.seed
         self.frames = options.frames or 64
         self.questions = options.questions or 100
-        self.tasks = options.tasks
+        self.kinds = options.tasks or tuple(MIX)
+        self.data = options.data
+        unknown = [kind for kind in self.kinds if kind not in MIX]
+        if unknown:
+            raise SettingsError(f"task '{unknown[0]}' is not known: haystack has {', '.join(MIX)}")
         if self.frames < 8:
             raise SettingsError(f"frames={self.frames} is not possible: haystack needs 8 or more")
 
@@ -53,7 +72,8 @@ class Haystack:
             "seed": self.seed,
             "frames": self.frames,
             "questions": self.questions,
-            "tasks": list(self.tasks),
+            "kinds": list(self.kinds),
+            "files": self.data is not None,
             "per_video": PER_VIDEO,
         }
 
@@ -71,9 +91,8 @@ class Haystack:
         while len(found) < self.questions:
             video = self.script(number)
             rng = np.random.default_rng([self.frames, self.seed, number])
-            for i, question in enumerate(ask(video, rng, PER_VIDEO)):
-                if not self.tasks or question.kind in self.tasks:
-                    found.append(self._sample(number, i, question))
+            mix = {kind: MIX[kind] for kind in self.kinds}
+            found += [self._sample(video, number, i, q) for i, q in enumerate(ask(video, rng, PER_VIDEO, mix))]
             number += 1
         return found[: self.questions]
 
@@ -81,7 +100,7 @@ class Haystack:
         """Return the script of a video."""
         return make_video(FIRST_SEED * (self.seed + 1) + number, self.frames, self.split)
 
-    def _sample(self, number: int, i: int, question: Question) -> Sample:
+    def _sample(self, video: WorldVideo, number: int, i: int, question: Question) -> Sample:
         name = f"{self.split}-{self.seed}-{self.frames}-{number}"
         return Sample(
             id=f"{name}-{i}",
@@ -91,15 +110,27 @@ class Haystack:
             kind=question.kind,
             choices=choices(question),
             moments=tuple((float(start), float(end)) for start, end in question.moments),
+            needs=tuple(tuple((float(a), float(b)) for a, b in options) for options in question.needs),
+            labels={"task": TASKS[question.kind], "needle": needle(video, question), "needs": str(len(question.needs))},
         )
 
     @contextlib.contextmanager
     def _frames(self, video: str) -> Iterator[FrameSource]:
         script = self.script(int(video.rpartition("-")[2]))
-        yield ArraySource(script.render(), name=video)
+        if self.data is None:
+            yield ArraySource(script.render(), name=video)
+            return
+        file = self.data / f"{video}.mp4"
+        if not file.exists():
+            self.data.mkdir(parents=True, exist_ok=True)
+            begun = file.with_suffix(".part.mp4")
+            write_video(begun, script, self.frames * FILE_FPS, fps=FILE_FPS)
+            begun.replace(file)
+        with open_video(file, Sampling(fps=1.0)) as source:
+            yield source
 
     def open(self, video: str) -> AbstractContextManager[FrameSource]:
-        """Draw the frames of a video."""
+        """Draw the frames of a video, or read them from its file."""
         return self._frames(video)
 
     def subtitles(self, video: str) -> Sequence[Line]:
@@ -130,10 +161,21 @@ def said(sample: Sample, prediction: str) -> bool:
 
 def choices(question: Question) -> tuple[str, ...]:
     """Return the answers that a question of its kind can have."""
-    if question.kind in ("digit", "count"):
-        return tuple(str(n) for n in range(10))
-    if question.kind == "presence":
-        return ("yes", "no")
-    if question.kind == "order":
-        return tuple(" ".join(thing) for thing in all_things())
-    return {"colour": tuple(COLOURS), "shape": tuple(SHAPES)}.get(question.kind, ())
+    digits = tuple(str(n) for n in range(10))
+    known = {
+        "digit": digits,
+        "count": digits,
+        "colour": tuple(COLOURS),
+        "shape": tuple(SHAPES),
+        "presence": ("yes", "no"),
+        "time": QUARTERS,
+        "order": tuple(" ".join(thing) for thing in all_things()),
+        "pair": tuple(f"{one} {two}" for one in digits for two in digits if one != two),
+    }
+    return known[question.kind]
+
+
+def needle(video: WorldVideo, question: Question) -> str:
+    """Return how the needles of a question come about: overlay, insert, change, mixed, or none."""
+    styles = {event.style for event in video.events if (event.start, event.end) in question.moments}
+    return "none" if not styles else styles.pop() if len(styles) == 1 else "mixed"

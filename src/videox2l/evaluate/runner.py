@@ -157,7 +157,7 @@ def row_of(
         truth=sample.truth,
         prediction=reply.text,
         right=benchmark.score(sample, reply.text),
-        recall=recall(sample.moments, reply.reloaded),
+        recall=recall(sample.needs, reply.reloaded),
         tokens=reply.tokens,
         bytes_attended=reply.bytes_attended,
         bytes_full=video.full_bytes,
@@ -174,9 +174,12 @@ def row_of(
     )
 
 
-def recall(moments: Sequence[tuple[float, float]], seen: Sequence[tuple[float, float]] | None) -> float | None:
-    """Return the share of moments that overlap what was seen; None without moments or without a choice."""
-    if not moments or seen is None:
+Spans = Sequence[tuple[float, float]]
+
+
+def recall(needs: Sequence[Spans], seen: Spans | None) -> float | None:
+    """Return the share of `needs` of which some moment overlaps what was seen; None without needs or a choice."""
+    if not needs or seen is None:
         return None
-    found = [any(a < end and start < b for a, b in seen) for start, end in moments]
+    found = [any(a < end and start < b for start, end in moments for a, b in seen) for moments in needs]
     return sum(found) / len(found)

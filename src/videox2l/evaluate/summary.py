@@ -50,7 +50,7 @@ def accuracy(rows: Sequence[Row]) -> Interval:
 
 
 def paired(first: Sequence[Row], second: Sequence[Row]) -> dict[str, Any]:
-    """Compare two cells on the groups that both have: difference, exact McNemar, and a test that flips clusters.
+    """Compare two cells on the groups that both have: difference with interval, exact McNemar, a test by clusters.
 
     McNemar takes questions as independent; `p_clusters` flips whole videos and is the honest one where
     questions of a video share its luck. Partial scores count as right from one half on in McNemar's test.
@@ -58,17 +58,20 @@ def paired(first: Sequence[Row], second: Sequence[Row]) -> dict[str, Any]:
     one, two = outcomes(first), outcomes(second)
     both = [group for group in one if group in two]
     a, b = [one[group][1] for group in both], [two[group][1] for group in both]
-    clusters: dict[str, float] = {}
+    clusters: dict[str, list[float]] = {}
     for group, x, y in zip(both, a, b, strict=True):
-        clusters[one[group][0]] = clusters.get(one[group][0], 0.0) + x - y
+        clusters.setdefault(one[group][0], []).append(x - y)
+    spread = cluster_bootstrap(list(clusters.values()))
     right, wrong = [x >= 0.5 for x in a], [x >= 0.5 for x in b]
     return {
         "n": len(both),
-        "difference": fmean(a) - fmean(b) if both else None,
+        "difference": spread.mean,
+        "low": spread.low,
+        "high": spread.high,
         "wins": sum(x and not y for x, y in zip(right, wrong, strict=True)),
         "losses": sum(y and not x for x, y in zip(right, wrong, strict=True)),
         "p": mcnemar(right, wrong),
-        "p_clusters": sign_flip(list(clusters.values())),
+        "p_clusters": sign_flip([sum(values) for values in clusters.values()]),
     }
 
 
@@ -128,13 +131,22 @@ def tests(cells: Mapping[str, Sequence[Row]], methods: Mapping[str, Method]) -> 
     """Return paired tests: every cell against full KV, and ours against every rival at the same budget.
 
     Ours is "x2l". Rivals are all methods at the budget that are not variants of ours. p-values of one budget are
-    corrected together after Holm.
+    corrected together after Holm. Where samples have a label "task", ours is compared task by task as well.
     """
     full = next((rows for name, rows in cells.items() if rows[0].method == FULL), None)
     against_full: dict[str, Any] = {}
     if full is not None:
         against_full = {name: paired(rows, full) for name, rows in cells.items() if rows is not full}
-    against_rivals: dict[str, Any] = {}
+    tasks = sorted({row.labels["task"] for rows in cells.values() for row in rows if "task" in row.labels})
+    by_task = {}
+    for task in tasks:
+        part = {name: [row for row in rows if row.labels.get("task") == task] for name, rows in cells.items()}
+        by_task[task] = _against_rivals({name: rows for name, rows in part.items() if rows}, methods)
+    return {"full": against_full, "rivals": _against_rivals(cells, methods), "rivals_by_task": by_task}
+
+
+def _against_rivals(cells: Mapping[str, Sequence[Row]], methods: Mapping[str, Method]) -> dict[str, Any]:
+    against: dict[str, Any] = {}
     for name, ours in cells.items():
         if ours[0].method != OURS:
             continue
@@ -148,8 +160,8 @@ def tests(cells: Mapping[str, Sequence[Row]], methods: Mapping[str, Method]) -> 
             found[other]["p_holm"] = p
             found[other]["question_agnostic"] = not methods[rivals[other][0].method].uses_question
         best = max(found, key=lambda other: accuracy(rivals[other]).mean, default=None)
-        against_rivals[name] = {"rivals": found, "best": best}
-    return {"full": against_full, "rivals": against_rivals}
+        against[name] = {"rivals": found, "best": best}
+    return against
 
 
 def _is_rival(name: str, methods: Mapping[str, Method]) -> bool:
