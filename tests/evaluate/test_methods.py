@@ -59,6 +59,8 @@ def test_a_shared_ingest_is_the_pipelines_own(encoded: EncodedVideo) -> None:
         for ratio in (2.0, 16.0):
             assert torch.equal(one.level(ratio).keys, two.level(ratio).keys)
             assert torch.equal(one.level(ratio).values, two.level(ratio).values)
+        assert set(one.marks) == set(two.marks)
+        assert all(torch.equal(one.marks[name], two.marks[name]) for name in one.marks)
     assert mine.next_position == whole.next_position
 
 

@@ -18,7 +18,7 @@ from videox2l.backbones.cache import BufferCache
 from videox2l.compress import ChunkEncoder, Compressor, History
 from videox2l.errors import VideoError
 from videox2l.evaluate.meter import Meter
-from videox2l.ingest import IngestSettings, check_chunk_frames, facts_of, runs
+from videox2l.ingest import IngestSettings, check_chunk_frames, facts_of, known_of, runs
 from videox2l.memory import Memory
 from videox2l.memory.marks import chunk_marks
 from videox2l.times import Line
@@ -86,16 +86,17 @@ class EncodedVideo:
         self.lines = tuple(subtitles)
         self.meter = Meter(x2l.backbone)
         self._made: dict[str, Any] = {}
-        self.prefix_tokens = len(self.backbone.prefix())
+        self.before = self.backbone.prefix(known_of(source))
+        self.prefix_tokens = len(self.before)
         self.chunks: list[EncodedChunk] = []
-        cursor: VideoCursor | None = None
+        cursor = VideoCursor(self.prefix_tokens, 0.0, 0, self.prefix_tokens, facts=known_of(source))
         for run in runs(source, self.chunk_frames):
             pts = [frame.pts for frame in run.frames]
-            cursor = cursor or VideoCursor(self.prefix_tokens, pts[0], 0, self.prefix_tokens)
+            cursor = cursor if self.chunks else replace(cursor, origin=pts[0])
             tokens = self.backbone.visual_tokens([frame.image for frame in run.frames], pts, cursor)
             self.chunks.append(EncodedChunk(pts[0], run.end, len(pts), tokens.to("cpu")))
-            cursor = cursor.after(tokens)
-        if cursor is None:
+            cursor = cursor.after(tokens, len(pts))
+        if not self.chunks:
             raise VideoError("the video has no frames in the range that was asked for")
         self.next_position = cursor.next_position
         self.visual = cursor.tokens
@@ -143,7 +144,7 @@ class EncodedVideo:
     def _encode(self, compressor: Compressor, settings: IngestSettings) -> tuple[Memory, int | None]:
         with self.meter.counting() as count:
             encoder = ChunkEncoder(self.backbone, compressor, settings.ratios, History.parse(settings.history))
-            prefix = encoder.prefix(self.backbone.prefix())
+            prefix = encoder.prefix(self.before)
             memory = Memory(
                 identity=self.x2l.identity,
                 settings=settings.to_dict(),
@@ -160,7 +161,7 @@ class EncodedVideo:
                 tokens = chunk.tokens.to(self.backbone.device)
                 levels = encoder.add(tokens, last)
                 marks = chunk_marks(levels, tokens, self.backbone)
-                memory.add(chunk.start, chunk.end, chunk.frames, chunk.tokens.positions, levels, last=last, marks=marks)
+                memory.add(chunk.start, chunk.end, chunk.frames, tokens.positions, levels, last=last, marks=marks)
         return memory, count.flops
 
     @cached_property
@@ -175,19 +176,23 @@ class EncodedVideo:
 
     def prefill(self, cache: BufferCache, pieces: Sequence[EncodedChunk], probe: Probe | None = None) -> None:
         """Run prefix and pieces of the video into an empty cache, each piece seeing all before it."""
-        prefix = self.backbone.prefix()
-        self.backbone.forward(prefix.embeds, self.backbone.text_positions(0, len(prefix)), cache)
+        first = self.backbone.text_positions(0, self.prefix_tokens)
+        self.backbone.forward(self.before.embeds, first, cache)
         for piece in pieces:
             tokens = piece.tokens.to(self.backbone.device)
             self.backbone.forward(tokens.embeds, tokens.positions, cache, probe)
 
     @cached_property
     def groups(self) -> list[EncodedChunk]:
-        """The video cut as finely as its tokens allow: one piece per group of frames."""
+        """The video cut as finely as its tokens allow: by groups of frames, or by chunks where words stand between."""
         pieces, first = [], 0
         pts, size = self.manifest["pts"], self.backbone.group_frames
         for chunk in self.chunks:
             t, h, w = chunk.tokens.grid
+            if t * size < chunk.frames:
+                pieces.append(chunk)
+                first += chunk.frames
+                continue
             for i in range(t):
                 columns = slice(i * h * w, (i + 1) * h * w)
                 tokens = replace(
