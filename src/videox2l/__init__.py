@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from videox2l.version import __version__
 
 if TYPE_CHECKING:
-    from videox2l.answer import Answer, Cost, Evidence
+    from videox2l.answer import Answer, Cost, Evidence, Step
     from videox2l.backbones.base import Turn
+    from videox2l.chat import Chat
     from videox2l.errors import MemoryFileError, ModelError, SettingsError, VideoError, VideoWarning, X2LError
+    from videox2l.escalation import Escalation
     from videox2l.memory import Memory, Plan
     from videox2l.pipeline import VideoX2L
     from videox2l.video import ArraySource
@@ -23,13 +25,16 @@ if TYPE_CHECKING:
 _HOMES = {
     "Answer": "answer",
     "ArraySource": "video",
+    "Chat": "chat",
     "Cost": "answer",
+    "Escalation": "escalation",
     "Evidence": "answer",
     "Memory": "memory",
     "MemoryFileError": "errors",
     "ModelError": "errors",
     "Plan": "memory",
     "SettingsError": "errors",
+    "Step": "answer",
     "Turn": "backbones.base",
     "VideoError": "errors",
     "VideoWarning": "errors",
@@ -51,13 +56,16 @@ def __dir__() -> list[str]:
 __all__ = [
     "Answer",
     "ArraySource",
+    "Chat",
     "Cost",
+    "Escalation",
     "Evidence",
     "Memory",
     "MemoryFileError",
     "ModelError",
     "Plan",
     "SettingsError",
+    "Step",
     "Turn",
     "VideoError",
     "VideoWarning",

@@ -3,40 +3,57 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from videox2l import cli_eval, cli_memory
+from videox2l import cli_chat, cli_eval, cli_memory
 from videox2l.cli_common import (
     AsJson,
+    AsOf,
     ChunkFrames,
     CompressorName,
     Device,
     DeviceMap,
     Dtype,
     End,
+    Escalate,
+    EscalateBelow,
+    Exclude,
     Fps,
     HBits,
     History,
     LBits,
     LTier,
     MaxFrames,
+    MaxNewTokens,
     MaxPixels,
     Model,
+    Pin,
     Quantize,
     Ratios,
     Reload,
+    ReselectEvery,
     Revision,
     SamplingMode,
+    Seed,
+    SelectorName,
     Start,
     Subtitles,
+    Temperature,
+    TopP,
+    Within,
+    WithSubtitles,
+    escalation,
     load_model,
     number,
     user_errors,
 )
 from videox2l.errors import SettingsError
 from videox2l.version import __version__
+
+if TYPE_CHECKING:
+    from videox2l.wish import Options
 
 app = typer.Typer(
     help="Ask long videos many questions: ingest once, keep two levels of KVs, re-load the chunks that matter.",
@@ -83,37 +100,26 @@ def ask(
     chunk_frames: ChunkFrames = None,
     max_pixels: MaxPixels = None,
     reload: Reload = "3",
-    selector: Annotated[
-        str,
-        typer.Option(
-            help="What scores the chunks: keys, attention, embed-dot, text (of subtitles), uniform, random, "
-            "manual:A-B, or several as fuse:keys+text."
-        ),
-    ] = "keys",
-    pin: Annotated[
-        list[str] | None, typer.Option(help="Always re-load this time range; repeatable.", metavar="A-B")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="Never re-load this time range; repeatable.", metavar="A-B")
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Length limit of an answer.")] = 128,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Nucleus sampling, with a temperature above 0.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0,
+    selector: SelectorName = "keys",
+    pin: Pin = None,
+    exclude: Exclude = None,
+    escalate: Escalate = False,
+    escalate_below: EscalateBelow = None,
+    reselect_every: ReselectEvery = None,
+    max_new_tokens: MaxNewTokens = 128,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: Seed = 0,
     save: Annotated[
         Path | None,
         typer.Option(
             help="Keep the memory in this folder; ask it later in place of the video. Goes on where it stopped."
         ),
     ] = None,
-    as_of: Annotated[
-        str | None, typer.Option(help="See only what is over at this time, such as 12:30.", metavar="TIME")
-    ] = None,
-    subtitles: Annotated[
-        bool, typer.Option("--subtitles", help="Put the subtitles of the re-loaded chunks in front of the question.")
-    ] = False,
+    as_of: AsOf = None,
+    subtitles: WithSubtitles = False,
     subtitles_from: Subtitles = None,
-    within: Annotated[str | None, typer.Option(help="See only this time range.", metavar="A-B")] = None,
+    within: Within = None,
     device: Device = None,
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,
@@ -137,17 +143,32 @@ def ask(
         from videox2l.memory import Memory
         from videox2l.memory.disk.folder import is_memory
         from videox2l.memory.disk.writer import check_target
-        from videox2l.select import budget_for, selector_by_name
+        from videox2l.select import selector_by_name
         from videox2l.video import Sampling, open_video
         from videox2l.video.subtitles import read_subtitles
+        from videox2l.wish import wish_for
 
+        screen = Screen(quiet=as_json)
         # Whatever can be wrong is found before the hours of an ingest, not after them.
-        budget, oracle = budget_for(reload, pinned, excluded), selector_by_name(selector)
+        wish: Options = {
+            "reload": reload,
+            "selector": selector_by_name(selector),
+            "pinned": pinned,
+            "excluded": excluded,
+            "subtitles": subtitles,
+            "escalate": escalation(escalate, escalate_below),
+            "reselect_every": reselect_every,
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "seed": seed,
+            "on_text": screen.piece,
+        }
+        wish_for(**wish)
         if save is not None:
             check_target(save)
 
         lines = read_subtitles(subtitles_from, video) if subtitles_from is not None else ()
-        screen = Screen(quiet=as_json)
         if is_memory(video):
             memory = Memory.load(video)
             if save is not None:
@@ -189,20 +210,7 @@ def ask(
         answers = []
         for question in questions:
             screen.question(question)
-            answer = x2l.ask(
-                memory,
-                question,
-                reload=budget,
-                selector=oracle,
-                as_of=until or None,
-                within=span or None,
-                subtitles=subtitles,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                seed=seed,
-                on_text=screen.piece,
-            )
+            answer = x2l.ask(memory, question, as_of=until or None, within=span or None, **wish)
             screen.answer(answer)
             answers.append(answer)
         if as_json:
@@ -231,6 +239,7 @@ def demo(
             show(seed, minutes, reload)
 
 
+app.command()(cli_chat.chat)
 cli_memory.register(app)
 cli_eval.register(app)
 

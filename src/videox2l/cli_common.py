@@ -16,6 +16,7 @@ from videox2l.errors import MemoryWarning, ModelWarning, SettingsError, VideoWar
 
 if TYPE_CHECKING:
     from videox2l.console import Screen
+    from videox2l.escalation import Escalation
     from videox2l.pipeline import VideoX2L
 
 Model = Annotated[
@@ -57,6 +58,34 @@ MaxPixels = Annotated[int | None, typer.Option(help="Pixels per frame at most, w
 Subtitles = Annotated[
     str | None,
     typer.Option(help='An SRT or VTT file, or "embedded" for a text track of the video.', metavar="FILE|embedded"),
+]
+SelectorName = Annotated[
+    str,
+    typer.Option(
+        help="What scores the chunks: keys, attention, embed-dot, text (of subtitles), uniform, random, manual:A-B, or "
+        "several as fuse:keys+text."
+    ),
+]
+Pin = Annotated[list[str] | None, typer.Option(help="Always re-load this time range; repeatable.", metavar="A-B")]
+Exclude = Annotated[list[str] | None, typer.Option(help="Never re-load this time range; repeatable.", metavar="A-B")]
+Escalate = Annotated[
+    bool, typer.Option("--escalate", help="Answer from H first; re-load more, up to --reload, only while unsure.")
+]
+EscalateBelow = Annotated[
+    float | None,
+    typer.Option(help="With --escalate: sure below this entropy of the first token, in nats.", metavar="NATS"),
+]
+ReselectEvery = Annotated[
+    int | None, typer.Option(help="Choose the chunks again after every so many tokens of the answer.", metavar="TOKENS")
+]
+MaxNewTokens = Annotated[int, typer.Option(help="Length limit of an answer.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
+TopP = Annotated[float, typer.Option(help="Nucleus sampling, with a temperature above 0.")]
+Seed = Annotated[int, typer.Option(help="Seed of sampling.")]
+AsOf = Annotated[str | None, typer.Option(help="See only what is over at this time, such as 12:30.", metavar="TIME")]
+Within = Annotated[str | None, typer.Option(help="See only this time range.", metavar="A-B")]
+WithSubtitles = Annotated[
+    bool, typer.Option("--subtitles", help="Put the subtitles of the re-loaded chunks in front of the question.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
@@ -107,6 +136,15 @@ def number(text: str, what: str) -> float:
         return float(text)
     except ValueError:
         raise SettingsError(f"{what}: '{text}' is no number; write such as 2,32") from None
+
+
+def escalation(wanted: bool, below: float | None) -> bool | Escalation:
+    """Return what --escalate and --escalate-below ask for."""
+    from videox2l.escalation import Escalation
+
+    if below is not None and not wanted:
+        raise SettingsError("--escalate-below goes with --escalate: give both")
+    return wanted if below is None else Escalation(below=below)
 
 
 @contextlib.contextmanager

@@ -28,6 +28,17 @@ def size(count: float) -> str:
     raise AssertionError
 
 
+def steps(answer: Answer) -> str:
+    """Return the steps of an answer in one line: what each had re-loaded, and how unsure the model was."""
+    parts = []
+    for step in answer.steps:
+        begin = f"{step.why} after {step.at} tokens: " if step.at else ""
+        doubt = "" if step.entropy is None else f" (entropy {step.entropy:.2f})"
+        parts.append(f"{begin}{len(step.reloaded)} chunks{doubt}" if step.reloaded else f"{begin}H{doubt}")
+    last = answer.steps[-1].settled
+    return " -> ".join(parts) + (f": {last}" if last else "")
+
+
 class Screen:
     """Writes to the terminal. With `quiet` only `json` writes."""
 
@@ -86,9 +97,9 @@ class Screen:
         if saved is not None:
             self.line(f"  saved to {saved}")
 
-    def question(self, text: str) -> None:
-        """Print a question and the beginning of its answer's line."""
-        self.out.print(f"\n[bold]Q[/bold] {escape(text)}\n[bold]A[/bold] ", end="")
+    def question(self, text: str, echo: bool = True) -> None:
+        """Print a question, unless it was just typed, and the beginning of its answer's line."""
+        self.out.print((f"\n[bold]Q[/bold] {escape(text)}\n" if echo else "") + "[bold]A[/bold] ", end="")
 
     def piece(self, text: str) -> None:
         """Print a piece of an answer as it is written."""
@@ -104,6 +115,8 @@ class Screen:
                 score = "-" if moment.score is None else f"{moment.score:.3f}"
                 table.add_row(span(moment.start, moment.end), score, moment.level, moment.reason)
             self.out.print(table)
+        if len(answer.steps) > 1:
+            self.line(f"  steps: {steps(answer)}")
         cost = answer.cost
         share = cost.tokens / cost.full_tokens
         seconds = " ".join(f"{stage} {time:.2f}" for stage, time in cost.seconds.items())

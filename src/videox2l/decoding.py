@@ -1,4 +1,4 @@
-"""The decode loop: one token after the other on a preallocated cache."""
+"""Writing an answer: one token after the other on a preallocated cache."""
 
 from __future__ import annotations
 
@@ -46,23 +46,69 @@ class Sampling:
         return draw
 
 
+class Writer:
+    """Writes an answer token by token; on its way it may be put behind another cache.
+
+    `ids` are the tokens so far; `finish` is None until the answer is over: "stop" when the model ended it, "length"
+    when `max_new_tokens` did. `entropies` (nats) are those of the first `watch` of the model's distributions, the one
+    that ended the answer not counted; temperature has no part in them. `unread` is the last token while the cache does
+    not hold it yet.
+    """
+
+    def __init__(self, backbone: Backbone, sampling: Sampling, watch: int = 0) -> None:
+        self.ids: list[int] = []
+        self.entropies: list[float] = []
+        self.finish: str | None = None
+        self.unread: int | None = None
+        self._backbone = backbone
+        self._most = sampling.max_new_tokens
+        self._watch = watch
+        self._choose = sampling.chooser()
+
+    def begin(self, cache: BufferCache, logits: Tensor, position: int) -> None:
+        """Go on behind a cache that holds the prompt and all of `ids`.
+
+        `logits` (vocabulary,) of the last token in it; `position` of the next one. Tokens are appended to `cache`.
+        """
+        self._cache, self._logits, self._position = cache, logits, position
+        self.unread = None
+
+    def step(self) -> int | None:
+        """Return one more token id, or None when the answer is over."""
+        if self.finish is not None:
+            return None
+        if self.unread is not None:
+            embeds = self._backbone.embed(torch.tensor([self.unread]))
+            hidden = self._backbone.forward(embeds, self._backbone.text_positions(self._position, 1), self._cache)
+            self._logits, self.unread = self._backbone.logits(hidden[-1:])[0], None
+            self._position += 1
+        token = self._choose(self._logits)
+        if token in self._backbone.stop_ids:
+            self.finish = "stop"
+            return None
+        if len(self.entropies) < self._watch:
+            self.entropies.append(entropy(self._logits))
+        self.ids.append(token)
+        self.unread = token
+        if len(self.ids) == self._most:
+            self.finish = "length"
+        return token
+
+
 def decode(backbone: Backbone, cache: BufferCache, logits: Tensor, position: int, sampling: Sampling) -> Iterator[int]:
     """Yield generated token ids until a stop id (which is not yielded) or `max_new_tokens`.
 
     `logits` (vocabulary,) of the last prompt token; `position` of the first generated token. Appends to `cache`.
     """
-    choose = sampling.chooser()
-    stop = backbone.stop_ids
-    for step in range(sampling.max_new_tokens):
-        token = choose(logits)
-        if token in stop:
-            return
+    writer = Writer(backbone, sampling)
+    writer.begin(cache, logits, position)
+    while (token := writer.step()) is not None:
         yield token
-        if step + 1 == sampling.max_new_tokens:
-            return
-        embeds = backbone.embed(torch.tensor([token]))
-        hidden = backbone.forward(embeds, backbone.text_positions(position + step, 1), cache)
-        logits = backbone.logits(hidden[-1:])[0]
+
+
+def entropy(logits: Tensor) -> float:
+    """Return the entropy (nats) of the distribution that logits (vocabulary,) stand for."""
+    return float(torch.special.entr(logits.float().softmax(-1)).sum())
 
 
 class TextStream:

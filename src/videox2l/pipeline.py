@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
-from videox2l.answer import Answer, Cost, evidence_of
+from videox2l.answer import Answer
+from videox2l.asking import Asking, answered, joined_words
 from videox2l.backbones.base import SOURCE, Backbone, Turn
+from videox2l.chat import Chat
 from videox2l.compress import COMPRESSORS, Compressor, compressor_by_name
-from videox2l.compress.lazy import with_planned_levels
-from videox2l.decoding import Sampling, TextStream, decode
 from videox2l.errors import SettingsError
+from videox2l.escalation import Escalation
 from videox2l.ingest import IngestSettings, Progress, append, ingest
-from videox2l.memory import Memory, Plan, mix
+from videox2l.memory import Memory
 from videox2l.memory.disk.remote import RemotePlace, place_at
-from videox2l.prompt import with_lines
-from videox2l.select import DEFAULT_SELECTOR, Budget, Range, Selector, bound, budget_for, selector_by_name
+from videox2l.select import DEFAULT_SELECTOR, Budget, Range, Selector
 from videox2l.times import Line
 from videox2l.video import FrameSource, open_video
 from videox2l.video import Sampling as FrameSampling
 from videox2l.video.subtitles import read_subtitles
+from videox2l.view import View
+from videox2l.wish import wish_for
 
 
 class VideoX2L:
@@ -224,6 +224,8 @@ class VideoX2L:
         within: Range | None = None,
         subtitles: bool = False,
         history: Sequence[Turn] = (),
+        escalate: bool | Escalation = False,
+        reselect_every: int | None = None,
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -249,7 +251,13 @@ class VideoX2L:
         subtitles
             Put the subtitles of the re-loaded chunks in front of the question.
         history
-            Earlier turns of the dialogue.
+            Earlier turns of the dialogue; `chat` keeps them, and their KVs, by itself.
+        escalate
+            Answer from H first, and re-load what `reload` plans bit by bit, best chunks first, only while the model is
+            unsure. True, or an `Escalation` with settings of your own.
+        reselect_every
+            Score the chunks again after every so many tokens of the answer, with what is written so far; where the plan
+            changes, the answer goes on behind the new mix.
         max_new_tokens, temperature, top_p, seed
             Decoding; `temperature=0` is greedy.
         on_text
@@ -257,84 +265,33 @@ class VideoX2L:
 
         Raises SettingsError, and MemoryFileError when the memory was made by another model.
         """
+        wish = wish_for(
+            reload=reload,
+            selector=selector,
+            pinned=pinned,
+            excluded=excluded,
+            subtitles=subtitles,
+            escalate=escalate,
+            reselect_every=reselect_every,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            on_text=on_text,
+        )
         memory.check_model(self.identity)
-        sampling = Sampling(max_new_tokens, temperature, top_p, seed)
-        budget = budget_for(reload, pinned, excluded)
-        oracle = selector_by_name(selector) if isinstance(selector, str) else selector
-        prompt = replace(self.backbone.suffix(question, history), text=question)
-        budget = bound(budget, prompt, self.backbone)
-        clock = [perf_counter()]
-
-        whole = memory.snapshot()
-        seen = None if as_of is None and within is None else whole.seen(as_of, within)
-        memory = whole if seen is None else whole.only(seen)
-        wanted = budget.needs_scores and memory.finest != memory.coarsest
-        scores = oracle.score(prompt, memory, self.backbone) if wanted else None
-        plan = budget.plan(scores, memory)
-        clock.append(perf_counter())
-
-        if subtitles:
-            prompt = self.backbone.suffix(with_lines(question, memory, plan, self.backbone), history)
-        memory = self._with_levels(whole, seen, memory, plan)
-        mixed = mix(memory, plan, self.backbone, room=len(prompt) + max_new_tokens)
-        clock.append(perf_counter())
-
-        positions = self.backbone.text_positions(mixed.next_position, len(prompt))
-        hidden = self.backbone.forward(prompt.embeds, positions, mixed.cache)
-        logits = self.backbone.logits(hidden[-1:])[0]
-        clock.append(perf_counter())
-
-        stream = TextStream(self.backbone.decode)
-        ids, pieces = [], []
-        for token in decode(self.backbone, mixed.cache, logits, mixed.next_position + len(prompt), sampling):
-            ids.append(token)
-            pieces.append(stream.push(token))
-            if on_text is not None and pieces[-1]:
-                on_text(pieces[-1])
-        pieces.append(stream.end())
-        if on_text is not None and pieces[-1]:
-            on_text(pieces[-1])
-        clock.append(perf_counter())
-
-        return Answer(
-            question=question,
-            text="".join(pieces).strip(),
-            ids=tuple(ids),
-            finish="length" if len(ids) == max_new_tokens else "stop",
-            evidence=evidence_of(memory, plan),
-            cost=_cost(memory, plan, mixed.offsets[-1], len(prompt), len(ids), clock),
+        view = View.of(memory, as_of, within)
+        said = joined_words(question, history)
+        return answered(
+            Asking(self.backbone, view, question, lambda text: self.backbone.suffix(text, history), wish, said)
         )
 
-    def _with_levels(self, whole: Memory, seen: list[int] | None, memory: Memory, plan: Plan) -> Memory:
-        """Return `memory`, the chunks `seen` of `whole`, with the levels of the plan.
+    def chat(self, memory: Memory, *, earlier: str = "keep") -> Chat:
+        """Begin a dialogue about a memory: `chat.ask(question)`, again and again.
 
-        Levels that the ingest left out are made now, behind all earlier chunks, seen or not, as the ingest would have.
+        It sees the memory as it is at each question, also while the memory grows. `earlier` says what becomes of the
+        turns before a question: "keep" keeps their KVs as they were computed, "recompute" reads their text again on
+        the mix of each new question. Raises SettingsError, and MemoryFileError when another model made the memory.
         """
-        if whole.settings.get("l_tier", "stored") == "stored":
-            return memory
-        ratios = [whole.coarsest] * len(whole)
-        for i, ratio in zip(range(len(whole)) if seen is None else seen, plan.ratios, strict=True):
-            ratios[i] = ratio
-        compressor = compressor_by_name(whole.settings["compressor"])
-        whole = with_planned_levels(whole, Plan.at(ratios), self.backbone, compressor)
-        return whole if seen is None else whole.only(seen)
-
-
-def _cost(memory: Memory, plan: Plan, tokens: int, prompt: int, new: int, clock: Sequence[float]) -> Cost:
-    each = memory.shape.token_bytes
-    reloaded = sum(
-        chunk.size(ratio) * each
-        for chunk, ratio in zip(memory.chunks, plan.ratios, strict=True)
-        if ratio < memory.coarsest
-    )
-    stages = zip(("select", "reload", "prefill", "decode"), clock, clock[1:], strict=False)
-    return Cost(
-        tokens=tokens,
-        bytes=tokens * each,
-        full_tokens=memory.full_tokens,
-        full_bytes=memory.full_tokens * each,
-        reloaded_bytes=reloaded,
-        prompt_tokens=prompt,
-        new_tokens=new,
-        seconds={name: end - start for name, start, end in stages},
-    )
+        memory.check_model(self.identity)
+        return Chat(self.backbone, memory, earlier)

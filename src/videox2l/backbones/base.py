@@ -64,6 +64,15 @@ class TextTokens:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def part(self, start: int, stop: int | None = None) -> TextTokens:
+        """Return the tokens from `start` to `stop`, numbered as in a slice."""
+        return TextTokens(self.ids[start:stop], self.embeds[start:stop])
+
+    def then(self, *others: TextTokens) -> TextTokens:
+        """Return these tokens with others behind them, and the plain words of these."""
+        parts = (self, *others)
+        return replace(self, ids=torch.cat([part.ids for part in parts]), embeds=torch.cat([p.embeds for p in parts]))
+
 
 @dataclass(frozen=True)
 class VisualTokens:
@@ -152,6 +161,12 @@ class Backbone(Protocol):
         """Return everything that stands after the video, the answer's header included.
 
         Raises SettingsError for a question that is empty or holds control tokens.
+        """
+
+    def follow_up(self, question: str) -> TextTokens:
+        """Return everything between the last token of an answer and the answer to the next question.
+
+        Raises SettingsError as `suffix` does.
         """
 
     def visual_tokens(self, frames: Sequence[np.ndarray], pts: Sequence[float], cursor: VideoCursor) -> VisualTokens:

@@ -62,6 +62,19 @@ class BufferLayer(CacheLayerMixin):  # type: ignore[misc]
         self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
         return self.keys, self.values
 
+    def replace(self, edits: Sequence[tuple[int, int, Tensor, Tensor]]) -> None:
+        """Put new columns in the place of others: `edits` are (start, stop, keys, values), in order, apart.
+
+        `keys`, `values` (heads, n, head_dim); what stands behind them moves. While it runs the layer is held twice.
+        """
+        keys, values, at = self.keys, self.values, 0
+        grown = self.length + sum(new.shape[1] - (stop - start) for start, stop, new, _ in edits)
+        self.capacity, self.length, self.is_initialized = max(self.capacity, grown), 0, False
+        for start, stop, *new in [*edits, (keys.shape[2], 0, keys[0, :, :0], values[0, :, :0])]:
+            self.update(keys[:, :, at:start], values[:, :, at:start])
+            self.update(*(part.to(keys.device)[None] for part in new))
+            at = stop
+
     def crop(self, length: int) -> None:
         """Forget all columns from `length` on."""
         if not 0 <= length <= self.length:
@@ -121,6 +134,20 @@ class BufferCache(Cache):  # type: ignore[misc]
             layer.crop(end)
             room.append((keys, values))
         return room
+
+    def replace(self, edits: Sequence[tuple[int, int, Tensor, Tensor]]) -> None:
+        """Put new columns in the place of others, in every layer: `edits` are (start, stop, keys, values).
+
+        They are in order and apart; `keys`, `values` (layers, heads, n, head_dim) on any device. What stands behind
+        them moves.
+        """
+        for index, layer in enumerate(self.layers):
+            layer.replace([(start, stop, keys[index], values[index]) for start, stop, keys, values in edits])
+
+    def reserve(self, capacity: int) -> None:
+        """Make room for `capacity` columns in all."""
+        for layer in self.layers:
+            layer.reserve(capacity)
 
     def columns(self, start: int) -> tuple[Tensor, Tensor]:
         """Return copies of the columns from `start` on: two tensors (layers, heads, n, head_dim)."""

@@ -8,6 +8,8 @@ from typing import Any
 from videox2l.backbones.base import Turn
 from videox2l.errors import ModelError, SettingsError
 
+_ANSWER = "<the answer ends here>"
+
 
 def messages(question: str, history: Sequence[Turn]) -> list[dict[str, Any]]:
     """Return the dialogue as chat messages; the video stands in the first of them."""
@@ -47,6 +49,23 @@ class ChatPrompt:
                 f"the chat template must render one '{self.placeholder}' for a video, it rendered: {text!r}"
             )
         return before, after
+
+    def follow_up(self, question: str) -> str:
+        """Return what stands between the end of an answer and the answer to the next question.
+
+        Raises ModelError where the chat template leaves out earlier answers.
+        """
+        self._check(question)
+        text = self.tokenizer.apply_chat_template(
+            messages(question, (Turn("-", _ANSWER),)),
+            chat_template=self.template,
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        _, found, after = text.partition(_ANSWER)
+        if not found:
+            raise ModelError(f"the chat template must render earlier answers, it rendered: {text!r}")
+        return str(after)
 
     def _check(self, text: str) -> None:
         if not text.strip():

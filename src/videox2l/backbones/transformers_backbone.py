@@ -138,6 +138,10 @@ class TransformersBackbone(ABC):
     def _before(self, facts: VideoFacts) -> str:
         return self.chat.cut("What happens?")[0] + self.wording.intro(facts)
 
+    def follow_up(self, question: str) -> TextTokens:
+        """Return everything between the end of an answer and the answer to the next question."""
+        return self._text(self.chat.ids(self.chat.follow_up(question), context="."))
+
     def _text(self, ids: Sequence[int]) -> TextTokens:
         tensor = torch.tensor(ids, dtype=torch.long, device=self.device)
         return TextTokens(tensor, self.embed(tensor))

@@ -14,6 +14,7 @@ from torch import Tensor
 from videox2l.backbones.base import SOURCE, KVShape, VisualTokens, without_source
 from videox2l.errors import MemoryFileError, SettingsError
 from videox2l.memory.computed import ComputedLevels
+from videox2l.memory.dialogue import DialogueKV
 from videox2l.memory.levels import Chunk, LevelKV, Levels
 from videox2l.memory.marks import MarkTables
 from videox2l.memory.mix import planned_tokens, uniform_plan
@@ -34,7 +35,8 @@ class Memory:
     are made for a question (`l_tier="lazy"`) are kept beside it in `computed`, up to a limit, and marks of all chunks
     side by side in `tables`. `complete`: the video
     came to its end. `source`: where the memory lies on disk, if it does; levels finer than H are then read from there
-    when a plan wants them. `subtitles`: lines on the time line of the video, in order.
+    when a plan wants them. `subtitles`: lines on the time line of the video, in order. `dialogue`: earlier turns about
+    the video, which a `Chat` gives to its own view of the memory; never saved.
     """
 
     identity: dict[str, str]
@@ -51,6 +53,7 @@ class Memory:
     complete: bool = True
     source: Source | None = field(default=None, repr=False, compare=False)
     subtitles: tuple[Line, ...] = field(default=(), repr=False)
+    dialogue: DialogueKV | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.chunks)
@@ -136,6 +139,12 @@ class Memory:
         """Return the memory as it is now, whatever is appended to it later."""
         copy = replace(self, chunks=list(self.chunks))
         copy.computed, copy.tables = self.computed, self.tables
+        return copy
+
+    def after(self, dialogue: DialogueKV | None) -> Memory:
+        """Return the memory as it is now, with a dialogue behind its video."""
+        copy = self.snapshot()
+        copy.dialogue = dialogue
         return copy
 
     def seen(self, as_of: float | None = None, within: tuple[float, float] | None = None) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, cast
 
@@ -26,12 +26,16 @@ if TYPE_CHECKING:
 class Mixed:
     """A memory laid out for one question.
 
-    Chunk i stands in columns `offsets[i]` to `offsets[i + 1]` of `cache`; text goes on at `next_position`.
+    Chunk i stands in columns `offsets[i]` to `offsets[i + 1]` of `cache`, earlier turns of a dialogue up to `text`, and
+    the question behind them, from `next_position` on. `brought` are the numbers of the chunks whose levels were
+    brought to the device for it.
     """
 
     cache: BufferCache
     offsets: list[int]
     next_position: int
+    brought: Sequence[int] = ()
+    text: int = 0
 
 
 def mix(memory: Memory, plan: Plan, backbone: Backbone, room: int = 0) -> Mixed:
@@ -39,32 +43,59 @@ def mix(memory: Memory, plan: Plan, backbone: Backbone, room: int = 0) -> Mixed:
 
     One copy per chunk and layer into buffers with `room` spare columns for question and answer. Keys keep the
     positions at which they were prefilled, or, when the memory was made with `reposition="compact"`, are rotated
-    on to the column that they stand in.
+    on to the column that they stand in. Earlier turns of a dialogue follow the chunks.
     """
     if len(plan) != len(memory.chunks):
         raise SettingsError(f"the plan is for {len(plan)} chunks, the memory has {len(memory.chunks)}")
     sizes = [chunk.size(ratio) for chunk, ratio in zip(memory.chunks, plan.ratios, strict=True)]
     offsets = list(accumulate(sizes, initial=memory.prefix[0].shape[2]))
-    cache = backbone.new_cache(offsets[-1] + room)
+    said = memory.dialogue
+    text = offsets[-1] + (0 if said is None else len(said))
+    cache = backbone.new_cache(text + room)
     cache.append(memory.prefix[0].to(backbone.device), memory.prefix[1].to(backbone.device))
     compact = memory.reposition == "compact"
     if compact:
-        levels = _planned_levels(memory, plan, sizes)
+        levels = _planned_levels(memory, plan, sizes, range(len(memory.chunks)))
         for chunk, level, column in zip(memory.chunks, levels, offsets, strict=False):
             cache.append(rotated_to(level, chunk.positions, column, backbone), level.values)
     else:
         _lay_out(memory, plan, sizes, cache)
-    return Mixed(cache, offsets, offsets[-1] if compact else memory.next_position)
+    position = offsets[-1] if compact else memory.next_position
+    if said is not None:
+        position = said.lay(cache, position, backbone)
+    return Mixed(cache, offsets, position, range(len(memory.chunks)), text)
 
 
-def _planned_levels(memory: Memory, plan: Plan, sizes: Sequence[int]) -> list[LevelKV]:
-    """Return the level of each chunk; those that are not in host memory are read together."""
-    away = _away(memory, plan, sizes)
+def remix(mixed: Mixed, memory: Memory, old: Plan, new: Plan) -> Mixed:
+    """Give the chunks whose level differs between two plans their new one; nothing else is brought again.
+
+    `mixed` is the layout of `old`, and holds the memory's dialogue; it is used up. What stands behind the dialogue is
+    forgotten. Equals `mix` of the new plan bit for bit. Only with `reposition="keep"`: keys that are rotated to their
+    columns would have to be rotated again.
+    """
+    if memory.reposition != "keep":
+        raise SettingsError(f"a memory with reposition='{memory.reposition}' cannot be changed in place: mix it anew")
+    mixed.cache.crop(mixed.text)
+    changed = [i for i, (was, now) in enumerate(zip(old.ratios, new.ratios, strict=True)) if was != now]
+    if not changed:
+        return replace(mixed, brought=())
+    sizes = [chunk.size(ratio) for chunk, ratio in zip(memory.chunks, new.ratios, strict=True)]
+    offsets = list(accumulate(sizes, initial=mixed.offsets[0]))
+    levels = _planned_levels(memory, new, sizes, changed)
+    mixed.cache.replace(
+        [
+            (mixed.offsets[i], mixed.offsets[i + 1], level.keys, level.values)
+            for i, level in zip(changed, levels, strict=True)
+        ]
+    )
+    return Mixed(mixed.cache, offsets, mixed.next_position, changed, mixed.text + offsets[-1] - mixed.offsets[-1])
+
+
+def _planned_levels(memory: Memory, plan: Plan, sizes: Sequence[int], chunks: Sequence[int]) -> list[LevelKV]:
+    """Return the levels of some chunks; those that are not in host memory are read together."""
+    away = sorted(set(_away(memory, plan, sizes)).intersection(chunks))
     found = dict(zip(away, read_levels([_job(memory, plan, sizes, i) for i in away]), strict=True)) if away else {}
-    return [
-        found[i] if i in found else chunk.level(ratio)
-        for i, (chunk, ratio) in enumerate(zip(memory.chunks, plan.ratios, strict=True))
-    ]
+    return [found[i] if i in found else memory.chunks[i].level(plan.ratios[i]) for i in chunks]
 
 
 def _lay_out(memory: Memory, plan: Plan, sizes: Sequence[int], cache: BufferCache) -> None:

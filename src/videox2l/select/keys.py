@@ -70,6 +70,8 @@ class KeysSelector:
         first = memory.prefix[0].shape[2]
         cache = backbone.new_cache(first + len(question))
         cache.append(memory.prefix[0].to(backbone.device), memory.prefix[1].to(backbone.device))
+        if memory.dialogue is not None:
+            first = memory.dialogue.lay(cache, first, backbone)
         probe = QueryProbe(layers)
         look(question, first, cache, backbone, probe)
         cos, sin = backbone.rotation(backbone.text_positions(first, len(question)))
