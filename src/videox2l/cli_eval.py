@@ -20,6 +20,7 @@ Names = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.command(name="eval")(evaluate)
+    app.command(name="report")(report)
 
 
 def evaluate(
@@ -103,3 +104,16 @@ def _show(screen: Screen, summary: dict[str, Any]) -> None:
 
 def _parts(text: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.", metavar="DIR...")],
+    out: Annotated[Path, typer.Option(help="Folder for report.md, report.html and the figures.")] = Path("report"),
+) -> None:
+    """Compare methods and runs: accuracy with intervals, paired tests, costs, figures."""
+    with user_errors():
+        from videox2l.console import Screen
+        from videox2l.evaluate.report import write_report
+
+        for file in write_report(runs, out):
+            Screen().line(str(file))

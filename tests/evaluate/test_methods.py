@@ -204,3 +204,24 @@ def test_small_parts() -> None:
     assert shares([36, 36, 36, 12], 10) == [3, 3, 3, 1]
     assert sum(shares([36] * 8, 15)) == 15
     assert best(torch.tensor([[0.1, 3.0, 2.0, 5.0]]), 2).tolist() == [[1, 3]]
+
+
+def test_the_meter_against_the_cost_model(encoded: EncodedVideo) -> None:
+    """A prefill counts as the cost model says; a look that stops early counts the layers that it ran."""
+    from videox2l.cost import text
+    from videox2l.evaluate.meter import decoder_shape
+    from videox2l.select import KeysSelector
+
+    shape = decoder_shape(encoded.backbone)
+    assert shape is not None
+    expected, past = text(shape, encoded.prefix_tokens, 0, logits=0), encoded.prefix_tokens
+    for chunk in encoded.chunks:
+        expected += text(shape, len(chunk.tokens), past, logits=0)
+        past += len(chunk.tokens)
+    assert encoded.full.flops == expected.total
+    memory, _ = encoded.memory(compressor_by_name("keydiff"), (2, 16), "H", "keydiff")
+    prompt = encoded.backbone.suffix(QUESTIONS[0])
+    with encoded.meter.counting() as count:
+        KeysSelector().score(prompt, memory, encoded.backbone)
+    assert [rows for rows, _ in count.passes] == [len(prompt)] * 2  # of three layers
+    assert count.bytes_read == 2 * encoded.prefix_tokens * encoded.backbone.shape.token_bytes // 3

@@ -1,9 +1,9 @@
-"""How much a language model computes and reads: counted at its decoder's door."""
+"""How much a language model computes and reads: counted at the doors of its layers."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,58 +13,55 @@ from videox2l.cost import DecoderShape, causal_pairs
 
 @dataclass
 class Count:
-    """What ran: for each forward its rows and the columns that each layer's cache held before it."""
+    """What ran: for each pass through one layer its rows, and the columns that the layer's cache held before it."""
 
     shape: DecoderShape | None
     token_bytes: int
-    forwards: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
+    passes: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def flops(self) -> int | None:
-        """FLOPs of all forwards, logits left out; None for a model whose sizes are not known."""
+        """FLOPs of all passes, logits left out; None for a model whose sizes are not known."""
         shape = self.shape
         if shape is None:
             return None
         return sum(
-            rows * shape.row + shape.pair * sum(causal_pairs(rows, past) for past in layers)
-            for rows, layers in self.forwards
+            rows * shape.row // shape.layers + shape.pair * causal_pairs(rows, past) for rows, past in self.passes
         )
 
     @property
     def bytes_read(self) -> int | None:
-        """Bytes of cached KVs that all forwards attended to; None where nothing could be counted."""
+        """Bytes of cached KVs that all passes attended to; None where nothing could be counted."""
         if self.shape is None:
             return None
-        layers = max(self.shape.layers, 1)
-        return sum(sum(past) for _, past in self.forwards) * self.token_bytes // layers
+        return sum(past for _, past in self.passes) * self.token_bytes // self.shape.layers
 
 
 class Meter:
-    """Counts the forwards of a backbone's decoder while `counting` is open."""
+    """Counts the passes through a backbone's decoder layers while `counting` is open."""
 
     def __init__(self, backbone: Backbone) -> None:
-        self.decoder: Any = getattr(backbone, "decoder", None)
+        self.layers = list(getattr(getattr(backbone, "decoder", None), "layers", ()))
         self.token_bytes = backbone.shape.token_bytes
-        self.shape = decoder_shape(backbone) if hasattr(self.decoder, "register_forward_pre_hook") else None
+        self.shape = decoder_shape(backbone) if len(self.layers) == backbone.shape.layers else None
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[Count]:
-        """Give a count that grows with every forward until the block ends."""
+        """Give a count that grows with every pass until the block ends."""
         count = Count(self.shape, self.token_bytes)
-        if self.shape is None:
-            yield count
-            return
 
-        def note(_: Any, __: Any, options: dict[str, Any]) -> None:
-            cache = options.get("past_key_values")
-            held = tuple(layer.get_seq_length() for layer in cache.layers) if cache is not None else ()
-            count.forwards.append((options["inputs_embeds"].shape[1], held))
+        def noting(number: int) -> Callable[..., None]:
+            def note(_: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+                hidden = args[0] if args else options["hidden_states"]
+                cache = options.get("past_key_values")
+                count.passes.append((hidden.shape[1], 0 if cache is None else cache.layers[number].get_seq_length()))
 
-        handle = self.decoder.register_forward_pre_hook(note, with_kwargs=True)
-        try:
+            return note
+
+        with contextlib.ExitStack() as hooks:
+            for number, layer in enumerate(self.layers if self.shape is not None else ()):
+                hooks.callback(layer.register_forward_pre_hook(noting(number), with_kwargs=True).remove)
             yield count
-        finally:
-            handle.remove()
 
 
 def decoder_shape(backbone: Backbone) -> DecoderShape | None:

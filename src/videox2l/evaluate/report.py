@@ -1,0 +1,340 @@
+"""Reports of runs: what was run, who was right how often, at what cost, and what that proves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from videox2l.errors import SettingsError
+from videox2l.evaluate.base import Row
+from videox2l.evaluate.document import Block, Figure, Heading, Table, Text, to_html, to_markdown
+from videox2l.evaluate.runfile import RUN, SUMMARY, read_json, read_rows
+from videox2l.evaluate.summary import FULL, OURS, accuracy, paired
+
+SIGNIFICANT = 0.01
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A finished run as it lies in its folder. `cells`: the rows by method and budget, as they were run."""
+
+    name: str
+    settings: dict[str, Any]
+    machine: dict[str, Any]
+    summary: dict[str, Any]
+    cells: dict[tuple[str, str], list[Row]]
+
+    @classmethod
+    def load(cls, path: Path) -> RunData:
+        """Read a run's folder. Raises SettingsError for one that is no run, or not finished."""
+        rows = read_rows(path)
+        if not (path / SUMMARY).exists():
+            raise SettingsError(f"the run in '{path}' is not finished: give the command that began it once more")
+        run = read_json(path / RUN)
+        cells: dict[tuple[str, str], list[Row]] = {}
+        for row in rows:
+            cells.setdefault((row.method, row.budget), []).append(row)
+        return cls(path.name, run["settings"], run["machine"], read_json(path / SUMMARY), cells)
+
+    @property
+    def title(self) -> str:
+        """What was run, in a few words."""
+        bench = self.settings["benchmark"]
+        parts = [f"{bench['frames']} frames" if bench.get("frames") else "", str(bench.get("split") or "")]
+        return ", ".join([bench["name"], *(part for part in parts if part)])
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods, in the order in which they were named."""
+        return [name for name in self.settings["methods"] if any(name == method for method, _ in self.cells)]
+
+    @property
+    def budgets(self) -> list[str]:
+        """The budgets, largest first."""
+        return sorted(self.settings["budgets"], key=share_of, reverse=True)
+
+    def cell(self, method: str, budget: str) -> dict[str, Any] | None:
+        """Return the summary of a cell."""
+        found: dict[str, Any] | None = self.summary.get(f"{method}@{budget}")
+        if found is None and (method, budget) in self.cells:
+            found = self.summary.get(method)
+        return found
+
+    def fixed(self, method: str) -> dict[str, Any] | None:
+        """Return the summary of a method that no budget changes."""
+        found: dict[str, Any] | None = self.summary.get(method)
+        return found if found is not None and found["budget"] is None else None
+
+    def rows(self, method: str, budget: str) -> list[Row]:
+        """Return the rows of a cell; those of a method that no budget changes for any budget."""
+        if (method, budget) not in self.cells and self.fixed(method):
+            return next(rows for (name, _), rows in self.cells.items() if name == method)
+        return self.cells.get((method, budget), [])
+
+    def about(self, method: str) -> dict[str, Any]:
+        """Return any cell of a method: what it is stands in each."""
+        return next(cell for budget in [*self.budgets] if (cell := self.cell(method, budget) or self.fixed(method)))
+
+    def rivals(self, budget: str) -> list[str]:
+        """Return the methods at a budget that are not variants of ours."""
+        return [m for m in self.methods if m.partition(":")[0] != OURS and not self.fixed(m) and self.cell(m, budget)]
+
+
+def share_of(budget: str) -> float:
+    """Return a budget such as '1/8' as a number."""
+    top, _, bottom = budget.partition("/")
+    return float(top) / float(bottom or 1)
+
+
+def write_report(runs: Sequence[Path], out: Path) -> list[Path]:
+    """Write `report.md`, its PNG figures, and `report.html` with everything in it; return what was written.
+
+    Raises SettingsError where a folder holds no finished run, or matplotlib is missing.
+    """
+    from videox2l.evaluate import plots
+
+    loaded = [RunData.load(path) for path in runs]
+    out.mkdir(parents=True, exist_ok=True)
+    blocks: list[Block] = [Heading(1, "Evaluation"), Text(INTRO), *_runs(loaded)]
+    for number, run in enumerate(loaded, 1):
+        blocks += [Heading(2, run.title), *_of_run(run)]
+        for kind, draw in plots.FIGURES.items():
+            file = out / f"{number}-{kind}.png"
+            caption = draw(run, file)
+            if caption:
+                blocks.append(Figure(file, caption))
+    if len(loaded) > 1:
+        blocks += [Heading(2, "The runs side by side"), *_side_by_side(loaded)]
+    blocks += [Heading(2, "How to read this"), Text(LEGEND)]
+    (out / "report.md").write_text(to_markdown(blocks, out), encoding="utf-8")
+    (out / "report.html").write_text(to_html(blocks), encoding="utf-8")
+    return [out / "report.md", out / "report.html", *sorted(out.glob("*.png"))]
+
+
+INTRO = (
+    "All methods answered the same questions about the same videos. Percent right; intervals are 95 % bootstrap "
+    "intervals over videos. A budget is the share of full KV, in bytes, that a question attends to."
+)
+LEGEND = (
+    "p: exact McNemar test, paired by question, two-sided; p (Holm) is corrected for the number of rivals at that "
+    "budget; p (videos) comes from flipping whole videos and allows for questions that share a video. "
+    "Attended: KV bytes that the question's first pass reads. Kept: KV bytes that stay between questions, wherever "
+    "they lie. Device: the part of them that has to stay on the device. Re-loaded: brought there for the question. "
+    "Selection reads: what was read to choose. Ingest and question: FLOPs of the language model alone. First token: "
+    "seconds from the question to its first token on the machine named above, for comparison within a run. "
+    "q: looks at the question. 1: serves one question only, then has to read or compress the video again. "
+    "!: attended bytes are off the budget by more than 5 %."
+)
+
+
+def _runs(runs: Sequence[RunData]) -> list[Block]:
+    header = ["run", "benchmark", "questions", "videos", "budgets", "model", "versions", "machine"]
+    rows = []
+    for run in runs:
+        first = next(iter(run.cells.values()))
+        versions = ", ".join(f"{name} {value}" for name, value in run.settings["versions"].items())
+        model = run.settings["model"]
+        machine = run.machine
+        rows.append(
+            [
+                run.name,
+                f"{run.title}, seed {run.settings['benchmark'].get('seed', '-')}",
+                str(len({row.id for row in first})),
+                str(len({row.cluster for row in first})),
+                ", ".join(run.budgets),
+                f"{model['architecture']} {model['weights'][:8]}, {run.settings['dtype']}",
+                versions,
+                str(machine["gpu"] or f"{machine['processor']} CPU, {machine['threads']} thread(s)"),
+            ]
+        )
+    return [Table(header, rows)]
+
+
+def _of_run(run: RunData) -> list[Block]:
+    blocks: list[Block] = [Heading(3, "Accuracy"), _accuracy_table(run)]
+    blocks += [Text(verdict) for verdict in verdicts(run)]
+    for budget in run.budgets:
+        blocks += _tests(run, budget)
+    blocks += [Heading(3, "Cost"), *(table for budget in run.budgets for table in _costs(run, budget))]
+    for label, title in (("kind", "By kind of question"), ("needle", "By kind of needle")):
+        blocks += _by(run, label, title)
+    return blocks
+
+
+def marks(cell: dict[str, Any]) -> str:
+    """Return the marks of a method: q, 1, and ! as in the legend."""
+    found = ["q" if cell.get("uses_question") else "", "" if cell.get("reusable", True) else "1"]
+    return " ".join(mark for mark in [*found, "!" if cell["off_budget"] else ""] if mark)
+
+
+def percent(cell: dict[str, Any] | None, interval: bool = True) -> str:
+    """Return an accuracy for a table."""
+    if cell is None:
+        return ""
+    ends = f" ({100 * cell['low']:.0f}-{100 * cell['high']:.0f})" if interval else ""
+    return f"{100 * cell['accuracy']:.1f}{ends}"
+
+
+def _accuracy_table(run: RunData) -> Table:
+    header = ["method", "", *run.budgets, "at any budget", "what it is"]
+    rows = []
+    for method in run.methods:
+        cells = [run.cell(method, budget) if not run.fixed(method) else None for budget in run.budgets]
+        about = run.about(method)
+        flags = " ".join(sorted({mark for cell in [*cells, run.fixed(method)] if cell for mark in marks(cell).split()}))
+        shown = [percent(cell) + (" !" if cell and cell["off_budget"] else "") for cell in cells]
+        rows.append([method, flags, *shown, percent(run.fixed(method)), about.get("about", "")])
+    return Table(header, rows, emphasis=OURS)
+
+
+def verdicts(run: RunData) -> list[str]:
+    """Say for each budget, in plain words, against which question-agnostic rivals ours leads, and against which not."""
+    said = []
+    tests = run.summary["tests"]
+    by_task = tests.get("rivals_by_task", {})
+    parts = [("all questions", tests["rivals"])] + [(name, by_task[name]) for name in by_task if name == "retrieval"]
+    for name, found in parts:
+        for budget in run.budgets:
+            test = found.get(f"{OURS}@{budget}") or (found.get(OURS) if len(run.budgets) == 1 else None)
+            if not test:
+                continue
+            blind = {key: value for key, value in test["rivals"].items() if value["question_agnostic"]}
+            if not blind:
+                continue
+            leads = [key for key, value in blind.items() if value["difference"] > 0 and value["p"] < SIGNIFICANT]
+            loses = [key for key, value in blind.items() if value["difference"] < 0 and value["p"] < SIGNIFICANT]
+            rest = [key for key in blind if key not in leads and key not in loses]
+            text = f"{budget}, {name}: {OURS} leads {len(leads)} of {len(blind)} question-agnostic rivals"
+            held = sum(blind[key]["p_holm"] < SIGNIFICANT for key in leads)
+            text += f" with p < {SIGNIFICANT:g} ({held} of them also after Holm's correction)"
+            if rest:
+                text += "; not shown to differ: " + ", ".join(_short(key) for key in rest)
+            if loses:
+                text += "; loses to " + ", ".join(_short(key) for key in loses)
+            said.append(text + ".")
+    return said
+
+
+def _short(cell: str) -> str:
+    return cell.partition("@")[0]
+
+
+def _tests(run: RunData, budget: str) -> list[Block]:
+    ours = run.rows(OURS, budget)
+    if not ours or run.fixed(OURS):
+        return []
+    test = run.summary["tests"]["rivals"].get(f"{OURS}@{budget}") or run.summary["tests"]["rivals"].get(OURS, {})
+    rows = []
+    others = [FULL, *run.rivals(budget)] if run.rows(FULL, budget) else run.rivals(budget)
+    for other in others:
+        found = paired(ours, run.rows(other, budget))
+        holm = test["rivals"].get(f"{other}@{budget}") or test["rivals"].get(other) or {}
+        best = " (best rival)" if test.get("best") in (other, f"{other}@{budget}") else ""
+        rows.append(
+            [
+                other + best,
+                f"{100 * found['difference']:+.1f} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})",
+                str(found["wins"]),
+                str(found["losses"]),
+                f"{found['p']:.2g}",
+                f"{holm['p_holm']:.2g}" if "p_holm" in holm else "",
+                f"{found['p_clusters']:.2g}",
+            ]
+        )
+    header = ["against", f"{OURS} is better by, points", "wins", "losses", "p", "p (Holm)", "p (videos)"]
+    return [Heading(3, f"{OURS} at {budget} against the others"), Table(header, rows)]
+
+
+def _costs(run: RunData, budget: str) -> list[Block]:
+    header = [
+        f"at {budget}", "", "right", "attended", "share", "kept", "device", "re-loaded", "selection reads", "ingest",
+        "question", "first token", "recall",
+    ]  # fmt: skip
+    rows = []
+    for method in run.methods:
+        cell = run.cell(method, budget) or (run.fixed(method) if budget == run.budgets[0] else None)
+        if cell is None:
+            continue
+        rows.append(
+            [
+                method,
+                marks(cell),
+                percent(cell, interval=False),
+                size(cell["bytes_attended"]),
+                f"{100 * cell['attended_share']:.1f} %",
+                size(cell["bytes_kept"]),
+                size(cell["bytes_device"]),
+                size(cell["bytes_reloaded"]),
+                size(cell["bytes_selected"]),
+                flops(cell["flops_ingest"]),
+                flops(cell["flops_question"]),
+                f"{1000 * cell['seconds_first_token']:.0f} ms",
+                "" if cell["recall"] is None else f"{100 * cell['recall']:.0f} %",
+            ]
+        )
+    return [Table(header, rows, emphasis=OURS)]
+
+
+def size(count: float | None) -> str:
+    """Return bytes for people."""
+    if count is None:
+        return ""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def flops(count: float | None) -> str:
+    """Return FLOPs for people."""
+    if count is None:
+        return ""
+    for unit in ("", "k", "M", "G", "T", "P"):
+        if count < 1000 or unit == "P":
+            return f"{count:.3g} {unit}FLOP"
+        count /= 1000
+    raise AssertionError
+
+
+def _by(run: RunData, label: str, title: str) -> list[Block]:
+    def value(row: Row) -> str:
+        return row.kind if label == "kind" else row.labels.get(label, "")
+
+    kinds = sorted({value(row) for rows in run.cells.values() for row in rows} - {""})
+    if len(kinds) < 2:
+        return []
+    blocks: list[Block] = [Heading(3, title)]
+    for budget in run.budgets:
+        counts = dict.fromkeys(kinds, 0)
+        rows = []
+        for method in run.methods:
+            mine = run.rows(method, budget)
+            if not mine or (run.fixed(method) and budget != run.budgets[0]):
+                continue
+            parts = {kind: [row for row in mine if value(row) == kind] for kind in kinds}
+            counts = {kind: len(part) for kind, part in parts.items()}
+            rows.append([method] + [f"{100 * accuracy(part).mean:.0f}" if part else "" for part in parts.values()])
+        header = [f"at {budget}", *(f"{kind} ({counts[kind]})" for kind in kinds)]
+        blocks.append(Table(header, rows, emphasis=OURS))
+    return blocks
+
+
+def _side_by_side(runs: Sequence[RunData]) -> list[Block]:
+    budgets = sorted({budget for run in runs for budget in run.budgets}, key=share_of, reverse=True)
+    methods = list(dict.fromkeys(method for run in runs for method in run.methods))
+    blocks: list[Block] = []
+    for budget in budgets:
+        rows = []
+        for method in methods:
+            cells = [run.cell(method, budget) or run.fixed(method) for run in runs]
+            known = [cell["accuracy"] for cell in cells if cell]
+            if known:
+                mean = f"{100 * fmean(known):.1f}" if len(known) == len(runs) else ""
+                rows.append([method, *(percent(cell) for cell in cells), mean])
+        header = [f"at {budget}", *(f"{run.name}: {run.title}" for run in runs), "mean of the runs"]
+        blocks.append(Table(header, rows, emphasis=OURS))
+    return blocks
