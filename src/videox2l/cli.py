@@ -16,6 +16,7 @@ from videox2l.cli_common import (
     Device,
     DeviceMap,
     Dtype,
+    Embedder,
     End,
     Escalate,
     EscalateBelow,
@@ -98,6 +99,7 @@ def ask(
     l_bits: LBits = None,
     h_bits: HBits = None,
     chunk_frames: ChunkFrames = None,
+    embedder: Embedder = None,
     max_pixels: MaxPixels = None,
     reload: Reload = "3",
     selector: SelectorName = "keys",
@@ -204,6 +206,7 @@ def ask(
                         store=save,
                         subtitles=lines,
                         chunk_frames=chunk_frames,
+                        embedder=embedder,
                         progress=progress,
                     )
         screen.memory(memory, saved=save)

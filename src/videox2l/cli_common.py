@@ -62,8 +62,8 @@ Subtitles = Annotated[
 SelectorName = Annotated[
     str,
     typer.Option(
-        help="What scores the chunks: keys, attention, embed-dot, text (of subtitles), uniform, random, manual:A-B, or "
-        "several as fuse:keys+text."
+        help="What scores the chunks: keys, attention, embedding (see --embedder), embed-dot, text (of subtitles), "
+        "uniform, random, manual:A-B, or several as fuse:keys+text."
     ),
 ]
 Pin = Annotated[list[str] | None, typer.Option(help="Always re-load this time range; repeatable.", metavar="A-B")]
@@ -86,6 +86,10 @@ AsOf = Annotated[str | None, typer.Option(help="See only what is over at this ti
 Within = Annotated[str | None, typer.Option(help="See only this time range.", metavar="A-B")]
 WithSubtitles = Annotated[
     bool, typer.Option("--subtitles", help="Put the subtitles of the re-loaded chunks in front of the question.")
+]
+Embedder = Annotated[
+    str | None,
+    typer.Option(help="Embed frames with this dual encoder (CLIP, SigLIP), for selector embedding.", metavar="ID|DIR"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 

@@ -17,6 +17,7 @@ from videox2l.cli_common import (
     Device,
     DeviceMap,
     Dtype,
+    Embedder,
     End,
     Fps,
     HBits,
@@ -76,6 +77,7 @@ def ingest(
     l_bits: LBits = None,
     h_bits: HBits = None,
     chunk_frames: ChunkFrames = None,
+    embedder: Embedder = None,
     max_pixels: MaxPixels = None,
     subtitles: Subtitles = None,
     follow: Annotated[
@@ -137,6 +139,7 @@ def ingest(
                 l_bits=l_bits,
                 h_bits=h_bits,
                 chunk_frames=chunk_frames,
+                embedder=embedder,
                 store=memory,
                 subtitles=lines,
                 endless=follow,

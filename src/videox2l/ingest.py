@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,7 +21,8 @@ from videox2l.memory.disk.journal import differences
 from videox2l.memory.disk.places import Place, RamPlace
 from videox2l.memory.disk.quantise import check_bits
 from videox2l.memory.disk.writer import Writer, continue_writer, open_writer
-from videox2l.memory.marks import chunk_marks
+from videox2l.memory.marks import PICTURES, chunk_marks
+from videox2l.select.encoders import DualEncoder
 from videox2l.times import Line
 from videox2l.video import Frame, FrameSource
 
@@ -41,6 +42,7 @@ class IngestSettings:
     l_bits: int | None = None
     h_bits: int | None = None
     endless: bool = False
+    embedder: Mapping[str, str] | None = None  # name and weights of the dual encoder that frames are embedded with
 
     def __post_init__(self) -> None:
         if not self.ratios or any(ratio < 1 for ratio in self.ratios):
@@ -112,6 +114,7 @@ def ingest(
     progress: Progress | None = None,
     store: Place | None = None,
     subtitles: Sequence[Line] = (),
+    embedder: DualEncoder | None = None,
 ) -> Memory:
     """Read `source` once and return its memory. Raises VideoError if it has no frames.
 
@@ -134,7 +137,7 @@ def ingest(
         subtitles=tuple(subtitles),
     )
     if store is None and settings.l_bits is None and settings.h_bits is None:
-        extend(memory, source, backbone, encoder, progress=progress)
+        extend(memory, source, backbone, encoder, progress=progress, embedder=embedder)
         return memory
     if store is None:
         store = RamPlace()
@@ -150,7 +153,7 @@ def ingest(
                 "append to it, or ingest into a new folder"
             )
         encoder.restore(memory.prefix, memory.chunks)
-        extend(memory, source, backbone, encoder, progress=progress, writer=writer, skip=0)
+        extend(memory, source, backbone, encoder, progress=progress, writer=writer, skip=0, embedder=embedder)
     return memory
 
 
@@ -161,6 +164,7 @@ def append(
     compressor: Compressor,
     settings: IngestSettings,
     progress: Progress | None = None,
+    embedder: DualEncoder | None = None,
 ) -> None:
     """Encode `source` behind the last chunk of `memory`, its time 0 where that one ends; chunks show as they finish.
 
@@ -170,7 +174,7 @@ def append(
     shift = memory.chunks[-1].end if memory.chunks else 0.0
     if memory.source is None:
         encoder.restore(memory.prefix, memory.chunks)
-        extend(memory, source, backbone, encoder, progress=progress, endless=True, shift=shift)
+        extend(memory, source, backbone, encoder, progress=progress, endless=True, shift=shift, embedder=embedder)
         return
     with continue_writer(memory.source) as writer:
         now = memory_of(writer.source)
@@ -192,7 +196,16 @@ def append(
             writer.begin(content, shift)
         encoder.restore(memory.prefix, memory.chunks)
         extend(
-            memory, source, backbone, encoder, progress=progress, writer=writer, skip=skip, endless=True, shift=shift
+            memory,
+            source,
+            backbone,
+            encoder,
+            progress=progress,
+            writer=writer,
+            skip=skip,
+            endless=True,
+            shift=shift,
+            embedder=embedder,
         )
 
 
@@ -222,11 +235,12 @@ def extend(
     skip: int | None = None,
     endless: bool = False,
     shift: float = 0.0,
+    embedder: DualEncoder | None = None,
 ) -> None:
     """Encode the frames of `source` into chunks at the end of `memory`, which `encoder` stands behind.
 
     `skip`: the source begins with the frames of the chunks from this number on. `endless`: no chunk is known to be the
-    last one. `shift` seconds are added to all times.
+    last one. `shift` seconds are added to all times. `embedder` embeds some frames of each chunk.
     """
     lazy = memory.settings["l_tier"] == "lazy"
     start = memory.prefix[0].shape[2]
@@ -245,6 +259,9 @@ def extend(
         tokens = backbone.visual_tokens([frame.image for frame in run.frames], pts, cursor)
         last = run.last and not endless
         levels = encoder.make(tokens, last)
+        marks = chunk_marks(levels, tokens, backbone)
+        if embedder is not None:
+            marks[PICTURES] = embedder.of_chunk([frame.image for frame in run.frames])
         chunk = memory.add(
             pts[0],
             run.end + shift,
@@ -254,7 +271,7 @@ def extend(
             tokens if lazy else None,
             last,
             thumbnail(run.frames[0].image),
-            chunk_marks(levels, tokens, backbone),
+            marks,
         )
         if writer is None:
             encoder.extend(levels, tokens.positions)

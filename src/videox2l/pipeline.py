@@ -18,7 +18,8 @@ from videox2l.escalation import Escalation
 from videox2l.ingest import IngestSettings, Progress, append, ingest
 from videox2l.memory import Memory
 from videox2l.memory.disk.remote import RemotePlace, place_at
-from videox2l.select import DEFAULT_SELECTOR, Budget, Range, Selector
+from videox2l.select import DEFAULT_SELECTOR, Budget, Range, Selector, selector_by_name
+from videox2l.select.encoders import DualEncoder, same_encoder
 from videox2l.times import Line
 from videox2l.video import FrameSource, open_video
 from videox2l.video import Sampling as FrameSampling
@@ -36,6 +37,7 @@ class VideoX2L:
     def __init__(self, backbone: Backbone, source: str | None = None) -> None:
         self.backbone = backbone
         self.source = source
+        self._selectors: dict[str, Selector] = {}  # by name: one may have loaded a model of its own
 
     @classmethod
     def from_pretrained(
@@ -118,6 +120,7 @@ class VideoX2L:
         endless: bool = False,
         subtitles: str | Path | Sequence[Line] = (),
         chunk_frames: int | None = None,
+        embedder: str | DualEncoder | None = None,
         progress: Progress | None = None,
     ) -> Memory:
         """Read a video once and return its memory.
@@ -153,6 +156,9 @@ class VideoX2L:
             An SRT or VTT file, "embedded" for a text track of the video, or lines; for selector "text" and for prompts.
         chunk_frames
             Sampled frames per chunk, the unit of selection; default: 10 for Video-XL, 8 for all others.
+        embedder
+            A dual encoder (CLIP, SigLIP, SigLIP 2) by directory or hub id, or loaded: some frames of each chunk are
+            embedded, for selector "embedding".
         progress
             Called after each chunk with frames done, frames expected or None, and the pts reached.
 
@@ -164,6 +170,7 @@ class VideoX2L:
         if l_tier == "lazy" and not isinstance(compressor, str):
             raise SettingsError("l_tier='lazy' needs a compressor by name: levels are made later, maybe elsewhere")
         found = compressor_by_name(compressor) if isinstance(compressor, str) else compressor
+        encoder = DualEncoder.from_pretrained(embedder, self.backbone.device) if isinstance(embedder, str) else embedder
         settings = IngestSettings(
             ratios=tuple(float(ratio) for ratio in ratios),
             history=history,
@@ -173,6 +180,7 @@ class VideoX2L:
             l_bits=l_bits,
             h_bits=h_bits,
             endless=endless,
+            embedder=None if encoder is None else encoder.identity(),
         )
         place = None if store is None else place_at(store)
         if isinstance(place, RemotePlace):
@@ -183,7 +191,7 @@ class VideoX2L:
             if isinstance(video, (str, Path)):
                 plan = FrameSampling(fps=fps, max_frames=max_frames, start=start, end=end, mode=sampling)  # type: ignore[arg-type]
                 video = stack.enter_context(open_video(video, plan))
-            return ingest(video, self.backbone, found, settings, self.identity, progress, place, subtitles)
+            return ingest(video, self.backbone, found, settings, self.identity, progress, place, subtitles, encoder)
 
     def append(
         self,
@@ -192,23 +200,28 @@ class VideoX2L:
         *,
         fps: float | None = 1.0,
         sampling: str = "auto",
+        embedder: DualEncoder | None = None,
         progress: Progress | None = None,
     ) -> Memory:
         """Add a video behind the end of a memory, with the memory's settings; return the memory, which is changed.
 
         Its time 0 is where the memory ends. Chunks can be asked about as they finish, also from other threads and,
         where the memory lies in a folder, from other processes. No chunk of it is treated as the last of the video.
-        Raises SettingsError, VideoError, MemoryFileError.
+        `embedder`: the memory's own, if it was made with one that cannot be loaded by name.
+        Raises SettingsError, VideoError, MemoryFileError, ModelError.
         """
         memory.check_model(self.identity)
         known = {key: value for key, value in memory.settings.items() if key != "ratios"}
         settings = IngestSettings(ratios=tuple(memory.settings["ratios"]), **known)
         if settings.compressor not in COMPRESSORS:
             raise SettingsError(f"compressor {settings.compressor} has no name: a memory made with it cannot grow")
+        if settings.embedder is not None:
+            embedder = embedder or DualEncoder.from_pretrained(settings.embedder["name"], self.backbone.device)
+            embedder = same_encoder(embedder, settings.embedder)
         with contextlib.ExitStack() as stack:
             if isinstance(video, (str, Path)):
                 video = stack.enter_context(open_video(video, FrameSampling(fps=fps, mode=sampling)))  # type: ignore[arg-type]
-            append(memory, video, self.backbone, compressor_by_name(settings.compressor), settings, progress)
+            append(memory, video, self.backbone, compressor_by_name(settings.compressor), settings, progress, embedder)
         return memory
 
     def ask(
@@ -267,7 +280,7 @@ class VideoX2L:
         """
         wish = wish_for(
             reload=reload,
-            selector=selector,
+            selector=self._selector(selector) if isinstance(selector, str) else selector,
             pinned=pinned,
             excluded=excluded,
             subtitles=subtitles,
@@ -285,6 +298,11 @@ class VideoX2L:
         return answered(
             Asking(self.backbone, view, question, lambda text: self.backbone.suffix(text, history), wish, said)
         )
+
+    def _selector(self, name: str) -> Selector:
+        if name not in self._selectors:
+            self._selectors[name] = selector_by_name(name)
+        return self._selectors[name]
 
     def chat(self, memory: Memory, *, earlier: str = "keep") -> Chat:
         """Begin a dialogue about a memory: `chat.ask(question)`, again and again.

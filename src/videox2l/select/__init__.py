@@ -5,6 +5,7 @@ from videox2l.select.base import Budget, Selector
 from videox2l.select.budgets import ByteBudget, EverythingAt, MassBudget, TopK
 from videox2l.select.choice import Range, Wishes
 from videox2l.select.embed_dot import EmbedDotSelector
+from videox2l.select.embedding import EmbeddingSelector
 from videox2l.select.fusion import FusionSelector
 from videox2l.select.keys import KeysSelector
 from videox2l.select.latency import LatencyBudget, bound
@@ -29,6 +30,7 @@ __all__ = [
     "Budget",
     "ByteBudget",
     "EmbedDotSelector",
+    "EmbeddingSelector",
     "EverythingAt",
     "FusionSelector",
     "KeysSelector",

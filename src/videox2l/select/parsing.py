@@ -12,6 +12,7 @@ from videox2l.select.base import Budget, Selector
 from videox2l.select.budgets import ByteBudget, EverythingAt, MassBudget, TopK
 from videox2l.select.choice import Range
 from videox2l.select.embed_dot import EmbedDotSelector
+from videox2l.select.embedding import EmbeddingSelector
 from videox2l.select.fusion import FusionSelector
 from videox2l.select.keys import KeysSelector
 from videox2l.select.latency import LatencyBudget
@@ -25,6 +26,7 @@ SELECTORS: dict[str, Callable[[], Selector]] = {
     "attention": AttentionSelector,
     "attention:H": lambda: AttentionSelector(shortlist=0),
     "attention:L": lambda: AttentionSelector(shortlist=1 << 30),
+    "embedding": EmbeddingSelector,
     "embed-dot": EmbedDotSelector,
     "text": TextSelector,
     "uniform": UniformSelector,
