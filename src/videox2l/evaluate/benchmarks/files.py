@@ -81,6 +81,7 @@ class FileBenchmark:
         self.root = options.data
         fps = 1.0 if options.fps is None and options.frames is None else options.fps
         self.sampling = Sampling(fps=fps, max_frames=options.frames)
+        self._lines: tuple[str, Sequence[Line]] | None = None
 
     def load(self) -> Loaded:
         """Read the annotations. Raises SettingsError where there are none."""
@@ -99,8 +100,16 @@ class FileBenchmark:
         return sample.question
 
     def subtitles(self, video: str) -> Sequence[Line]:
-        """There are none, or the protocol does not use them."""
-        return ()
+        """Return the lines of a video where they are wanted; those of the video asked for last are held."""
+        if not self.options.subtitles:
+            return ()
+        if self._lines is None or self._lines[0] != video:
+            self._lines = video, self.read_lines(video)
+        return self._lines[1]
+
+    def read_lines(self, video: str) -> Sequence[Line]:
+        """Read the subtitles of a video. Raises SettingsError, VideoError."""
+        raise NotImplementedError
 
     def settings(self) -> dict[str, Any]:
         """Return what decides which questions are asked: annotations by their hash, options; not where they lie."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from videox2l.evaluate.multiple_choice import LONGVIDEOBENCH_PREFIXES, first_let
 from videox2l.times import Line, clock
 
 FIELDS = ("id", "video_path", "question", "candidates", "duration_group", "question_category")
+HALF = 0.5
+"""Seconds to each side of the middle of a line that is shorter than a second."""
 INSTRUCTION = "Answer with the option's letter from the given choices directly."
 
 
@@ -76,18 +79,14 @@ class LongVideoBench(FileBenchmark):
         if self.options.subtitles and not (self.root / "subtitles" / self._tracks[sample.video][0]).is_file():
             problems.add("subtitles", f"subtitles/{self._tracks[sample.video][0]}")
 
-    def subtitles(self, video: str) -> Sequence[Line]:
-        """Return the lines on the timeline of the video, which is a part of the one that they were made for."""
-        if not self.options.subtitles:
-            return ()
+    def read_lines(self, video: str) -> Sequence[Line]:
+        """Read the lines on the timeline of the video, which is a part of the one that they were made for."""
         name, shift, duration = self._tracks[video]
         return read_track(self.root / "subtitles" / name, shift, duration)
 
     def prompt(self, sample: Sample, pts: Sequence[float]) -> str:
         """Return the question, with subtitles behind the lines during which a frame was sampled."""
-        lines = [
-            line for line in self.subtitles(sample.video) if any(a < t < b for t in pts for a, b in [_widened(line)])
-        ]
+        lines = [line for line in self.subtitles(sample.video) if _seen(line, pts)]
         return "\n".join([*(f"[{clock(max(0.0, line.start))}] {line.text}" for line in lines), sample.question])
 
     def score(self, sample: Sample, prediction: str) -> float | None:
@@ -117,14 +116,13 @@ def letter(reply: str) -> str:
 def read_track(path: Path, shift: float, duration: float) -> list[Line]:
     """Read a subtitle file of either of the two official forms; `shift` seconds of it lie before the video begins.
 
-    Lines that lie outside the video are left out. Raises SettingsError.
+    Lines before and behind the video are among them; they meet no frame. Raises SettingsError.
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-        lines = [_line(entry, shift, duration) for entry in entries]
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return [_line(entry, shift, duration) for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise SettingsError(f"'{path}' is no subtitle file of LongVideoBench") from None
-    return [line for line in lines if line.end > 0 and line.start < duration]
 
 
 def _line(entry: dict[str, Any], shift: float, duration: float) -> Line:
@@ -142,10 +140,12 @@ def _seconds(stamp: str) -> float:
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
 
 
-def _widened(line: Line) -> tuple[float, float]:
-    """A line shorter than a second counts as shown for one."""
-    middle = (line.start + line.end) / 2
-    return (line.start, line.end) if line.end - line.start >= 1 else (middle - 0.5, middle + 0.5)
+def _seen(line: Line, pts: Sequence[float]) -> bool:
+    """Whether a frame was sampled during a line, its ends left out; a line shorter than a second counts for one."""
+    start, end = line.start, line.end
+    if end - start < 1:
+        start, end = (start + end) / 2 - HALF, (start + end) / 2 + HALF
+    return bisect_right(pts, start) < bisect_left(pts, end)
 
 
 def _track(record: dict[str, Any]) -> tuple[str, float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -88,14 +89,18 @@ class VideoMME(FileBenchmark):
             elif sample.labels["duration"] == "long":
                 problems.add("subtitles", f"subtitle/{sample.video}.srt")
 
-    def subtitles(self, video: str) -> Sequence[Line]:
-        """Return the lines of the video's SRT file, if subtitles are wanted and it has one."""
-        path = self._srt(video) if self.options.subtitles else None
+    def read_lines(self, video: str) -> Sequence[Line]:
+        """Read the video's SRT file, if it has one."""
+        path = self._srt(video)
         return () if path is None else read_subtitles(path)
 
     def prompt(self, sample: Sample, pts: Sequence[float]) -> str:
         """Return the question, with subtitles behind the lines that are shown at a sampled frame, each once."""
-        lines = [line for line in self.subtitles(sample.video) if any(line.start <= t < line.end for t in pts)]
+        lines = [
+            line
+            for line in self.subtitles(sample.video)
+            if bisect_left(pts, line.start) < bisect_left(pts, line.end)  # a time from start on, before the end
+        ]
         said = "\n".join(dict.fromkeys(line.text for line in lines))
         return f"This video's subtitles are listed below:\n{said}\n{sample.question}" if said else sample.question
 
