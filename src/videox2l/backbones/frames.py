@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from videox2l.errors import ModelError, SettingsError
 
-_RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, as processor configs hold them
+_RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, as processor configs hold them
 
 
 def stack(frames: Sequence[np.ndarray]) -> Tensor:
@@ -51,7 +51,7 @@ class Normalise:
         """Read the fields of a Hugging Face (video) processor config."""
         resample = config.get("resample", 3)
         if resample not in _RESAMPLING:
-            raise ModelError(f"resample={resample} of the video processor config is not supported: use 0, 2 or 3")
+            raise ModelError(f"resample={resample} of the video processor config is not supported: use 0, 1, 2 or 3")
         plain = config.get("do_normalize", True) is False
         return cls(
             mean=(0.0,) * 3 if plain else tuple(_field(config, "image_mean")),
@@ -62,13 +62,18 @@ class Normalise:
 
     def __call__(self, video: Tensor, height: int, width: int) -> Tensor:
         """Turn uint8 (frames, 3, h, w) into float32 (frames, 3, height, width)."""
-        if video.shape[-2:] != (height, width):
-            options = {} if self.mode == "nearest" else {"antialias": True}
-            video = F.interpolate(video, size=(height, width), mode=self.mode, **options)
+        video = self.resize(video, height, width)
         # Rescaling is folded into mean and std, in this order of operations, as the library does.
         mean = torch.tensor(self.mean, device=video.device)[:, None, None] * (1 / self.rescale)
         std = torch.tensor(self.std, device=video.device)[:, None, None] * (1 / self.rescale)
         return (video.float() - mean) / std
+
+    def resize(self, video: Tensor, height: int, width: int) -> Tensor:
+        """Resize uint8 (frames, 3, h, w), in uint8."""
+        if video.shape[-2:] == (height, width):
+            return video
+        options = {} if self.mode == "nearest" else {"antialias": True}
+        return F.interpolate(video, size=(height, width), mode=self.mode, **options)
 
 
 @dataclass(frozen=True)
@@ -105,12 +110,14 @@ class PatchFrames:
     def size(self, height: int, width: int, total: int | None = None) -> tuple[int, int]:
         """Return the frame size that the model sees: multiples of patch * merge within the pixel budget."""
         del total  # the budget is one frame's
+        return self._fit(height, width, self.max_pixels)
+
+    def _fit(self, height: int, width: int, budget: int) -> tuple[int, int]:
         factor = self.patch * self.merge
-        if max(height, width) > 200 * min(height, width):
-            raise SettingsError(f"a frame of {width}x{height} is too narrow: the aspect ratio must be below 200")
+        self._check_shape(height, width)
         high, wide = round(height / factor) * factor, round(width / factor) * factor
-        if high * wide > self.max_pixels:
-            shrink = math.sqrt(height * width / self.max_pixels)
+        if high * wide > budget:
+            shrink = math.sqrt(height * width / budget)
             high = max(factor, math.floor(height / shrink / factor) * factor)
             wide = max(factor, math.floor(width / shrink / factor) * factor)
         elif high * wide < self.min_pixels:
@@ -118,6 +125,11 @@ class PatchFrames:
             high = math.ceil(height * stretch / factor) * factor
             wide = math.ceil(width * stretch / factor) * factor
         return high, wide
+
+    @staticmethod
+    def _check_shape(height: int, width: int) -> None:
+        if max(height, width) > 200 * min(height, width):
+            raise SettingsError(f"a frame of {width}x{height} is too narrow: the aspect ratio must be below 200")
 
     def __call__(self, video: Tensor, total: int | None = None) -> tuple[Tensor, tuple[int, int, int]]:
         """Turn uint8 (frames, 3, h, w) into patches (t * gh * gw, 3 * temporal * patch^2) and the grid (t, gh, gw).
@@ -156,6 +168,38 @@ class SquareFrames:
     def __call__(self, video: Tensor) -> Tensor:
         """Turn uint8 (frames, 3, h, w) into float32 (frames, 3, height, width)."""
         return self.normalise(video, self.height, self.width)
+
+
+@dataclass(frozen=True)
+class TwiceFrames:
+    """Every frame resized twice: its longer side to `edge`, then to a square of `size` (SmolVLM)."""
+
+    normalise: Normalise
+    edge: int | None
+    size: int
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> TwiceFrames:
+        """Read a SmolVLM video processor config."""
+        size = (config.get("video_sampling") or {}).get("video_size") or _field(config, "size")
+        edge = size.get("longest_edge")
+        if edge is None and not ("height" in size and "width" in size):
+            raise ModelError(f"size={size} of the video processor config is not supported: longest_edge needed")
+        square = _field(config, "max_image_size", {"longest_edge": 364})["longest_edge"]
+        return cls(Normalise.from_config(config), None if edge is None else min(int(edge), 4096), int(square))
+
+    def __call__(self, video: Tensor) -> Tensor:
+        """Turn uint8 (frames, 3, h, w) into float32 (frames, 3, size, size)."""
+        height, width = video.shape[-2:]
+        if self.edge is not None:
+            high = self.edge if height > width else self._even(int(self.edge / (width / height)))
+            wide = self.edge if width >= height else self._even(int(self.edge * (width / height)))
+            video = self.normalise.resize(video, max(high, 1), max(wide, 1))
+        return self.normalise(video, self.size, self.size)
+
+    @staticmethod
+    def _even(side: int) -> int:
+        return side + side % 2
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,12 @@ class _StopError(Exception):
     """Raised at the decoder's door."""
 
 
+def decoder_of(model: Any) -> nn.Module:
+    """Return the text decoder of a model: what has the layers. SmolVLM of transformers 4 names another module."""
+    found: nn.Module = model.get_decoder()
+    return found if hasattr(found, "layers") else found.text_model  # type: ignore[return-value]
+
+
 @torch.no_grad()
 def decoder_inputs(model: Any, decoder: nn.Module, **inputs: Any) -> dict[str, Any]:
     """Run `model.model` up to its text decoder and return the keyword arguments that the decoder was called with.

@@ -20,11 +20,15 @@ from videox2l.errors import ModelError
 GROUP = "videox2l.backbones"
 
 _OWN = {
+    "internvl": "videox2l.backbones.internvl:InternVLBackbone",
     "llava_next_video": "videox2l.backbones.linear:LlavaNextVideoBackbone",
     "llava_onevision": "videox2l.backbones.linear:LlavaOnevisionBackbone",
     "llava_qwen": "videox2l.backbones.video_xl:VideoXLBackbone",
     "qwen2_5_vl": "videox2l.backbones.mrope:MRopeBackbone",
     "qwen2_vl": "videox2l.backbones.mrope:MRopeBackbone",
+    "qwen3_vl": "videox2l.backbones.qwen3_vl:Qwen3VLBackbone",
+    "qwen3_vl_moe": "videox2l.backbones.qwen3_vl:Qwen3VLBackbone",
+    "smolvlm": "videox2l.backbones.smolvlm:SmolVLMBackbone",
 }
 
 

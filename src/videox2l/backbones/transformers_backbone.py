@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from abc import ABC, abstractmethod
@@ -19,7 +20,7 @@ from videox2l.backbones.base import UNKNOWN, KVShape, TextTokens, Turn, VideoCur
 from videox2l.backbones.cache import BufferCache
 from videox2l.backbones.chat import ChatPrompt
 from videox2l.backbones.frames import stack
-from videox2l.backbones.frontend import decoder_inputs
+from videox2l.backbones.frontend import decoder_inputs, decoder_of
 from videox2l.backbones.identity import sha256_of, weights_id
 from videox2l.backbones.positions import text_positions
 from videox2l.backbones.refusals import refuse_unusual_layers
@@ -57,7 +58,7 @@ class TransformersBackbone(ABC):
 
     def __init__(self, model: Any, tokenizer: Any, video_config: Mapping[str, Any]) -> None:
         self.model = model.eval()
-        self.decoder: nn.Module = model.get_decoder()
+        self.decoder = decoder_of(model)
         self.tokenizer = tokenizer
         self.video_config = dict(video_config)
         self.name = str(model.config.model_type)
@@ -298,6 +299,12 @@ class TransformersBackbone(ABC):
     def stock_positions(self, ids: Tensor, grid: Grid, times: Sequence[Sequence[float]]) -> dict[str, Tensor]:
         """Return the model's arguments about positions: by default none, the stock model counts them itself."""
         return {}
+
+    def token_kinds(self, ids: Tensor) -> dict[str, Tensor]:
+        """Return which of the tokens (n,) are those of a video, where the model asks for it: 0 text, 2 video."""
+        if "mm_token_type_ids" not in inspect.signature(self.model.forward).parameters:
+            return {}
+        return {"mm_token_type_ids": (ids == self.video_token_id).int()[None] * 2}
 
     def identity(self) -> dict[str, str]:
         """Return what a memory must agree on to be usable."""

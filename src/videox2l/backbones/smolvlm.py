@@ -1,0 +1,76 @@
+"""SmolVLM2 on its stock transformers class: an introduction, and a time in front of each frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from transformers.models.smolvlm import processing_smolvlm as library
+
+from videox2l.backbones.base import VideoFacts
+from videox2l.backbones.frames import TwiceFrames
+from videox2l.backbones.linear import LinearBackbone, refuse_max_pixels
+from videox2l.backbones.vision import FrameVision
+from videox2l.backbones.wording import Wording
+from videox2l.errors import ModelError
+
+
+@dataclass(frozen=True)
+class ToldWording(Wording):
+    """How many frames of how long a video there are, in words, then the time of each frame in front of it."""
+
+    mark: str = "<fake_token_around_image><global-img>"
+
+    def intro(self, facts: VideoFacts) -> str:
+        """Return the introduction; without its figures for a video whose length is not known."""
+        text = str(library.DEFAULT_VIDEO_INTRO)
+        if facts.frames is None or facts.duration is None:
+            return text.replace(" {frame_count}", "").replace("{video_duration} [H:MM:SS] ", "")
+        return text.format(frame_count=in_words(facts.frames), video_duration=timedelta(seconds=int(facts.duration)))
+
+    def opening(self, group: int, times: Sequence[float]) -> str:
+        """Return minutes and seconds of a frame, and its marks."""
+        minutes, seconds = divmod(int(times[0]), 60)
+        return str(library.FRAME_TIMESTAMP_MESSAGE).format(timestamp=f"{minutes:02d}:{seconds:02d}") + self.mark
+
+
+def in_words(number: int) -> str:
+    """Return a number in English words. Raises ModelError where the package for it is missing."""
+    try:
+        from num2words import num2words
+    except ImportError as error:
+        raise ModelError("SmolVLM writes numbers as words: install videox2l[smolvlm] (num2words)") from error
+    return str(num2words(number))
+
+
+class SmolVLMBackbone(LinearBackbone):
+    """SmolVLM2 (arXiv 2504.05299): each frame one picture that is not split, pixels shuffled into a square of tokens.
+
+    Its chat template for videos is the library's own, whatever the checkpoint holds, as in the library's processor.
+    """
+
+    template = str(library.DEFAULT_CHAT_TEMPLATE)
+
+    def __init__(
+        self, model: Any, tokenizer: Any, video_config: Mapping[str, Any], max_pixels: int | None = None
+    ) -> None:
+        refuse_max_pixels(model, max_pixels)
+        super().__init__(model, tokenizer, video_config)
+        self.frames = TwiceFrames.from_config(self.video_config)
+        vision = model.config.vision_config
+        if self.frames.size != vision.image_size:
+            raise ModelError(
+                f"max_image_size={self.frames.size} of the video processor config is not the size of the vision tower, "
+                f"{vision.image_size}"
+            )
+        side = vision.image_size // vision.patch_size // model.config.scale_factor
+        self.vision = FrameVision(self.frames, side, "pixel_values")
+
+    def words(self) -> Wording:
+        """Return the words around each frame, with the tokens that the tokenizer names."""
+        names = {"fake_image_token": "<fake_token_around_image>", "global_image_token": "<global-img>"}
+        fake, whole = (str(getattr(self.tokenizer, name, None) or known) for name, known in names.items())
+        pad = str(self.tokenizer.convert_ids_to_tokens(self._token_id("image_token_id")))
+        return ToldWording("<video>", pad, fake, str(library.DEFAULT_MEDIA_OUTTRO), mark=fake + whole)
