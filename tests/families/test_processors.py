@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.families.models import MAKERS
+from tests.families.models import MAKERS, needs
 from tests.families.processors import PROCESSORS, QUESTION
 from videox2l import VideoX2L
 from videox2l.backbones.base import VideoFacts
@@ -39,8 +39,7 @@ def as_the_authors_wrote(backbone: Any, ids: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("family", sorted(PROCESSORS))
 def test_equals_the_librarys_processor(family: str) -> None:
-    if family == "smolvlm":
-        pytest.importorskip("num2words")
+    needs(family)
     backbone, made = ours(family)
     ids = GOLDEN[f"{family}.input_ids"]
     if family == "qwen3_vl":

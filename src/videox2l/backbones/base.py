@@ -81,12 +81,14 @@ class VisualTokens:
     `embeds` (n, width) as `Backbone.forward` takes them: the width is the model's, or a multiple of it where visual
     features are added in early layers as well; `positions` (axes, n) int64; `grid` (t, h, w) of the tokens, where t
     counts groups of frames (temporal patches). Some families put words between frames, times for example. The words
-    are tokens of the chunk too, and the grid is (1, 1, n) then: what stands next to what is not told.
+    are tokens of the chunk too, and the grid is (1, 1, n) then: what stands next to what is not told. `means`
+    (groups, hidden) float32, where it cannot be taken from `embeds`: the mean of each group's visual tokens.
     """
 
     embeds: Tensor
     positions: Tensor
     grid: tuple[int, int, int]
+    means: Tensor | None = None
 
     def __len__(self) -> int:
         return self.embeds.shape[0]
@@ -95,6 +97,12 @@ class VisualTokens:
     def nbytes(self) -> int:
         """Bytes of the embeddings."""
         return self.embeds.nbytes
+
+    def group_means(self) -> Tensor:
+        """Return the mean of each group's visual tokens, (groups, hidden) float32."""
+        if self.means is not None:
+            return self.means
+        return self.embeds.reshape(self.grid[0], -1, self.embeds.shape[-1]).float().mean(1)
 
     def to(self, device: torch.device | str) -> VisualTokens:
         """Return the tokens with their embeddings on `device`."""

@@ -182,8 +182,11 @@ class TransformersBackbone(ABC):
         pad = ids.new_full((self.spare,), int(ids[visual][0]))
         found = self.front_end(torch.cat((ids, pad)), pixels)
         positions = self.chunk_positions(visual, grid, times, cursor)
-        shape = grid if len(ids) == math.prod(grid) else (1, 1, len(ids))
-        return VisualTokens(self.chunk_embeds(found)[: len(ids)], positions, shape)
+        embeds = self.chunk_embeds(found)[: len(ids)]
+        if len(ids) == math.prod(grid):
+            return VisualTokens(embeds, positions, grid)
+        pictures = found["inputs_embeds"][0, : len(ids)][visual].float()
+        return VisualTokens(embeds, positions, (1, 1, len(ids)), pictures.view(grid[0], -1, pictures.shape[-1]).mean(1))
 
     def group_times(self, pts: Sequence[float]) -> list[list[float]]:
         """Return the pts of each group of frames; the last frame fills up the last group."""

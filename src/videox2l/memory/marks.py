@@ -57,7 +57,7 @@ def key_marks(level: LevelKV, positions: Tensor, backbone: Backbone) -> Tensor:
 
 def visual_marks(tokens: VisualTokens) -> Tensor:
     """Return the mark `VISUAL`: the mean embedding of each group of frames (groups, hidden)."""
-    return tokens.embeds.reshape(tokens.grid[0], -1, tokens.embeds.shape[-1]).float().mean(1).to(tokens.embeds).cpu()
+    return tokens.group_means().to(tokens.embeds).cpu()
 
 
 def chunk_marks(levels: Mapping[float, LevelKV], tokens: VisualTokens, backbone: Backbone) -> dict[str, Tensor]:

@@ -1,0 +1,90 @@
+"""Tiny checkpoints of every family, as `save_pretrained` writes them, loaded and asked on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from tests.families.models import MAKERS, needs
+from videox2l import ArraySource, VideoX2L
+from videox2l.cli import app
+
+CLIP = Path(__file__).parent.parent / "media" / "nasa_13013.mp4"
+QUESTION = "What happens?"
+
+
+@pytest.fixture(scope="module", params=sorted(MAKERS))
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """Each family's name and a checkpoint: weights, tokenizer with its chat template, video processor's settings."""
+    family = str(request.param)
+    needs(family)
+    folder = tmp_path_factory.mktemp(family)
+    model, processor = MAKERS[family]()
+    model.save_pretrained(folder)
+    processor.tokenizer.save_pretrained(folder)
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(processor.video_processor))
+    return family, folder
+
+
+def test_a_saved_checkpoint_answers_like_the_model(checkpoint: tuple[str, Path], video: np.ndarray) -> None:
+    family, folder = checkpoint
+    expect, loaded = VideoX2L.from_model(*MAKERS[family]()), VideoX2L.from_pretrained(str(folder))
+    assert loaded.identity == expect.identity
+    answers = []
+    for x2l in (expect, loaded):
+        memory = x2l.ingest(ArraySource(video), ratios=(2, 8), chunk_frames=4)
+        answers.append(x2l.ask(memory, QUESTION, reload=1, max_new_tokens=8))
+    assert answers[0].ids == answers[1].ids
+    assert answers[0].evidence == answers[1].evidence
+
+
+def test_a_checkpoint_answers_on_the_command_line(checkpoint: tuple[str, Path]) -> None:
+    family, folder = checkpoint
+    x2l = VideoX2L.from_model(*MAKERS[family]())
+    expect = x2l.ask(x2l.ingest(CLIP, fps=1.0), QUESTION, max_new_tokens=3, reload=1)
+    options = ["--model", str(folder), "--fps", "1", "--max-new-tokens", "3", "--reload", "1", "--json"]
+    done = CliRunner().invoke(app, ["ask", str(CLIP), QUESTION, *options])
+    assert done.exit_code == 0, done.output
+    (answer,) = json.loads(done.stdout)["answers"]
+    assert answer["ids"] == list(expect.ids)
+    assert len([moment for moment in answer["evidence"] if moment["reloaded"]]) == 1
+
+
+WORDY = ["internvl", "qwen3_vl", "smolvlm"]
+
+
+@pytest.mark.parametrize("family", WORDY)
+def test_frame_numbers_and_times_go_on_after_a_stop(family: str, tmp_path: Path) -> None:
+    """An ingest that is stopped and goes on ends with the same answer as one that was not stopped."""
+    needs(family)
+    x2l = VideoX2L.from_model(*MAKERS[family]())
+    options: dict[str, Any] = {"fps": 1.0, "ratios": (1,), "chunk_frames": 4}
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        x2l.ingest(CLIP, store=tmp_path / "memory", progress=stop, **options)
+    resumed, whole = x2l.ingest(CLIP, store=tmp_path / "memory", **options), x2l.ingest(CLIP, **options)
+    assert len(resumed) == len(whole) > 2
+    first, second = (x2l.ask(memory, QUESTION, reload="all", max_new_tokens=8) for memory in (resumed, whole))
+    assert first.ids == second.ids
+    assert all((a.positions == b.positions).all() for a, b in zip(resumed.chunks, whole.chunks, strict=True))
+
+
+@pytest.mark.parametrize("family", WORDY)
+def test_levels_made_later_equal_those_made_at_once(family: str, tmp_path: Path, video: np.ndarray) -> None:
+    """Words between frames and features of inner layers are kept with the visual tokens, on disk too."""
+    needs(family)
+    x2l = VideoX2L.from_model(*MAKERS[family]())
+    options: dict[str, Any] = {"ratios": (2, 8), "chunk_frames": 4}
+    stored = x2l.ingest(ArraySource(video), **options)
+    lazy = x2l.ingest(ArraySource(video), store=tmp_path / "memory", l_tier="lazy", **options)
+    first, second = (x2l.ask(memory, QUESTION, reload="all", max_new_tokens=8) for memory in (stored, lazy))
+    assert first.ids == second.ids
+    assert first.ids != x2l.ask(lazy, QUESTION, reload="none", max_new_tokens=8).ids
