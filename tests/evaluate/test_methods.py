@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from videox2l import ArraySource, VideoX2L
 from videox2l.compress import compressor_by_name
+from videox2l.errors import SettingsError
 from videox2l.evaluate.base import Reply, Sample
 from videox2l.evaluate.encode import EncodedVideo
 from videox2l.evaluate.methods import METHODS
@@ -225,3 +227,49 @@ def test_the_meter_against_the_cost_model(encoded: EncodedVideo) -> None:
         KeysSelector().score(prompt, memory, encoded.backbone)
     assert [rows for rows, _ in count.passes] == [len(prompt)] * 2  # of three layers
     assert count.bytes_read == 2 * encoded.prefix_tokens * encoded.backbone.shape.token_bytes // 3
+
+
+def test_a_press_sees_the_models_own_queries_and_keys(encoded: EncodedVideo) -> None:
+    """What the view projects and rotates is what attention sees, in every layer; keys come from the full prefill."""
+    from videox2l.backbones.rope import rotate
+    from videox2l.compress.ranked import QueryTap
+    from videox2l.evaluate.methods.press import press_scores
+
+    full, backbone = encoded.full, encoded.backbone
+    tap, cache = QueryTap(encoded.visual), backbone.new_cache()
+    encoded.prefill(cache, ())
+    backbone.forward(full.embeds, full.positions, cache, tap)
+    seen = []
+
+    class Press:
+        def score(self, view: Any, hidden: Any, keys: Any, values: Any, weights: Any, tables: Any) -> torch.Tensor:
+            cos, sin = tables["position_embeddings"]
+            queries = view.q_proj(hidden).unflatten(-1, (-1, keys.shape[-1])).transpose(1, 2)
+            torch.testing.assert_close(rotate(queries, cos, sin)[0], tap.queries[len(seen)], atol=1e-4, rtol=1e-4)
+            made = view.k_proj(hidden).unflatten(-1, (-1, keys.shape[-1])).transpose(1, 2)
+            torch.testing.assert_close(rotate(made, cos, sin), keys, atol=1e-4, rtol=1e-4)
+            cos, _ = view.rotary_emb(hidden, torch.arange(3, 8)[None])
+            assert torch.equal(cos[0], backbone.rotation(backbone.text_positions(3, 5))[0])
+            seen.append(keys)
+            return values.norm(dim=-1)
+
+    scores = press_scores(encoded, Press())
+    assert len(scores) == len(seen) == full.layers
+    assert torch.equal(scores[1], full.values(1).norm(dim=-1))
+
+
+def test_scorers_of_kvpress(encoded: EncodedVideo) -> None:
+    """Where kvpress is installed: its SnapKV picks what ours does, and the others run at equal bytes."""
+    pytest.importorskip("kvpress", exc_type=ImportError)
+    for name in ("Knorm", "TOVA", "LagKV", "CUR", "LeverageScore", "ExpectedAttention", "KeyDiff", "NonCausalAttn"):
+        reply = ask(encoded, f"kvpress:{name}", 1 / 4)
+        assert abs(reply.bytes_attended / encoded.full_bytes - 1 / 4) <= 0.05 / 4, name
+    assert ask(encoded, "kvpress:KeyDiff", 1 / 4).text == ask(encoded, "keydiff", 1 / 4).text
+    with pytest.raises(SettingsError, match="no scorer 'Nope'"):
+        ask(encoded, "kvpress:Nope", 1 / 4)
+
+
+def test_without_kvpress(encoded: EncodedVideo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kvpress", None)
+    with pytest.raises(SettingsError, match=r"videox2l\[kvpress\]"):
+        ask(encoded, "kvpress:Knorm", 1 / 4)

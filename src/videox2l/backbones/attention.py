@@ -98,8 +98,8 @@ def x2l_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,  # noqa: ARG001
-    scaling: float | None = None,
     dropout: float = 0.0,
+    scaling: float | None = None,
     x2l_probe: Probe | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:

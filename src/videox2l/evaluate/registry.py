@@ -27,7 +27,7 @@ def method_by_name(name: str) -> Method:
     if colon and family in FAMILIES:
         return FAMILIES[family](rest)
     if name not in METHODS:
-        families = [f"{family}:SELECTOR" for family in FAMILIES]
+        families = ["x2l:SELECTOR", "xl2:SELECTOR", "kvpress:SCORER"]
         raise SettingsError(f"method '{name}' is not known: use {', '.join([*METHODS, *families])}")
     return METHODS[name]()
 

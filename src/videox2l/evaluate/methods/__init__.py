@@ -7,6 +7,7 @@ from videox2l.evaluate.methods.evict import EvictMethod
 from videox2l.evaluate.methods.expected import expected_scores
 from videox2l.evaluate.methods.infinipot import InfiniPotMethod
 from videox2l.evaluate.methods.plain import FullMethod, LevelMethod, NoVideoMethod
+from videox2l.evaluate.methods.press import press_method
 from videox2l.evaluate.methods.rekv import RekvMethod
 from videox2l.evaluate.methods.simple import UniformFrames, keydiff_scores, streaming_scores, stride_scores
 from videox2l.evaluate.methods.snapkv import PyramidMethod, QuestionSnapMethod, window_scores
@@ -32,7 +33,11 @@ METHODS: dict[str, Callable[[], Method]] = {
 }
 """Name -> a function that makes the method."""
 
-FAMILIES: dict[str, Callable[[str], Method]] = {"x2l": x2l_method, "xl2": xl2_method}
-"""Name before a colon -> a function of what stands behind it: `x2l:random`."""
+FAMILIES: dict[str, Callable[[str], Method]] = {
+    "x2l": x2l_method,
+    "xl2": xl2_method,
+    "kvpress": press_method,
+}
+"""Name before a colon -> a function of what stands behind it: `x2l:random`, `kvpress:Knorm`."""
 
 __all__ = ["FAMILIES", "METHODS"]
