@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.conftest import make_video_xl
+from tests.conftest import make_qwen25, make_video_xl
 from videox2l import VideoX2L
 from videox2l.backbones.base import TextTokens, VisualTokens
 from videox2l.compress import ChunkEncoder, ChunkTask, History, SummaryTokenCompressor
@@ -21,6 +21,7 @@ from videox2l.cost import (
     Flops,
     SummaryPlan,
     clip_flops,
+    early_look,
     even_chunks,
     ingest_cost,
     published_cost,
@@ -29,6 +30,7 @@ from videox2l.cost import (
     summary_pass,
     text,
 )
+from videox2l.select.looks import QueryProbe, look
 
 
 def counted(work: Callable[[], Any]) -> int:
@@ -163,3 +165,18 @@ def test_ranking_costs_one_forward_or_one_per_level() -> None:
     assert twice.flops == once.flops + text(QWEN2_7B, 1000, 514, 0)
     assert ranked_ingest_cost(QWEN2_7B, [1000, 1000], (2, 32), "L").flops.attention > once.flops.attention
     assert Flops(1, 2, 3).total == 6
+
+
+def test_an_early_look_costs_the_layers_before_its_last_and_three_projections() -> None:
+    model, processor = make_qwen25()
+    x2l = VideoX2L.from_model(model, processor)
+    config = model.config.get_text_config()
+    shape = DecoderShape(3, 64, 4, 2, 16, config.intermediate_size, config.vocab_size)
+    prompt, cache = x2l.backbone.suffix("What happens?"), x2l.backbone.new_cache()
+    prefix = x2l.backbone.prefix()
+    for last in (0, 1, 2):
+        cache = x2l.backbone.new_cache()
+        x2l.backbone.forward(prefix.embeds, x2l.backbone.text_positions(0, len(prefix)), cache)
+        probe = QueryProbe((last,))
+        seen = counted(lambda probe=probe, cache=cache: look(prompt, len(prefix), cache, x2l.backbone, probe))
+        assert seen == early_look(shape, len(prompt), len(prefix), last, kernel=True).total

@@ -100,6 +100,14 @@ def test_the_second_look_is_over_the_shortlist_at_l() -> None:
     second = AttentionSelector(shortlist=3).score(prompt, memory, x2l.backbone)
     torch.testing.assert_close(second, expect)
     assert (second - first).abs().max() > 1e-3
+    scouted = AttentionSelector(shortlist=3, scout=ManualSelector([(16, 17), (20, 30)]))
+    chunks = [
+        dataclasses.replace(chunk, levels={8.0: chunk.level(2 if i in (4, 5, 6) else 8)})
+        for i, chunk in enumerate(memory.chunks)
+    ]
+    shortlisted = dataclasses.replace(memory, chunks=chunks, ratios=(8.0,))
+    expect = AttentionSelector(shortlist=0).score(prompt, shortlisted, x2l.backbone)
+    torch.testing.assert_close(scouted.score(prompt, memory, x2l.backbone), expect)
     lazy = x2l.ingest(ArraySource(frames), ratios=(2, 8), chunk_frames=4, l_tier="lazy")
     torch.testing.assert_close(AttentionSelector(shortlist=3).score(prompt, lazy, x2l.backbone), first)
 

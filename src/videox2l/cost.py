@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from videox2l.memory.levels import kept_tokens
 
@@ -91,6 +91,14 @@ def text(shape: DecoderShape, rows: int, past: int, logits: int = 1, kernel: boo
         attention=shape.layers * shape.pair * causal_pairs(rows, past, kernel),
         head=2 * logits * shape.hidden * shape.vocabulary,
     )
+
+
+def early_look(shape: DecoderShape, rows: int, past: int, last: int, kernel: bool = False) -> Flops:
+    """Return the cost of a pass of `rows` tokens behind `past` that ends at the queries and keys of layer `last`."""
+    before = replace(shape, layers=last)
+    projections = sum(shape.projection[name] for name in "qkv")
+    linear = rows * (before.row + projections)
+    return Flops(linear=linear, attention=last * shape.pair * causal_pairs(rows, past, kernel))
 
 
 def summary_pass(shape: DecoderShape, visual: int, counts: Sequence[int], past: int, kernel: bool = False) -> Flops:

@@ -12,6 +12,7 @@ from videox2l.backbones.attention import causal_mask, grouped
 from videox2l.backbones.base import Backbone, TextTokens
 from videox2l.errors import SettingsError
 from videox2l.memory import Memory, Plan, mix, uniform_plan
+from videox2l.select.base import Selector
 from videox2l.select.looks import EnoughSeen, check_tokens, look, over_tokens
 
 
@@ -58,15 +59,17 @@ class AttentionSelector:
     counts: `"last"`, the last prompt token, where the answer is about to be written; `"max"`, per chunk the token that
     attends to it most (late interaction, as in ColBERT, arXiv 2004.12832); `"max+last"`, both; `"mean"`, all alike.
 
-    `neutral`: a question of no content, such as "Describe the video."; its scores are divided out. `drift`: a steady
-    rise of the scores along the video is divided out (that scores favour late frames was found by MemStream, arXiv
-    2602.18434, which mends it while encoding). Both cost time and did not help on the demo model.
+    `scout`: another selector makes the shortlist in place of the first look: a cheap one for all chunks, this one for
+    few. `neutral`: a question of no content, such as "Describe the video."; its scores are divided out. `drift`: a
+    steady rise of the scores along the video is divided out (that scores favour late frames was found by MemStream,
+    arXiv 2602.18434, which mends it while encoding).
     """
 
     tokens: str = "last"
     shortlist: int = 12
     per_head: bool = True
     layers: tuple[int, ...] | None = None
+    scout: Selector | None = None
     neutral: str = ""
     drift: bool = False
 
@@ -82,7 +85,10 @@ class AttentionSelector:
         if self.layers is not None and max(self.layers) >= memory.shape.layers:
             raise SettingsError(f"layers={list(self.layers)} is not possible: the model has {memory.shape.layers}")
         plan = uniform_plan(memory, memory.coarsest)
-        scores = self._look(question, memory, backbone, plan)
+        if self.scout is not None and self.shortlist:
+            scores = self.scout.score(question, memory, backbone)
+        else:
+            scores = self._look(question, memory, backbone, plan)
         if self.shortlist and memory.finest != memory.coarsest and memory.has(memory.finest):
             best = set(scores.argsort(descending=True, stable=True)[: self.shortlist].tolist())
             plan = Plan.at([memory.finest if i in best else memory.coarsest for i in range(len(memory))])

@@ -26,6 +26,7 @@ SELECTORS: dict[str, Callable[[], Selector]] = {
     "attention": AttentionSelector,
     "attention:H": lambda: AttentionSelector(shortlist=0),
     "attention:L": lambda: AttentionSelector(shortlist=1 << 30),
+    "attention:keys": lambda: AttentionSelector(scout=KeysSelector()),
     "embedding": EmbeddingSelector,
     "embed-dot": EmbedDotSelector,
     "text": TextSelector,
