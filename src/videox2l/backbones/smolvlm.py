@@ -7,14 +7,23 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from transformers.models.smolvlm import processing_smolvlm as library
-
 from videox2l.backbones.base import VideoFacts
 from videox2l.backbones.frames import TwiceFrames
 from videox2l.backbones.linear import LinearBackbone, refuse_max_pixels
 from videox2l.backbones.vision import FrameVision
 from videox2l.backbones.wording import Wording
 from videox2l.errors import ModelError
+
+# What the model was trained to read, as the library's processor writes it; that cannot be imported everywhere.
+TOLD = "You are provided the following series of {frames} frames from a {duration} [H:MM:SS] video.\n"
+UNTOLD = "You are provided the following series of frames from a video.\n"
+CHAT_TEMPLATE = (
+    "{{ '<|im_start|>' }}"
+    "{% for m in messages %}{{ m['role'] | capitalize + ': ' }}"
+    "{% for c in m['content'] %}{{ '<video>' if c['type'] == 'video' else c['text'] }}{% endfor %}"
+    "{{ '<end_of_utterance>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
 
 
 @dataclass(frozen=True)
@@ -25,15 +34,14 @@ class ToldWording(Wording):
 
     def intro(self, facts: VideoFacts) -> str:
         """Return the introduction; without its figures for a video whose length is not known."""
-        text = str(library.DEFAULT_VIDEO_INTRO)
         if facts.frames is None or facts.duration is None:
-            return text.replace(" {frame_count}", "").replace("{video_duration} [H:MM:SS] ", "")
-        return text.format(frame_count=in_words(facts.frames), video_duration=timedelta(seconds=int(facts.duration)))
+            return UNTOLD
+        return TOLD.format(frames=in_words(facts.frames), duration=timedelta(seconds=int(facts.duration)))
 
     def opening(self, group: int, times: Sequence[float]) -> str:
         """Return minutes and seconds of a frame, and its marks."""
         minutes, seconds = divmod(int(times[0]), 60)
-        return str(library.FRAME_TIMESTAMP_MESSAGE).format(timestamp=f"{minutes:02d}:{seconds:02d}") + self.mark
+        return f"\nFrame from {minutes:02d}:{seconds:02d}:{self.mark}"
 
 
 def in_words(number: int) -> str:
@@ -48,10 +56,10 @@ def in_words(number: int) -> str:
 class SmolVLMBackbone(LinearBackbone):
     """SmolVLM2 (arXiv 2504.05299): each frame one picture that is not split, pixels shuffled into a square of tokens.
 
-    Its chat template for videos is the library's own, whatever the checkpoint holds, as in the library's processor.
+    Its chat template for videos is always the same, whatever the checkpoint holds, as in the library's processor.
     """
 
-    template = str(library.DEFAULT_CHAT_TEMPLATE)
+    template = CHAT_TEMPLATE
 
     def __init__(
         self, model: Any, tokenizer: Any, video_config: Mapping[str, Any], max_pixels: int | None = None
@@ -73,4 +81,4 @@ class SmolVLMBackbone(LinearBackbone):
         names = {"fake_image_token": "<fake_token_around_image>", "global_image_token": "<global-img>"}
         fake, whole = (str(getattr(self.tokenizer, name, None) or known) for name, known in names.items())
         pad = str(self.tokenizer.convert_ids_to_tokens(self._token_id("image_token_id")))
-        return ToldWording("<video>", pad, fake, str(library.DEFAULT_MEDIA_OUTTRO), mark=fake + whole)
+        return ToldWording("<video>", pad, fake, "\n\n", mark=fake + whole)

@@ -145,11 +145,17 @@ def stock_attention(backbone: HasStock) -> Iterator[None]:
 
 @torch.no_grad()
 def stock_greedy(backbone: HasStock, inputs: dict[str, Tensor], new: int) -> tuple[Tensor, list[int]]:
-    """Return logits (new, vocabulary) and greedy ids of the stock model, without any cache."""
+    """Return logits (new, vocabulary) and greedy ids of the stock model, without any cache.
+
+    A mask of ones goes with the inputs, as from a tokenizer: without one, some releases of transformers take a jump of
+    positions for the beginning of another text.
+    """
     inputs, logits, ids = dict(inputs), [], []
     with stock_attention(backbone):
         for _ in range(new):
-            out = backbone.model(**inputs, use_cache=False).logits[0, -1].float()
+            whole = inputs["inputs_embeds"][..., 0] if "inputs_embeds" in inputs else inputs["input_ids"]
+            seen = torch.ones_like(whole, dtype=torch.long)
+            out = backbone.model(**inputs, attention_mask=seen, use_cache=False).logits[0, -1].float()
             logits.append(out.cpu())
             ids.append(int(out.argmax()))
             token = torch.tensor([[ids[-1]]], device=out.device)
