@@ -60,6 +60,18 @@ def test_a_run_goes_on_and_refuses_other_subtitles(layout: Layout, tmp_path: Pat
     assert "subtitles" in other.output
 
 
+def test_a_selector_reads_the_subtitles(layout: Layout, tmp_path: Path) -> None:
+    """BM25 over the lines: the chunk of the only line that has a word of the question is re-loaded."""
+    root, out = layout("longvideobench"), tmp_path / "out"
+    settings = ("--methods", "x2l:text", "--subtitles", "--budget", "1/2", "--chunk-frames", 2)
+    done = x2l("eval", "longvideobench", "--data", root, "--out", out, *settings)
+    assert done.exit_code == 0, done.output
+    row = next(row for row in rows_of(out) if row.id == "86CxyhFV9MI_0")
+    assert row.scores is not None
+    assert len(row.scores) == 3
+    assert max(range(3), key=row.scores.__getitem__) == 1  # "Now the star comes." at 1.9 to 2.3 s
+
+
 def test_what_is_missing_is_one_line(layout: Layout, tmp_path: Path) -> None:
     root = layout("vnbench")
     (root / "VNBench_new" / "44120_ret_edit1.mp4").unlink()

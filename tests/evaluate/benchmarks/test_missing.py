@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.evaluate.benchmarks.layouts import LAYOUTS
-from videox2l.errors import SettingsError
+from videox2l.errors import SettingsError, VideoWarning
 from videox2l.evaluate.base import Options
 from videox2l.evaluate.benchmarks import PUBLIC
 
@@ -121,6 +121,16 @@ def test_missing_subtitles_of_videomme(layout: Layout) -> None:
         check("videomme", root, subtitles=True)
 
 
+def test_an_empty_subtitle_file_counts_as_none(layout: Layout) -> None:
+    root = layout("videomme")
+    (root / "subtitle" / "a_Short-1x.srt").write_text("")
+    bench = PUBLIC["videomme"](Options(data=root, subtitles=True))
+    with pytest.warns(VideoWarning, match="as without subtitles"):
+        assert bench.subtitles("a_Short-1x") == ()
+    [sample] = [sample for sample in bench.samples() if sample.id == "001-1"]
+    assert bench.prompt(sample, [0.0, 1.0]) == sample.question
+
+
 def test_missing_fields_and_files_of_mlvu(layout: Layout) -> None:
     root = layout("mlvu")
     edit(root / "MLVU/json/3_ego.json", lambda records: records[0].pop("candidates"))
@@ -145,6 +155,9 @@ def test_missing_of_longvideobench(layout: Layout) -> None:
     root = layout("longvideobench")
     (root / "subtitles" / "@user-7123_en.json").unlink()
     with pytest.raises(SettingsError, match=r"missing 1 subtitles: subtitles/@user-7123_en\.json"):
+        check("longvideobench", root, subtitles=True)
+    (root / "subtitles" / "@user-7123_en.json").write_text("<html>")
+    with pytest.raises(SettingsError, match="missing 1 lines of text in subtitle files: subtitles/@user-7123"):
         check("longvideobench", root, subtitles=True)
     edit(root / "lvb_val.json", lambda records: records[1].pop("correct_choice"))
     with pytest.raises(SettingsError, match="missing 1 fields: correct_choice of 86CxyhFV9MI_1"):

@@ -74,10 +74,18 @@ class LongVideoBench(FileBenchmark):
         return Loaded(samples, paths, problems, digest_of([file]))
 
     def check_sample(self, sample: Sample, problems: Problems) -> None:
-        """Note a missing video, and missing subtitles where they are wanted."""
+        """Note a missing video, and where they are wanted subtitles that are missing or no subtitles."""
         super().check_sample(sample, problems)
-        if self.options.subtitles and not (self.root / "subtitles" / self._tracks[sample.video][0]).is_file():
-            problems.add("subtitles", f"subtitles/{self._tracks[sample.video][0]}")
+        if not self.options.subtitles:
+            return
+        name, shift, duration = self._tracks[sample.video]
+        if not (self.root / "subtitles" / name).is_file():
+            problems.add("subtitles", f"subtitles/{name}")
+            return
+        try:
+            read_track(self.root / "subtitles" / name, shift, duration)
+        except SettingsError:
+            problems.add("lines of text in subtitle files", f"subtitles/{name}")
 
     def read_lines(self, video: str) -> Sequence[Line]:
         """Read the lines on the timeline of the video, which is a part of the one that they were made for."""

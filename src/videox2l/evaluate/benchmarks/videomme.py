@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 
-from videox2l.errors import SettingsError
+from videox2l.errors import SettingsError, VideoError, VideoWarning
 from videox2l.evaluate.base import Row, Sample
 from videox2l.evaluate.benchmarks.files import (
     FileBenchmark,
@@ -89,10 +90,24 @@ class VideoMME(FileBenchmark):
             elif sample.labels["duration"] == "long":
                 problems.add("subtitles", f"subtitle/{sample.video}.srt")
 
+    def check(self) -> None:
+        """Raise SettingsError also when the package that reads subtitles is missing."""
+        super().check()
+        if self.options.subtitles:
+            with_some = next((s.video for s in self.samples() if self._srt(s.video) is not None), None)
+            if with_some is not None:
+                self.subtitles(with_some)
+
     def read_lines(self, video: str) -> Sequence[Line]:
-        """Read the video's SRT file, if it has one."""
+        """Read the video's SRT file, if it has one; one without lines counts as none, with a warning."""
         path = self._srt(video)
-        return () if path is None else read_subtitles(path)
+        if path is None:
+            return ()
+        try:
+            return read_subtitles(path)
+        except VideoError as error:
+            warnings.warn(f"{error} The video is asked about as without subtitles.", VideoWarning, stacklevel=2)
+            return ()
 
     def prompt(self, sample: Sample, pts: Sequence[float]) -> str:
         """Return the question, with subtitles behind the lines that are shown at a sampled frame, each once."""
