@@ -33,7 +33,8 @@ class Sample:
     own terms; `kind`: task or category, for tables. `moments`: seconds (start, end) of all that the question needs,
     empty where unknown. `cluster`: what shares its luck and is resampled as a whole, by default the video. `group`:
     samples of one group count as one question, right if all of them are (circular scoring), by default the sample
-    alone. `labels`: further facts for tables, such as `{"duration": "short"}`.
+    alone. `labels`: further facts for tables, such as `{"duration": "short"}`. `query`: what selectors read, where the
+    prompt has more than a question, such as instructions or subtitles; by default the question.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Sample:
     cluster: str = ""
     group: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    query: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cluster", self.cluster or self.video)

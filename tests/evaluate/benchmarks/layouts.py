@@ -147,8 +147,8 @@ def longvideobench(root: Path, clips: Sequence[Path]) -> Path:
     def record(name: str, video: str, group: int, count: int, right: int, track: str, shift: float) -> dict[str, Any]:
         return {
             "video_id": video,
-            "question": "When the star is seen, what is left of it?",
-            "question_wo_referring_query": "what is left of it?",
+            "question": "When the star comes, what is left?",
+            "question_wo_referring_query": "what is left?",
             "candidates": ["a cross", "a square", "a circle", "a diamond", "nothing"][:count],
             "correct_choice": right,
             "position": [1],

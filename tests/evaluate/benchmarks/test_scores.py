@@ -131,7 +131,7 @@ def test_longvideobench(scripted: Go) -> None:
     assert summary["accuracy"] == pytest.approx(2 / 5)
     assert summary["metrics"] == pytest.approx({"duration_15": 100.0, "duration_600": 0.0, "guessed": 1.0})
     assert method.asked["@user-7123_2"] == (
-        "Question: When the star is seen, what is left of it?\nA. a cross\nB. a square\n"
+        "Question: When the star comes, what is left?\nA. a cross\nB. a square\n"
         "Answer with the option's letter from the given choices directly."
     )
 

@@ -68,6 +68,7 @@ class LongVideoBench(FileBenchmark):
                     truth=letters(len(options))[right],
                     kind=str(record["question_category"]),
                     choices=options,
+                    query="\n".join([str(record["question"]), *listed]),
                     labels={"duration_group": str(record["duration_group"])},
                 )
             )

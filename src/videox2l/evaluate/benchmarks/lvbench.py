@@ -105,6 +105,7 @@ def _sample(key: str, record: dict[str, Any]) -> Sample:
         truth=str(record["answer"]),
         kind=kinds[0],
         choices=("A", "B", "C", "D"),
+        query=str(record["question"]),
         moments=_moments(record.get("time_reference")),
         labels={"types": "; ".join(kinds)},
     )

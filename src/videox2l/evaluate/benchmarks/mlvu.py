@@ -114,7 +114,7 @@ def _places(video: str, task: str, record: dict[str, Any]) -> tuple[str, ...]:
 def _sample(task: str, name: str, video: str, record: dict[str, Any]) -> Sample:
     if task in GENERATION:
         question = f"{WATCH}answer the given questions.\n{record['question']}"
-        return Sample(name, video, question, str(record["answer"]), task)
+        return Sample(name, video, question, str(record["answer"]), task, query=str(record["question"]))
     options = tuple(map(str, record["candidates"]))
     listed = "\n".join(f"({letter}) {option}" for letter, option in zip(letters(len(options)), options, strict=True))
     question = (
@@ -122,4 +122,4 @@ def _sample(task: str, name: str, video: str, record: dict[str, Any]) -> Sample:
         f"Question: {record['question']}\nOptions:\n{listed}\nOnly give the best option.\nBest option:("
     )
     truth = letters(len(options))[record["candidates"].index(record["answer"])]
-    return Sample(name, video, question, truth, task, choices=options)
+    return Sample(name, video, question, truth, task, choices=options, query=f"{record['question']}\n{listed}")

@@ -69,6 +69,7 @@ class VideoMME(FileBenchmark):
                     truth=str(record["answer"]),
                     kind=str(record["task_type"]),
                     choices=tuple(map(str, record["options"])),
+                    query=question,
                     labels={name: str(record[name]) for name in ("duration", "domain", "sub_category")},
                 )
             )

@@ -89,6 +89,7 @@ def _sample(video: str, record: dict[str, Any]) -> Sample:
         truth=letters(len(options))[record["options"].index(record["gt"])],
         kind=kind,
         choices=options,
+        query="\n".join([str(record["question"]), *listed]),
         moments=_moments(record.get("needle_time")),
         cluster=stem.removesuffix(f"_{kind}"),  # needles of several types were put into the same video
         group=stem,

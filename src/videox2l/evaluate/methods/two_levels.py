@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -100,15 +100,17 @@ class TwoLevelMethod:
 
 @dataclass(frozen=True)
 class _Counted:
-    """A selector that says what its passes read."""
+    """A selector that reads `query`, if there is one, in place of the prompt, and says what its passes read."""
 
     selector: Selector
+    query: str
     meter: Meter
     counts: list[Count]
 
     def score(self, question: TextTokens, memory: Memory, backbone: Backbone) -> Tensor:
         with self.meter.counting() as count:
-            scores = self.selector.score(question, memory, backbone)
+            read = replace(backbone.suffix(self.query), text=self.query) if self.query else question
+            scores = self.selector.score(read, memory, backbone)
         self.counts.append(count)
         return scores
 
@@ -124,7 +126,7 @@ class _TwoLevels:
 
     def ask(self, sample: Sample) -> Reply:
         """Ask through the pipeline."""
-        selector = _Counted(self.select(sample), self.video.meter, [])
+        selector = _Counted(self.select(sample), sample.query, self.video.meter, [])
         answer = self.video.x2l.ask(
             self.memory, sample.question, reload=self.budget, selector=selector, max_new_tokens=self.max_new_tokens
         )
