@@ -48,9 +48,11 @@ def ask(video: EncodedVideo, name: str, budget: float, number: int = 0) -> Reply
     return method_by_name(name).prepare(video, budget, 8).ask(sample(number))
 
 
-def test_a_shared_ingest_is_the_pipelines_own(encoded: EncodedVideo) -> None:
-    whole = encoded.x2l.ingest(ArraySource(frames()), ratios=(2, 16), chunk_frames=4)
-    mine, flops = encoded.memory(compressor_by_name("keydiff"), (2, 16), "H", "keydiff")
+@pytest.mark.parametrize("length", [4, 8, 2])
+def test_a_shared_ingest_is_the_pipelines_own(encoded: EncodedVideo, length: int) -> None:
+    whole = encoded.x2l.ingest(ArraySource(frames(22)), ratios=(2, 8), chunk_frames=length)
+    encoded = EncodedVideo(encoded.x2l, ArraySource(frames(22)), chunk_frames=4)
+    mine, flops = encoded.memory(compressor_by_name("keydiff"), (2, 8), "H", "keydiff", length)
     assert flops is not None
     assert flops > 0
     assert mine.fingerprint() == whole.fingerprint()
@@ -58,11 +60,12 @@ def test_a_shared_ingest_is_the_pipelines_own(encoded: EncodedVideo) -> None:
         (c.start, c.end, c.frames, c.last) for c in whole.chunks
     ]
     for one, two in zip(mine.chunks, whole.chunks, strict=True):
-        for ratio in (2.0, 16.0):
-            assert torch.equal(one.level(ratio).keys, two.level(ratio).keys)
-            assert torch.equal(one.level(ratio).values, two.level(ratio).values)
+        for ratio in (2.0, 8.0):
+            torch.testing.assert_close(one.level(ratio).keys, two.level(ratio).keys, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(one.level(ratio).values, two.level(ratio).values, atol=1e-5, rtol=1e-5)
         assert set(one.marks) == set(two.marks)
-        assert all(torch.equal(one.marks[name], two.marks[name]) for name in one.marks)
+        for name in one.marks:
+            torch.testing.assert_close(one.marks[name], two.marks[name], atol=1e-5, rtol=1e-5)
     assert mine.next_position == whole.next_position
 
 

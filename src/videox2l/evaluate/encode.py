@@ -16,7 +16,7 @@ from videox2l.backbones.attention import Probe
 from videox2l.backbones.base import Backbone, VideoCursor, VisualTokens
 from videox2l.backbones.cache import BufferCache
 from videox2l.compress import ChunkEncoder, Compressor, History
-from videox2l.errors import VideoError
+from videox2l.errors import SettingsError, VideoError
 from videox2l.evaluate.meter import Meter
 from videox2l.ingest import IngestSettings, check_chunk_frames, facts_of, known_of, runs
 from videox2l.memory import Memory
@@ -126,7 +126,12 @@ class EncodedVideo:
         return found
 
     def memory(
-        self, compressor: Compressor, ratios: Sequence[float], history: str, name: str | None = None
+        self,
+        compressor: Compressor,
+        ratios: Sequence[float],
+        history: str,
+        name: str | None = None,
+        chunk_frames: int | None = None,
     ) -> tuple[Memory, int | None]:
         """Return the memory that an ingest with these settings makes, and the FLOPs of its language model.
 
@@ -136,7 +141,7 @@ class EncodedVideo:
             ratios=tuple(float(ratio) for ratio in ratios),
             history=history,
             compressor=name or repr(compressor),
-            chunk_frames=self.chunk_frames,
+            chunk_frames=self.chunk_frames if chunk_frames is None else chunk_frames,
         )
         check_chunk_frames(settings, self.backbone)
         return self.made_once(f"memory {settings}", lambda: self._encode(compressor, settings))
@@ -156,8 +161,9 @@ class EncodedVideo:
                 reposition="compact" if compressor.compact else "keep",
                 subtitles=self.lines,
             )
-            for number, chunk in enumerate(self.chunks, 1):
-                last = number == len(self.chunks)
+            chunks = self.chunked(settings.chunk_frames)
+            for number, chunk in enumerate(chunks, 1):
+                last = number == len(chunks)
                 tokens = chunk.tokens.to(self.backbone.device)
                 levels = encoder.add(tokens, last)
                 marks = chunk_marks(levels, tokens, self.backbone)
@@ -181,6 +187,22 @@ class EncodedVideo:
         for piece in pieces:
             tokens = piece.tokens.to(self.backbone.device)
             self.backbone.forward(tokens.embeds, tokens.positions, cache, probe)
+
+    def chunked(self, frames: int) -> list[EncodedChunk]:
+        """Return the video in chunks of `frames` frames.
+
+        Raises SettingsError where its tokens cannot be cut there.
+        """
+        if frames == self.chunk_frames:
+            return self.chunks
+        found: list[list[EncodedChunk]] = []
+        for piece in self.groups:
+            if not found or sum(each.frames for each in found[-1]) >= frames:
+                found.append([])
+            found[-1].append(piece)
+        if any(sum(piece.frames for piece in pieces) != frames for pieces in found[:-1]):
+            raise SettingsError(f"chunks of {frames} frames are not possible here: use {self.chunk_frames}")
+        return [_joined(pieces) for pieces in found]
 
     @cached_property
     def groups(self) -> list[EncodedChunk]:
@@ -206,3 +228,15 @@ class EncodedVideo:
                 pieces.append(EncodedChunk(pts[first + i * size], end, frames, tokens))
             first += chunk.frames
         return pieces
+
+
+def _joined(pieces: Sequence[EncodedChunk]) -> EncodedChunk:
+    """Return pieces that follow one another as one."""
+    _, height, width = pieces[0].tokens.grid
+    tokens = replace(
+        pieces[0].tokens,
+        embeds=torch.cat([piece.tokens.embeds for piece in pieces]),
+        positions=torch.cat([piece.tokens.positions for piece in pieces], dim=1),
+        grid=(sum(piece.tokens.grid[0] for piece in pieces), height, width),
+    )
+    return EncodedChunk(pieces[0].start, pieces[-1].end, sum(piece.frames for piece in pieces), tokens)

@@ -21,11 +21,13 @@ WINDOW = 16
 KERNEL = 5
 
 
-def observed(video: EncodedVideo, queries: Sequence[Tensor], scaling: float, hidden: int) -> list[Tensor]:
+def observed(
+    video: EncodedVideo, queries: Sequence[Tensor], scaling: float, hidden: int, kernel: int = KERNEL
+) -> list[Tensor]:
     """Return what queries (query_heads, w, head_dim) per layer attend to: (heads, n - hidden) each.
 
     The last `hidden` visual tokens are the window itself and are not scored. Attention is a softmax over all columns up
-    to the window, smoothed over KERNEL neighbours, summed over the queries and averaged over the heads of a group.
+    to the window, smoothed over `kernel` neighbours, summed over the queries and averaged over the heads of a group.
     """
     full = video.full
     found = []
@@ -34,13 +36,16 @@ def observed(video: EncodedVideo, queries: Sequence[Tensor], scaling: float, hid
         rows = grouped(query[None].float(), held.shape[0])  # (heads, group, w, d)
         weights = (rows @ held[:, None].transpose(-1, -2) * scaling).softmax(-1)
         score = weights.mean(1).sum(1)[:, full.prefix :]  # (heads, n - hidden)
-        found.append(F.avg_pool1d(score, KERNEL, stride=1, padding=KERNEL // 2, count_include_pad=False))
+        found.append(F.avg_pool1d(score, kernel, stride=1, padding=kernel // 2, count_include_pad=False))
     return found
 
 
-def window_scores(video: EncodedVideo, n: int) -> Sequence[Tensor]:
-    """What the last visual tokens attend to; they themselves are kept. The question is not known."""
-    window = min(WINDOW, max(1, n // 4))
+def window_scores(video: EncodedVideo, n: int, most: int = WINDOW, kernel: int = KERNEL) -> Sequence[Tensor]:
+    """What the last visual tokens attend to; they themselves are kept. The question is not known.
+
+    The window has up to `most` tokens, but at most a quarter of what is kept.
+    """
+    window = min(most, max(1, n // 4))
 
     def score() -> list[Tensor]:
         full, tap = video.full, QueryTap(window)
@@ -51,10 +56,10 @@ def window_scores(video: EncodedVideo, n: int) -> Sequence[Tensor]:
         video.backbone.forward(embeds, full.positions[:, -window:], full.cache, tap)
         full.cache.crop(first)
         full.cache.append(*held)  # as they were: made again, they would differ by rounding
-        seen = observed(video, tap.queries, tap.scaling, window)
+        seen = observed(video, tap.queries, tap.scaling, window, kernel)
         return [F.pad(scores, (0, window), value=torch.inf) for scores in seen]
 
-    return video.made_once(f"snapkv {window}", score)
+    return video.made_once(f"snapkv {window} {kernel}", score)
 
 
 def pyramid(n: int, layers: int, tokens: int, beta: float = 20.0) -> list[int]:

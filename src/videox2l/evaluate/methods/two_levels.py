@@ -72,7 +72,8 @@ class TwoLevelMethod:
     """Every chunk at H, the best chunks at L, as many as the budget pays for.
 
     The rule for a budget: H takes the share `gist` of the tokens (at least one per chunk), L keeps one token in
-    `finest`; what H leaves goes to chunks at L in order of score. `select` makes a sample's selector.
+    `finest`; what H leaves goes to chunks at L in order of score. `select` makes a sample's selector. `chunk_frames`
+    None means those of the run.
     """
 
     name: str
@@ -82,6 +83,7 @@ class TwoLevelMethod:
     finest: float = 2.0
     gist: float = 0.25
     history: str = "H"
+    chunk_frames: int | None = None
     at_budget: bool = True
     uses_question: bool = True
     reusable: bool = True
@@ -94,7 +96,8 @@ class TwoLevelMethod:
         ratios = (whole,) if whole <= self.finest else (self.finest, coarsest)
         named = isinstance(self.compressor, str)
         compressor = compressor_by_name(self.compressor) if isinstance(self.compressor, str) else self.compressor
-        memory, flops = video.memory(compressor, ratios, self.history, str(self.compressor) if named else None)
+        name = str(self.compressor) if named else None
+        memory, flops = video.memory(compressor, ratios, self.history, name, self.chunk_frames)
         return _TwoLevels(video, memory, Greedy(n), self.select, max_new_tokens, flops)
 
 
