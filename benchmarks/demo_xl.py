@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from demo_accuracy import PER_VIDEO, moments
 
 from videox2l import ArraySource, Memory, VideoX2L
-from videox2l.demo.questions import KINDS, ask
+from videox2l.demo.questions import KINDS, Question, ask
 from videox2l.demo.world import make_video
 from videox2l.evaluate.statistics import cluster_bootstrap, mcnemar
 from videox2l.select import AttentionSelector, ManualSelector, RandomSelector, TopK
 from videox2l.version import __version__
+
+PER_VIDEO = 4
 
 MODES: dict[str, dict[str, Any]] = {
     "own": {"history": "own"},
@@ -42,6 +43,11 @@ METHODS = (
     "two levels, random chunks",
 )
 Outcome = tuple[int, str, bool, int]  # video, kind, right, tokens attended
+
+
+def moments(question: Question) -> list[tuple[float, float]]:
+    """Return the seconds of all events that a question needs; a frame is a second."""
+    return [(float(start), float(end)) for start, end in question.moments]
 
 
 def answer(

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from videox2l.console import Screen
 
 Names = Annotated[
-    str, typer.Option(help="Methods to compare, with commas; `x2l:NAME` is ours with that selector.", metavar="A,B")
+    str,
+    typer.Option(
+        help="Methods to compare, with commas, or all; x2l:NAME is ours with that selector, kvpress:NAME a scorer of kvpress.",
+        metavar="A,B",
+    ),
 ]
 
 
@@ -58,13 +62,13 @@ def evaluate(
     with user_errors():
         from videox2l.console import Screen
         from videox2l.evaluate.base import Options, parse_budget
-        from videox2l.evaluate.registry import benchmark_by_name, method_by_name
+        from videox2l.evaluate.registry import benchmark_by_name, methods_by_names
         from videox2l.evaluate.runner import Run, run
 
         options = Options(data, split, seed, questions, frames, fps, _parts(tasks), subtitles)
         work = Run(
             benchmark_by_name(bench, options),
-            [method_by_name(name) for name in _parts(methods)],
+            methods_by_names(_parts(methods)),
             [parse_budget(part) for part in _parts(budget)],
             chunk_frames,
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from videox2l.errors import SettingsError
 from videox2l.evaluate.base import Benchmark, Method, Options
 from videox2l.evaluate.benchmarks import PUBLIC
 from videox2l.evaluate.haystack import Haystack
-from videox2l.evaluate.methods import FAMILIES, METHODS
+from videox2l.evaluate.methods import FAMILIES, METHODS, STANDARD
 
 BENCHMARKS: dict[str, Callable[[Options], Benchmark]] = {"haystack": Haystack, **PUBLIC}
 """Name -> a function that makes the benchmark from the options of the command line."""
@@ -19,6 +19,11 @@ def benchmark_by_name(name: str, options: Options) -> Benchmark:
     if name not in BENCHMARKS:
         raise SettingsError(f"benchmark '{name}' is not known: use {', '.join(BENCHMARKS)}")
     return BENCHMARKS[name](options)
+
+
+def methods_by_names(names: Sequence[str]) -> list[Method]:
+    """Return methods; "all" stands for the standard ones. Raises SettingsError."""
+    return [method_by_name(each) for name in names for each in (STANDARD if name == "all" else (name,))]
 
 
 def method_by_name(name: str) -> Method:
@@ -32,4 +37,4 @@ def method_by_name(name: str) -> Method:
     return METHODS[name]()
 
 
-__all__ = ["BENCHMARKS", "METHODS", "benchmark_by_name", "method_by_name"]
+__all__ = ["BENCHMARKS", "METHODS", "benchmark_by_name", "method_by_name", "methods_by_names"]

@@ -154,7 +154,7 @@ def _runs(runs: Sequence[RunData]) -> list[Block]:
 
 
 def _of_run(run: RunData) -> list[Block]:
-    blocks: list[Block] = [Heading(3, "Accuracy"), _accuracy_table(run)]
+    blocks: list[Block] = [Heading(3, "Accuracy"), accuracy_table(run)]
     blocks += [Text(verdict) for verdict in verdicts(run)]
     for budget in run.budgets:
         blocks += _tests(run, budget)
@@ -178,7 +178,8 @@ def percent(cell: dict[str, Any] | None, interval: bool = True) -> str:
     return f"{100 * cell['accuracy']:.1f}{ends}"
 
 
-def _accuracy_table(run: RunData) -> Table:
+def accuracy_table(run: RunData) -> Table:
+    """Return how often each method was right, by budget."""
     header = ["method", "", *run.budgets, "at any budget", "what it is"]
     rows = []
     for method in run.methods:

@@ -40,4 +40,7 @@ FAMILIES: dict[str, Callable[[str], Method]] = {
 }
 """Name before a colon -> a function of what stands behind it: `x2l:random`, `kvpress:Knorm`."""
 
-__all__ = ["FAMILIES", "METHODS"]
+STANDARD = (*METHODS, "x2l:attention", "x2l:random", "x2l:oracle")
+"""What `--methods all` stands for."""
+
+__all__ = ["FAMILIES", "METHODS", "STANDARD"]
