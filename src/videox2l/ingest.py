@@ -61,11 +61,15 @@ class IngestSettings:
 
 @dataclass(frozen=True)
 class FrameRun:
-    """The frames of one chunk; `end` (seconds) is where the next chunk starts; `last`: the source has no more."""
+    """The frames of one chunk; `end` (seconds) is where the next chunk starts; `last`: the source has no more.
+
+    `before`: the last frame that was left out, in the first run behind it.
+    """
 
     frames: Sequence[Frame]
     end: float
     last: bool = False
+    before: Frame | None = None
 
 
 def runs(
@@ -78,6 +82,7 @@ def runs(
     source begins with others.
     """
     held: list[Frame] = []
+    before: Frame | None = None
     frames = iter(source)
     for number, (pts, index) in enumerate(skip):
         frame = next(frames, None)
@@ -87,13 +92,14 @@ def runs(
                 f"the video is not the one whose ingest was stopped: its sample {number} is frame {index} at "
                 f"{pts:.3f} s, now {found}. Ingest it into a new folder."
             )
+        before = frame
     for frame in frames:
         if len(held) == length:
-            yield FrameRun(held, frame.pts)
-            held = []
+            yield FrameRun(held, frame.pts, before=before)
+            held, before = [], None
         held.append(frame)
     if held:
-        yield FrameRun(held, _end_of(held, source), last=True)
+        yield FrameRun(held, _end_of(held, source), last=True, before=before)
 
 
 def _end_of(frames: Sequence[Frame], source: FrameSource) -> float:
@@ -256,6 +262,8 @@ def extend(
         if origin is None:
             origin = pts[0]
             cursor = replace(cursor, origin=origin, tokens=0, next_position=start, frames=0)
+        if run.before is not None:
+            cursor = replace(cursor, last=run.before.image)
         tokens = backbone.visual_tokens([frame.image for frame in run.frames], pts, cursor)
         last = run.last and not endless
         levels = encoder.make(tokens, last)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from tests.conftest import (
     QWEN_TEMPLATE,
@@ -225,10 +226,36 @@ def make_smolvlm(seed: int = 0) -> Made:
     return built(SmolVLMForConditionalGeneration, config, tokenizer, video, seed)
 
 
+def make_video_llama_3(seed: int = 0) -> Made:
+    from transformers import VideoLlama3Config, VideoLlama3ForConditionalGeneration
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|image_pad|>", "<|video_pad|>"]
+    tokenizer = byte_tokenizer(special, QWEN_TEMPLATE.replace("VIDEO", "<|video_pad|>\n"))
+    config = VideoLlama3Config(
+        text_config=text_config(tokenizer, "qwen2"),
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "patch_size": 4,
+            "initializer_range": 0.25,
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
+        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
+        tie_word_embeddings=False,
+    )
+    size = {"shortest_edge": 16 * 16, "longest_edge": 12 * 24 * 32}
+    video = {**FIXED, "size": size, "patch_size": 4, "merge_size": 2, "temporal_patch_size": 1}
+    return built(VideoLlama3ForConditionalGeneration, config, tokenizer, video, seed)
+
+
 def needs(family: str) -> None:
     """Skip where a family cannot be tried in this environment."""
     if family == "smolvlm":
         pytest.importorskip("num2words")
+    if family == "video_llama_3" and not hasattr(transformers, "VideoLlama3Config"):
+        pytest.skip(f"transformers {transformers.__version__} does not have {family}")
 
 
 MAKERS: dict[str, Callable[..., Made]] = {
@@ -240,4 +267,5 @@ MAKERS: dict[str, Callable[..., Made]] = {
     "qwen3_vl": make_qwen3_vl,
     "qwen3_vl_moe": make_qwen3_vl_moe,
     "smolvlm": make_smolvlm,
+    "video_llama_3": make_video_llama_3,
 }

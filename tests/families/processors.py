@@ -61,16 +61,25 @@ PROCESSORS = {
         settings={"image_seq_len": 9},
         template="DEFAULT_CHAT_TEMPLATE",
     ),
+    "video_llama_3": Names(
+        "VideoLlama3Processor",
+        "VideoLlama3ImageProcessor",
+        "VideoLlama3VideoProcessor",
+        (*PATCHES, "video_merge_sizes", "video_compression_mask"),
+    ),
 }
 
 
 def clip() -> Tensor:
-    """Five frames (5, 3, 50, 70) uint8, smooth with some noise."""
+    """Five frames (5, 3, 50, 70) uint8: the third repeats the second, the fifth a part of the fourth."""
     generator = torch.Generator().manual_seed(5)
     coarse = torch.rand(5, 3, 6, 8, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, size=(50, 70), mode="bilinear")
     noise = 0.1 * torch.rand(5, 3, 50, 70, generator=generator)
-    return ((smooth + noise).clamp(0, 1) * 255).round().byte()
+    frames = ((smooth + noise).clamp(0, 1) * 255).round().byte()
+    frames[2] = frames[1]
+    frames[4, :, :25] = frames[3, :, :25]
+    return frames
 
 
 def chat(tokenizer: Any, template: str | None = None) -> str:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from tests.families.models import MAKERS, needs
 from videox2l import ArraySource, VideoX2L
 from videox2l.cli import app
+from videox2l.conformance import made_up_clip
 
 CLIP = Path(__file__).parent.parent / "media" / "nasa_13013.mp4"
 QUESTION = "What happens?"
@@ -55,7 +56,7 @@ def test_a_checkpoint_answers_on_the_command_line(checkpoint: tuple[str, Path]) 
     assert len([moment for moment in answer["evidence"] if moment["reloaded"]]) == 1
 
 
-WORDY = ["internvl", "qwen3_vl", "smolvlm"]
+WORDY = ["internvl", "qwen3_vl", "smolvlm", "video_llama_3"]
 
 
 @pytest.mark.parametrize("family", WORDY)
@@ -63,15 +64,16 @@ def test_frame_numbers_and_times_go_on_after_a_stop(family: str, tmp_path: Path)
     """An ingest that is stopped and goes on ends with the same answer as one that was not stopped."""
     needs(family)
     x2l = VideoX2L.from_model(*MAKERS[family]())
-    options: dict[str, Any] = {"fps": 1.0, "ratios": (1,), "chunk_frames": 4}
+    options: dict[str, Any] = {"ratios": (1,), "chunk_frames": 4}
+    clip = made_up_clip()  # frames 4 and 8 repeat a part of the ones before, in the chunks before
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        x2l.ingest(CLIP, store=tmp_path / "memory", progress=stop, **options)
-    resumed, whole = x2l.ingest(CLIP, store=tmp_path / "memory", **options), x2l.ingest(CLIP, **options)
-    assert len(resumed) == len(whole) > 2
+        x2l.ingest(ArraySource(clip), store=tmp_path / "memory", progress=stop, **options)
+    resumed, whole = (x2l.ingest(ArraySource(clip), store=store, **options) for store in (tmp_path / "memory", None))
+    assert len(resumed) == len(whole) == 3
     first, second = (x2l.ask(memory, QUESTION, reload="all", max_new_tokens=8) for memory in (resumed, whole))
     assert first.ids == second.ids
     assert all((a.positions == b.positions).all() for a, b in zip(resumed.chunks, whole.chunks, strict=True))

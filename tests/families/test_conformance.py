@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import make_llava_onevision, make_qwen25, make_video_xl
-from tests.families.models import MAKERS, needs
+from tests.families.models import MAKERS, make_internvl, make_qwen3_vl, make_video_llama_3, needs
 from videox2l import VideoX2L
 from videox2l.compress import COMPRESSORS
 from videox2l.conformance import EXACTNESS, Finding, assert_conforms, check
@@ -53,6 +53,20 @@ def _forgets_history(backbone: Any) -> None:
     backbone.suffix = lambda question, history=(): whole(question)
 
 
+def _restarts_frame_numbers(backbone: Any) -> None:
+    backbone.groups_before = lambda cursor: min(cursor.frames, 1)
+
+
+def _drops_inner_features(backbone: Any) -> None:
+    whole = backbone.decoder_embeds
+    backbone.decoder_embeds = lambda embeds: whole(embeds[:, :64])
+
+
+def _forgets_the_frame_before(backbone: Any) -> None:
+    whole = backbone.visual_tokens
+    backbone.visual_tokens = lambda *args: replace(whole(*args), last=None)
+
+
 def _blind_to_earlier_chunks(backbone: Any) -> None:
     whole = backbone.forward
 
@@ -79,10 +93,15 @@ def _deaf_to_positions(backbone: Any) -> None:
         (make_qwen25, _wrong_angles, {"rotation"}),
         (make_llava_onevision, _forgets_history, {"multi-turn"}),
         (make_llava_onevision, _blind_to_earlier_chunks, {"exact"}),
+        (make_video_llama_3, _forgets_the_frame_before, {"positions", "chunk boundaries", "exact"}),
+        (make_internvl, _restarts_frame_numbers, {"chunk boundaries", "exact"}),
+        (make_qwen3_vl, _drops_inner_features, {"exact", "greedy"}),
         (make_llava_onevision, _deaf_to_positions, {"wrong-position control"}),
     ],
 )
 def test_a_wrong_adapter_fails(make: Callable[[], Any], harm: Callable[[Any], None], failing: set[str]) -> None:
+    if make is make_video_llama_3:
+        needs("video_llama_3")
     backbone: Any = VideoX2L.from_model(*make()).backbone
     with torch.no_grad():
         harm(backbone)

@@ -82,13 +82,15 @@ class VisualTokens:
     features are added in early layers as well; `positions` (axes, n) int64; `grid` (t, h, w) of the tokens, where t
     counts groups of frames (temporal patches). Some families put words between frames, times for example. The words
     are tokens of the chunk too, and the grid is (1, 1, n) then: what stands next to what is not told. `means`
-    (groups, hidden) float32, where it cannot be taken from `embeds`: the mean of each group's visual tokens.
+    (groups, hidden) float32, where it cannot be taken from `embeds`: the mean of each group's visual tokens. `last`:
+    the last frame (h, w, 3) uint8, where the next chunk's tokens depend on it.
     """
 
     embeds: Tensor
     positions: Tensor
     grid: tuple[int, int, int]
     means: Tensor | None = None
+    last: np.ndarray | None = None
 
     def __len__(self) -> int:
         return self.embeds.shape[0]
@@ -129,7 +131,8 @@ class VideoCursor:
 
     `start` is the position of the video's first token, `origin` the pts (seconds) of its first sampled frame,
     `tokens` the tokens and `frames` the frames so far, `next_position` the first position that is free for text after
-    them; `facts` as given to `Backbone.prefix`.
+    them; `facts` as given to `Backbone.prefix`; `last` the frame (h, w, 3) uint8 before the chunk, where a model asks
+    for it (`VisualTokens.last`).
     """
 
     start: int
@@ -138,11 +141,13 @@ class VideoCursor:
     next_position: int
     frames: int = 0
     facts: VideoFacts = UNKNOWN
+    last: np.ndarray | None = None
 
     def after(self, tokens: VisualTokens, frames: int = 0) -> VideoCursor:
         """Return the cursor behind `tokens` of so many `frames`."""
         free = max(self.next_position, int(tokens.positions.max()) + 1)
-        return replace(self, tokens=self.tokens + len(tokens), frames=self.frames + frames, next_position=free)
+        done = {"tokens": self.tokens + len(tokens), "frames": self.frames + frames, "last": tokens.last}
+        return replace(self, next_position=free, **done)  # type: ignore[arg-type]
 
 
 class Backbone(Protocol):

@@ -38,7 +38,7 @@ class MRopeBackbone(TransformersBackbone):
     ) -> Tensor:
         """Return time, height and width of each token (3, n)."""
         if self.rate is None:
-            first = cursor.frames // self.group_frames
+            first = self.groups_before(cursor)
             return mrope_positions(torch.arange(first, first + grid[0]), grid[1], grid[2], cursor.start, 1)
         seconds = torch.tensor([group[0] for group in times], dtype=torch.float64) - cursor.origin
         return mrope_positions(seconds, grid[1], grid[2], cursor.start, self.rate)

@@ -29,6 +29,7 @@ _OWN = {
     "qwen3_vl": "videox2l.backbones.qwen3_vl:Qwen3VLBackbone",
     "qwen3_vl_moe": "videox2l.backbones.qwen3_vl:Qwen3VLBackbone",
     "smolvlm": "videox2l.backbones.smolvlm:SmolVLMBackbone",
+    "video_llama_3": "videox2l.backbones.video_llama_3:VideoLlama3Backbone",
 }
 
 

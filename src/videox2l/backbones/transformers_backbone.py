@@ -176,9 +176,9 @@ class TransformersBackbone(ABC):
     @torch.no_grad()
     def visual_tokens(self, frames: Sequence[np.ndarray], pts: Sequence[float], cursor: VideoCursor) -> VisualTokens:
         """Run the model's own front end on the frames of one chunk, words between them included."""
-        pixels, grid = self.vision(stack(frames), cursor.facts)
-        times = self.group_times(pts)
-        ids, visual = self.chunk_ids(grid, times, cursor)
+        pixels, grid = self.pixels(frames, cursor)
+        times, counts = self.group_times(pts), self.visual_counts(pixels, grid)
+        ids, visual = self.chunk_ids(times, counts, cursor)
         pad = ids.new_full((self.spare,), int(ids[visual][0]))
         found = self.front_end(torch.cat((ids, pad)), pixels)
         positions = self.chunk_positions(visual, grid, times, cursor)
@@ -186,22 +186,39 @@ class TransformersBackbone(ABC):
         if len(ids) == math.prod(grid):
             return VisualTokens(embeds, positions, grid)
         pictures = found["inputs_embeds"][0, : len(ids)][visual].float()
-        return VisualTokens(embeds, positions, (1, 1, len(ids)), pictures.view(grid[0], -1, pictures.shape[-1]).mean(1))
+        means = torch.stack([group.mean(0) for group in torch.split(pictures, counts)])
+        return VisualTokens(embeds, positions, (1, 1, len(ids)), means)
+
+    def pixels(self, frames: Sequence[np.ndarray], cursor: VideoCursor) -> tuple[dict[str, Tensor], Grid]:
+        """Return the model's arguments for the frames of one chunk, and the grid (t, h, w) of their visual tokens."""
+        return self.vision(stack(frames), cursor.facts)
+
+    def visual_counts(self, pixels: Mapping[str, Tensor], grid: Grid) -> list[int]:
+        """Return how many visual tokens each group of frames has."""
+        return [grid[1] * grid[2]] * grid[0]
 
     def group_times(self, pts: Sequence[float]) -> list[list[float]]:
         """Return the pts of each group of frames; the last frame fills up the last group."""
         filled = [*pts, *[pts[-1]] * (-len(pts) % self.group_frames)]
         return [filled[i : i + self.group_frames] for i in range(0, len(filled), self.group_frames)]
 
-    def chunk_ids(self, grid: Grid, times: Sequence[Sequence[float]], cursor: VideoCursor) -> tuple[Tensor, Tensor]:
+    def groups_before(self, cursor: VideoCursor) -> int:
+        """Return how many groups of frames stand before a chunk."""
+        return -(-cursor.frames // self.group_frames)
+
+    def chunk_ids(
+        self, times: Sequence[Sequence[float]], counts: Sequence[int], cursor: VideoCursor
+    ) -> tuple[Tensor, Tensor]:
         """Return the token ids (n,) of a chunk, and which of them are visual (n,)."""
-        wording, first = self.wording, cursor.frames // self.group_frames
+        wording, first = self.wording, self.groups_before(cursor)
         context = wording.pad + wording.close if first else self._before(cursor.facts)
-        plain = torch.tensor(self.chat.ids(wording.groups(first, times), context), device=self.device)
+        text = wording.groups(first, times, [1] * len(times))
+        plain = torch.tensor(self.chat.ids(text, context), device=self.device)
         pads = plain == self.tokenizer.convert_tokens_to_ids(wording.pad)
-        if int(pads.sum()) != grid[0]:
+        if int(pads.sum()) != len(times):
             raise ModelError(f"the tokenizer of {self.name} has no token {wording.pad!r} of its own")
-        repeats = torch.where(pads, grid[1] * grid[2], 1)
+        repeats = torch.ones_like(plain)
+        repeats[pads] = torch.tensor(counts, device=self.device)
         return plain.repeat_interleave(repeats), pads.repeat_interleave(repeats)
 
     def front_end(self, ids: Tensor, pixels: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -289,10 +306,10 @@ class TransformersBackbone(ABC):
 
         The prompt is written and tokenized in one piece, and all frames are one input. See `videox2l.conformance`.
         """
-        pixels, grid = self.vision(stack(frames), facts)
+        pixels, grid = self.pixels(frames, VideoCursor(0, 0.0, 0, 0, 0, facts))
         before, after = self.chat.cut(question, history)
         times = self.group_times(pts)
-        video = self.wording.video(times, facts, grid[1] * grid[2])
+        video = self.wording.video(times, facts, self.visual_counts(pixels, grid))
         if self.spare:
             video += self.wording.pad * self.spare
         ids = torch.tensor(self.chat.opening_ids(before + video + after), device=self.device)

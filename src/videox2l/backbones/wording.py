@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from videox2l.backbones.base import UNKNOWN, VideoFacts
+from videox2l.backbones.base import VideoFacts
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,13 @@ class Wording:
         """Return what stands before a group: its number in the video, from 0, and the pts (seconds) of its frames."""
         return ""
 
-    def groups(self, first: int, times: Sequence[Sequence[float]], pads: int = 1) -> str:
-        """Return a run of groups, the first of number `first`, with the pts of each one's frames."""
-        return "".join(self.opening(first + i, pts) + self.pad * pads + self.close for i, pts in enumerate(times))
+    def groups(self, first: int, times: Sequence[Sequence[float]], pads: Sequence[int]) -> str:
+        """Return a run of groups, the first of number `first`: the pts of each one's frames, and its visual tokens."""
+        return "".join(
+            self.opening(first + i, pts) + self.pad * count + self.close
+            for i, (pts, count) in enumerate(zip(times, pads, strict=True))
+        )
 
-    def video(self, times: Sequence[Sequence[float]], facts: VideoFacts = UNKNOWN, pads: int = 1) -> str:
+    def video(self, times: Sequence[Sequence[float]], facts: VideoFacts, pads: Sequence[int]) -> str:
         """Return a whole video, as it stands in a prompt."""
         return self.intro(facts) + self.groups(0, times, pads) + self.outro

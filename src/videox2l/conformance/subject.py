@@ -24,10 +24,18 @@ QUESTION = "What happens in the video?"
 
 
 def made_up_clip(frames: int = 11, seed: int = 0, height: int = 72, width: int = 96) -> np.ndarray:
-    """Return smooth noise (frames, height, width, 3) uint8. Eleven frames: no chunk length divides them."""
+    """Return smooth noise (frames, height, width, 3) uint8. Eleven frames: no chunk length divides them.
+
+    Every fourth frame repeats the left half of the one before it, and the one after it repeats it whole: some families
+    drop what did not change.
+    """
     coarse = torch.rand(frames, 3, 6, 8, generator=torch.Generator().manual_seed(seed))
     fine = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
-    return (fine * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    clip = (fine * 255).round().byte().permute(0, 2, 3, 1)
+    for still in range(4, frames, 4):
+        clip[still, :, : width // 2] = clip[still - 1, :, : width // 2]
+        clip[still + 1 : still + 2] = clip[still]
+    return clip.numpy()
 
 
 @runtime_checkable
