@@ -101,7 +101,7 @@ def methods(
         "H only": plain(two, "none"),
         "uniform, equal tokens": plain(strided),
         "two levels, true chunks": oracle,
-        "two levels, attention": chosen,
+        "two levels, default selector": chosen,
         "two levels, random chunks": drawn,
     }
 

@@ -62,6 +62,8 @@ def answer(
     elif method.endswith("true chunks"):
         chunks = {i for start, end in true for i in memory.chunks_within(start, end)}
         how = {"reload": TopK(len(chunks)), "selector": ManualSelector(true)}
+    elif method.endswith("attention"):
+        how["selector"] = "attention"
     elif method.endswith("at H alone"):
         how["selector"] = AttentionSelector(shortlist=0)
     elif method.endswith("random chunks"):

@@ -1,108 +1,304 @@
-"""Does the selector find the chunk? Recall of the chunks that hold a question's events, and drift.
+"""Which selector finds what a question needs, what that costs, and what it does to the answer.
 
-    python benchmarks/selection.py [--frames 64 180] [--questions 200] [--split dev] [--out FILE.md]
+    python benchmarks/selection.py [--frames 64 256 1024] [--questions 600] [--split heldout] [--out FILE]
 
-For each variant: the share of events among the top 1, 3 and 5 chunks (a question may have several events), and whether
-scores drift: the mean score of the last third of the chunks over that of the first third, chunks with events left out.
+All selectors score the same memories (levels 1/2 and 1/32, chunks of 8 frames); each video is ingested once and asked
+all its questions. Recall: the share of what a question needs (the haystack says so) that lies in the 1, 3 or 5 best
+chunks; questions that need nothing are left out of it. Accuracy: with so many chunks re-loaded, so that all selectors
+read equally many tokens. Intervals are 95 % bootstrap intervals over videos; p compares with the default, by flipping
+whole videos. Time: median on one thread, as a share of the question's own prefill to its first token, and of all that
+comes before the first token except selection itself (reload and prefill). FLOPs: at the shapes of a 7B model.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import json
+import platform
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean, median
+from time import perf_counter
 
-import numpy as np
 import torch
-from demo_accuracy import PER_VIDEO, moments
+import transformers
 
-from videox2l import ArraySource, VideoX2L
-from videox2l.demo.questions import ask
-from videox2l.demo.world import make_video
-from videox2l.select import AttentionSelector, RandomSelector, Selector
+from videox2l import Memory, VideoX2L
+from videox2l.cost import QWEN2_7B, early_look, text
+from videox2l.evaluate.base import Options, Sample
+from videox2l.evaluate.haystack import Haystack
+from videox2l.evaluate.statistics import cluster_bootstrap, sign_flip
+from videox2l.memory import Plan
+from videox2l.select import (
+    DEFAULT_SELECTOR,
+    AttentionSelector,
+    Budget,
+    KeysSelector,
+    MassBudget,
+    RandomSelector,
+    Selector,
+    TokenBudget,
+    TopK,
+    UniformSelector,
+    selector_by_name,
+)
+from videox2l.version import __version__
 
+KINDS = ("digit", "colour", "shape", "order", "count", "pair")
+TASKS = {"digit": "retrieval", "colour": "retrieval", "shape": "retrieval"}
 TOP = (1, 3, 5)
-# variant: compressor, ratios, selector
-KEYDIFF = ("keydiff", (2.0, 32.0))
-VARIANTS: dict[str, tuple[str, tuple[float, float], Callable[[], Selector]]] = {
-    "last token, two looks (default)": (*KEYDIFF, AttentionSelector),
-    "... shortlist of 6": (*KEYDIFF, lambda: AttentionSelector(shortlist=6)),
-    "... one look, over H alone": (*KEYDIFF, lambda: AttentionSelector(shortlist=0)),
-    "... one look, all chunks at L": (*KEYDIFF, lambda: AttentionSelector(shortlist=10**6)),
-    "... plain mass, not shares per head": (*KEYDIFF, lambda: AttentionSelector(per_head=False)),
-    "... without layer 0": (*KEYDIFF, lambda: AttentionSelector(layers=(1, 2, 3))),
-    "best token": (*KEYDIFF, lambda: AttentionSelector("max")),
-    "best and last token": (*KEYDIFF, lambda: AttentionSelector("max+last")),
-    "mean of all tokens": (*KEYDIFF, lambda: AttentionSelector("mean")),
-    "default, H = 1/16": ("keydiff", (2, 16), AttentionSelector),
-    "default, snap": ("snap", (2, 32), AttentionSelector),
-    "default, pool": ("pool", (2, 32), AttentionSelector),
-    "default, uniform stride": ("uniform", (2, 32), AttentionSelector),
-    "random": (*KEYDIFF, RandomSelector),
+TRUE = "true chunks"
+NEUTRAL = "what is in the video ?"
+SELECTORS: dict[str, Selector] = {
+    **{name: selector_by_name(name) for name in ("keys", "attention", "attention:keys", "attention:H", "attention:L")},
+    "keys, last token": KeysSelector(tokens="last"),
+    "keys, best token": KeysSelector(tokens="max"),
+    "keys, layer 0": KeysSelector(layers=(0,)),
+    "keys, layers 0 and 1": KeysSelector(layers=(0, 1)),
+    "keys, means": KeysSelector("mean"),
+    "attention:H, best and last token": AttentionSelector("max+last", shortlist=0),
+    "attention:H, layers 0 and 1": AttentionSelector("max+last", shortlist=0, layers=(0, 1)),
+    "attention:H, less a neutral question": AttentionSelector(shortlist=0, neutral=NEUTRAL),
+    "attention:H, without drift": AttentionSelector(shortlist=0, drift=True),
+    "attention, without drift": AttentionSelector(drift=True),
+    "embed-dot": selector_by_name("embed-dot"),
+    "fuse:keys+attention:H": selector_by_name("fuse:keys+attention:H"),
+    "fuse-share:keys+attention:H": selector_by_name("fuse-share:keys+attention:H"),
+    "fuse:keys+attention": selector_by_name("fuse:keys+attention"),
+    "fuse:keys+embed-dot": selector_by_name("fuse:keys+embed-dot"),
+    "uniform": UniformSelector(),
 }
+ANSWERED_AT_ALL = (DEFAULT_SELECTOR, "attention", "uniform", "random", TRUE)
+"""Selectors whose answers are wanted at all of TOP; of the others at 3."""
+MASSES = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
 
 
-def measure(x2l: VideoX2L, frames: int, questions: int, split: str, crowded: bool) -> list[str]:
-    """Return the table of one video length."""
-    found: dict[str, list[list[float]]] = {name: [] for name in VARIANTS}
-    drift: dict[str, list[float]] = {name: [] for name in VARIANTS}
-    for seed in range(questions // PER_VIDEO):
-        # Crowded: as in the files that `x2l demo` renders, always as many events as fit, one thing repeated.
-        options = {"gap": 4, "lead": 3, "repeats": 0.9, "spread": True} if crowded else {}
-        video = make_video(10_000 + seed, frames, split, **options)  # type: ignore[arg-type]
-        pictures = video.render()
-        asked = ask(video, np.random.default_rng([frames, seed]), PER_VIDEO)
-        kinds = {(compressor, ratios) for compressor, ratios, _ in VARIANTS.values()}
-        memories = {
-            kind: x2l.ingest(ArraySource(pictures), compressor=kind[0], ratios=kind[1]) for kind in sorted(kinds)
-        }
-        for number, question in enumerate(asked):
-            true = moments(question)
-            if not true:
-                continue
-            prompt = x2l.backbone.suffix(question.question)
-            for name, (compressor, ratios, make) in VARIANTS.items():
-                memory = memories[compressor, ratios]
-                selector = RandomSelector(PER_VIDEO * seed + number) if name == "random" else make()
-                scores = selector.score(prompt, memory, x2l.backbone)
-                order = scores.argsort(descending=True).tolist()
-                events = [set(memory.chunks_within(*moment)) for moment in true]
-                found[name].append([float(np.mean([bool(e & set(order[:k])) for e in events])) for k in TOP])
-                drift[name].append(_drift(scores, set().union(*events)))
-    lines = ["| variant | " + " | ".join(f"top {k}" for k in TOP) + " | drift |", "|" + " --- |" * (2 + len(TOP))]
-    for name, rows in found.items():
-        cells = " | ".join(f"{100 * x:.0f} %" for x in np.mean(rows, 0))
-        lines.append(f"| {name} | {cells} | {np.nanmedian(drift[name]):.2f} |")
+@dataclass(frozen=True)
+class Row:
+    """One selector, one question: recall and accuracy by number of chunks, milliseconds, chunks (of budgets)."""
+
+    frames: int
+    video: str
+    kind: str
+    selector: str
+    recall: dict[str, float] | None
+    right: dict[str, float]
+    ms: float
+    chunks: int = 0
+
+
+@dataclass
+class Asked:
+    """Answers to one question by plan: selectors that choose the same chunks get the same answer."""
+
+    x2l: VideoX2L
+    bench: Haystack
+    memory: Memory
+    sample: Sample
+    known: dict[tuple[float, ...], float]
+    seconds: list[dict[str, float]]
+
+    def right(self, budget: Budget, scores: torch.Tensor) -> float:
+        """Return how right the answer is with what a budget makes of scores."""
+        plan = budget.plan(scores, self.memory)
+        if plan.ratios not in self.known:
+            answer = self.x2l.ask(self.memory, self.sample.question, reload=_Fixed(plan), max_new_tokens=12)
+            self.known[plan.ratios] = self.bench.score(self.sample, answer.text) or 0.0
+            self.seconds.append(answer.cost.seconds)
+        return self.known[plan.ratios]
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    made: Plan
+    needs_scores: bool = False
+
+    def plan(self, scores: torch.Tensor | None, memory: Memory) -> Plan:
+        return self.made
+
+
+def recall(sample: Sample, memory: Memory, best: Sequence[int]) -> float:
+    """Return the share of what is needed of which one event lies in a chunk of `best`."""
+    chosen = set(best)
+    met = [any(chosen & set(memory.chunks_within(*span)) for span in need) for need in sample.needs]
+    return fmean(met)
+
+
+def truth(sample: Sample, memory: Memory) -> torch.Tensor:
+    """Return scores of the true chunks: one event of everything needed first, then other events, then spread."""
+    scores = UniformSelector().score(None, memory, None) * 1e-3  # type: ignore[arg-type]
+    for need in sample.needs:
+        for number, span in enumerate(need):
+            inside = memory.chunks_within(*span)
+            scores[inside] = torch.maximum(scores[inside], torch.tensor(1.0 if number else 2.0))
+    return scores
+
+
+def scored(asked: Asked, frames: int, selector: str, scores: torch.Tensor, ms: float) -> Row:
+    """Return the row of a selector that gave a question these scores."""
+    sample, memory = asked.sample, asked.memory
+    order = scores.argsort(descending=True, stable=True).tolist()
+    found = {str(k): recall(sample, memory, order[:k]) for k in TOP} if sample.needs else None
+    tops = TOP if selector in ANSWERED_AT_ALL else (3,)
+    right = {str(k): asked.right(TopK(k), scores) for k in tops}
+    return Row(frames, sample.video, sample.kind, selector, found, right, ms)
+
+
+def measure(
+    x2l: VideoX2L, frames: int, questions: int, split: str, seed: int
+) -> tuple[list[Row], list[dict[str, float]]]:
+    """Return rows of all selectors and budgets at one length, and the seconds of all answers by stage."""
+    bench = Haystack(Options(split=split, seed=seed, questions=questions, frames=frames, tasks=KINDS))
+    rows: list[Row] = []
+    seconds: list[dict[str, float]] = []
+    name = ""
+    for number, sample in enumerate(bench.samples()):
+        if sample.video != name:
+            name = sample.video
+            with bench.open(name) as source:
+                memory = x2l.ingest(source)
+            for selector in SELECTORS.values():  # what is made once per memory is not the question's
+                selector.score(x2l.backbone.suffix(sample.question), memory, x2l.backbone)
+        prompt = x2l.backbone.suffix(sample.question)
+        asked = Asked(x2l, bench, memory, sample, {}, seconds)
+
+        for label, selector in SELECTORS.items():
+            start = perf_counter()
+            scores = selector.score(prompt, memory, x2l.backbone)
+            ms = 1000 * (perf_counter() - start)
+            rows.append(scored(asked, frames, label, scores, ms))
+            if label == DEFAULT_SELECTOR:
+                chosen = scores
+        drawn = RandomSelector(number).score(prompt, memory, x2l.backbone)
+        rows.append(scored(asked, frames, "random", drawn, 0.0))
+        rows.append(scored(asked, frames, TRUE, truth(sample, memory), 0.0))
+        budgets: dict[str, Budget] = {f"mass:{share}": MassBudget(share) for share in MASSES}
+        base = sum(chunk.size(memory.coarsest) for chunk in memory.chunks)
+        extra = memory.chunks[0].size(memory.finest) - memory.chunks[0].size(memory.coarsest)
+        budgets |= {f"tokens of {k} chunks": TokenBudget(base + k * extra) for k in (3, 5)}
+        for label, budget in budgets.items():
+            plan = budget.plan(chosen, memory)
+            tokens = sum(c.size(r) for c, r in zip(memory.chunks, plan.ratios, strict=True))
+            right = {"budget": asked.right(budget, chosen), "chunks": (tokens - base) / extra}
+            rows.append(Row(frames, name, sample.kind, label, None, right, 0.0, sum(map(bool, plan.reasons))))
+    return rows, seconds
+
+
+def interval(rows: Sequence[Row], value: str, key: str) -> str:
+    """Return a mean with its interval, in percent."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        found = getattr(row, value)
+        if found is not None and key in found:
+            groups[row.video].append(found[key])
+    x = cluster_bootstrap(list(groups.values()))
+    return f"{100 * x.mean:.0f} ({100 * x.low:.0f}-{100 * x.high:.0f})" if groups else ""
+
+
+def p_value(rows: Sequence[Row], other: Sequence[Row], key: str = "3") -> str:
+    """Return p of the difference in accuracy of two selectors, pairs of questions flipped video by video."""
+    totals: dict[str, float] = defaultdict(float)
+    for one, two in zip(rows, other, strict=True):
+        totals[one.video] += next(iter(one.right.values())) if key not in one.right else one.right[key]
+        totals[two.video] -= two.right[key]
+    return f"{sign_flip(list(totals.values())):.3f}"
+
+
+def flops_7b(name: str, frames: int) -> float | None:
+    """Return a selector's FLOPs as a share of the question's own prefill, at 7B shapes (64 tokens per frame pair)."""
+    shape, rows, chunks = QWEN2_7B, 32, frames // 8
+    low, high = 14 + 8 * chunks, 14 + 8 * chunks + 3 * 120
+    own = text(shape, rows, high).total
+    wide = text(shape, rows, 14 + 8 * chunks + min(12, chunks) * 120, logits=0).total
+    products = 2 * 2 * rows * shape.heads * 2 * shape.head_dim * chunks
+    keys = early_look(shape, rows, 14, 2).total + products
+    known = {
+        "keys": keys,
+        "keys, layer 0": early_look(shape, rows, 14, 0).total + products // 2,
+        "attention": text(shape, rows, low, logits=0).total + wide,
+        "attention:keys": keys + wide,
+        "attention:H": text(shape, rows, low, logits=0).total,
+        "attention:L": text(shape, rows, 14 + 128 * chunks, logits=0).total,
+        "embed-dot": 2 * 4 * chunks * shape.hidden,
+    }
+    return known[name] / own if name in known else None
+
+
+def report(rows: Sequence[Row], seconds: Sequence[dict[str, float]], frames: int, split: str) -> list[str]:
+    """Return the tables of one length."""
+    by: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by[row.selector].append(row)
+    first = median(s["prefill"] for s in seconds)
+    whole = median(s["reload"] + s["prefill"] for s in seconds)
+    base = by[DEFAULT_SELECTOR]
+    lines = [
+        "",
+        f"### {frames} frames: {len(base)} questions about {len({row.video for row in base})} videos, split {split}",
+        "",
+        f"Prefill to the first token {1000 * first:.1f} ms, with reload {1000 * whole:.1f} ms.",
+        "",
+        "| selector | recall at 1 | at 3 | at 5 | right at 1 | at 3 | at 5 | p | ms | of prefill "
+        "| of reload + prefill | of 7B FLOPs |",
+        "|" + " --- |" * 12,
+    ]
+    for name in (TRUE, *SELECTORS, "random"):
+        found = by[name]
+        cells = [interval(found, "recall", str(k)) for k in TOP] + [interval(found, "right", str(k)) for k in TOP]
+        cells.append("" if name == DEFAULT_SELECTOR else p_value(found, base))
+        ms = median(row.ms for row in found)
+        share = flops_7b(name, frames)
+        cost = ["", "", ""] if not ms else [f"{ms:.2f}", f"{ms / first / 10:.0f} %", f"{ms / whole / 10:.0f} %"]
+        cells += [*cost, "" if share is None else f"{100 * share:.1f} %"]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    compared = (TRUE, DEFAULT_SELECTOR, "attention", "random")
+    lines += ["", "| task | questions | " + " | ".join(f"{name} at 3" for name in compared) + " |"]
+    lines.append("|" + " --- |" * 6)
+    for task in dict.fromkeys(TASKS.get(kind, kind) for kind in KINDS):
+        mine = {name: [row for row in by[name] if TASKS.get(row.kind, row.kind) == task] for name in compared}
+        cells = [interval(found, "right", "3") for found in mine.values()]
+        lines.append(f"| {task} | {len(mine[TRUE])} | " + " | ".join(cells) + " |")
+    lines += ["", f"| budget (selector {DEFAULT_SELECTOR}) | chunks | L tokens spent, in chunks | right | p |"]
+    lines.append("|" + " --- |" * 5)
+    for k in TOP:
+        lines.append(f"| top-{k} | {k} | {k} | {interval(base, 'right', str(k))} | |")
+    for name, found in by.items():
+        if found[0].right.get("budget") is not None:
+            spent = fmean(row.right["chunks"] for row in found)
+            lines.append(
+                f"| {name} | {fmean(row.chunks for row in found):.1f} | {spent:.1f} | "
+                f"{interval(found, 'right', 'budget')} | {p_value(found, base)} |"
+            )
     return lines
-
-
-def _drift(scores: torch.Tensor, events: set[int]) -> float:
-    third = len(scores) // 3
-    early = [float(scores[i]) for i in range(third) if i not in events]
-    late = [float(scores[i]) for i in range(len(scores) - third, len(scores)) if i not in events]
-    return float(np.mean(late) / np.mean(early)) if early and late else float("nan")
 
 
 def main() -> None:
     """Run the benchmark and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, nargs="+", default=[64, 180])
-    parser.add_argument("--questions", type=int, default=200, help="per video length")
-    parser.add_argument("--split", default="dev", choices=["dev", "heldout"])
+    parser.add_argument("--frames", type=int, nargs="+", default=[64, 256, 1024])
+    parser.add_argument("--questions", type=int, default=600, help="per video length")
+    parser.add_argument("--split", default="heldout", choices=["dev", "heldout"])
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--rows", type=Path, help="write all rows here (JSONL)")
+    parser.add_argument("--out", type=Path, help="write the tables here (Markdown)")
     args = parser.parse_args()
-    x2l = VideoX2L.from_pretrained(args.model)
-    lines = []
-    for crowded in (False, True):
-        for frames in args.frames:
-            kind = "as many events as fit" if crowded else "2 to 8 events"
-            lines += ["", f"### {frames} frames, {kind}, {args.questions} questions, split {args.split}", ""]
-            lines += measure(x2l, frames, args.questions, args.split, crowded)
-    text = "\n".join([*lines, ""])
-    print(text)
+    torch.set_num_threads(1)
+    x2l = VideoX2L.from_pretrained(args.model, device="cpu", dtype="float32")
+    lines: list[str] = []
+    for frames in args.frames:
+        rows, seconds = measure(x2l, frames, args.questions, args.split, args.seed)
+        lines += report(rows, seconds, frames, args.split)
+        if args.rows is not None:
+            with args.rows.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, {platform.machine()}, 1 thread"
+    lines += ["", f"{args.model} model, weights {x2l.identity['weights'][:12]}; videox2l {__version__}, {versions}."]
+    print("\n".join(lines))
     if args.out is not None:
-        args.out.write_text(text, encoding="utf-8")
+        args.out.write_text("\n".join(lines).strip() + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
