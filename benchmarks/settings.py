@@ -72,10 +72,10 @@ METHODS: list[Method] = [
     method_by_name("keydiff"),
 ]
 
-INTRO = """Written by `python benchmarks/settings.py`, on the development split. Percent right, 95 % bootstrap intervals over
-videos; columns are shares of full KV attended. Unnamed settings are the defaults: `x2l` with selector keys, gist 1/4 (the
-share of the budget that H takes), L 1/2, chunks of 8 frames, history H, compressor keydiff. A model of this size says
-nothing about 7B models."""
+INTRO = """Written by `python benchmarks/settings.py`, on the development split. Percent right, 95 % bootstrap
+intervals over videos; columns are shares of full KV attended. Unnamed settings are the defaults: `x2l` with selector
+keys, gist 1/4 (the share of the budget that H takes), L 1/2, chunks of 8 frames, history H, compressor keydiff. A model
+of this size says nothing about 7B models."""
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Names = Annotated[
     str,
     typer.Option(
-        help="Methods to compare, with commas, or all; x2l:NAME is ours with that selector, kvpress:NAME a scorer of kvpress.",
+        help="Methods to compare, with commas, or all; x2l:SELECTOR is ours with another selector, kvpress:SCORER another's.",
         metavar="A,B",
     ),
 ]
