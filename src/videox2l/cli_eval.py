@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Names = Annotated[
     str,
     typer.Option(
-        help="Methods to compare, with commas, or all; x2l:SELECTOR is ours with another selector, kvpress:SCORER another's.",
+        help="Methods to compare, with commas, or all. x2l:SELECTOR: ours with another selector; kvpress:SCORER.",
         metavar="A,B",
     ),
 ]
