@@ -72,6 +72,14 @@ def test_each_video_is_ingested_once_and_answers_are_those_of_the_package(demo: 
     assert answers != [demo.ask(other[job.video], job.question, reload=1, max_new_tokens=8).text for job in jobs]
 
 
+def test_calls_with_one_question_each_share_the_video_at_hand(demo: VideoX2L, jobs: list[Job]) -> None:
+    counting = Counting(demo)
+    session = Session(counting, INGEST, {"reload": 1})
+    for job in (jobs[0], jobs[2], jobs[4], jobs[1], jobs[3]):
+        run(session, [job])
+    assert counting.read == ["0.mp4", "1.mp4"]
+
+
 def test_a_store_serves_later_runs_but_no_other_settings(demo: VideoX2L, jobs: list[Job], tmp_path: Path) -> None:
     first, second, third = Counting(demo), Counting(demo), Counting(demo)
     answers = run(Session(first, INGEST, {"reload": 1}, tmp_path / "memories"), jobs)

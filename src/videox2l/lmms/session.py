@@ -57,8 +57,8 @@ class Session:
     """A model, how it ingests, how it answers, and how often it read each video.
 
     `ingest`, `ask`: keyword arguments of `VideoX2L.ingest` and `VideoX2L.ask`. `store`: a folder of memories that later
-    runs find again; without it a memory is dropped with its last question. `ingested`: videos read, and how often;
-    `opened`: memories found in the store instead.
+    runs find again; without it a memory is dropped when another video is asked about. `ingested`: videos read, and how
+    often; `opened`: memories found in the store instead.
     """
 
     x2l: VideoX2L
@@ -68,6 +68,7 @@ class Session:
     seed: int = 0
     ingested: dict[str, int] = field(default_factory=dict)
     opened: dict[str, int] = field(default_factory=dict)
+    _held: tuple[str, Memory] | None = None
 
     def __post_init__(self) -> None:
         # Whatever can be wrong is found before the hours of an ingest, not after them.
@@ -83,7 +84,10 @@ class Session:
         for index, job in enumerate(jobs):
             groups.setdefault(os.path.realpath(job.video), []).append(index)
         for video, indices in groups.items():
-            memory = self._memory(video)
+            if self._held is None or self._held[0] != video:
+                self._held = None  # before the next one is made: two would need twice the room
+                self._held = video, self._memory(video)
+            memory = self._held[1]
             for index in indices:
                 yield index, self._answer(memory, jobs[index])
 
