@@ -11,8 +11,9 @@ from typing import Any
 from videox2l.errors import SettingsError
 from videox2l.evaluate.base import Row
 from videox2l.evaluate.document import Block, Figure, Heading, Table, Text, to_html, to_markdown
-from videox2l.evaluate.runfile import RUN, SUMMARY, read_json, read_rows
-from videox2l.evaluate.summary import FULL, OURS, accuracy, paired
+from videox2l.evaluate.official import official
+from videox2l.evaluate.runfile import RUN, SUMMARY, read_json, read_rows, read_summary
+from videox2l.evaluate.summary import FULL, OURS, accuracy, outcomes, paired
 
 SIGNIFICANT = 0.01
 
@@ -37,7 +38,7 @@ class RunData:
         cells: dict[tuple[str, str], list[Row]] = {}
         for row in rows:
             cells.setdefault((row.method, row.budget), []).append(row)
-        return cls(path.name, run["settings"], run["machine"], read_json(path / SUMMARY), cells)
+        return cls(path.name, run["settings"], run["machine"], read_summary(path), cells)
 
     @property
     def title(self) -> str:
@@ -155,6 +156,7 @@ def _runs(runs: Sequence[RunData]) -> list[Block]:
 
 def _of_run(run: RunData) -> list[Block]:
     blocks: list[Block] = [Heading(3, "Accuracy"), accuracy_table(run)]
+    blocks += official(run.summary)
     blocks += [Text(verdict) for verdict in verdicts(run)]
     for budget in run.budgets:
         blocks += _tests(run, budget)
@@ -318,7 +320,8 @@ def _by(run: RunData, label: str, title: str) -> list[Block]:
                 continue
             parts = {kind: [row for row in mine if value(row) == kind] for kind in kinds}
             counts = {kind: len(part) for kind, part in parts.items()}
-            rows.append([method] + [f"{100 * accuracy(part).mean:.0f}" if part else "" for part in parts.values()])
+            right = [f"{100 * accuracy(part).mean:.0f}" if outcomes(part) else "" for part in parts.values()]
+            rows.append([method, *right])
         header = [f"at {budget}", *(f"{kind} ({counts[kind]})" for kind in kinds)]
         blocks.append(Table(header, rows, emphasis=OURS))
     return blocks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -91,8 +92,8 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write `summary.json`."""
-        _replace(self.path / SUMMARY, summary)
+        """Write `summary.json`; what is not known (NaN) is null there."""
+        _replace(self.path / SUMMARY, _without_nan(summary))
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,29 @@ def _replace(file: Path, values: Mapping[str, Any]) -> None:
     beside = file.with_suffix(".new")
     beside.write_text(json.dumps(values, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     os.replace(beside, file)
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Read a run's summary, with NaN for accuracies that are not known. Raises SettingsError."""
+    found: dict[str, Any] = _with_nan(read_json(path / SUMMARY))
+    return found
+
+
+_FIGURES = ("accuracy", "low", "high", "difference")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _with_nan(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: math.nan if part is None and key in _FIGURES else _with_nan(part) for key, part in value.items()}
 
 
 def _differences(known: Any, wanted: Any, name: str = "") -> Iterator[str]:

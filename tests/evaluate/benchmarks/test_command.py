@@ -72,6 +72,25 @@ def test_a_selector_reads_the_subtitles(layout: Layout, tmp_path: Path) -> None:
     assert row.scores[2] == 0 < min(row.scores[:2])
 
 
+def test_a_run_that_needs_a_judge(layout: Layout, tmp_path: Path) -> None:
+    """Nothing is scored: no accuracy in strict JSON, and a report that gives the local figures."""
+    root, out = layout("mlvu"), tmp_path / "out"
+    done = x2l("eval", "mlvu", "--data", root, "--out", out, "--methods", "full,x2l", "--tasks", "subPlot,summary")
+    assert done.exit_code == 0, done.output
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    summary = json.loads((out / "summary.json").read_text(), parse_constant=refuse)
+    assert (summary["full"]["accuracy"], summary["full"]["n"]) == (None, 0)
+    assert {row.right for row in rows_of(out)} == {None}
+    pytest.importorskip("matplotlib")
+    done = x2l("report", out, "--out", tmp_path / "report")
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| method | rouge_l_subPlot | rouge_l_summary | needs_judge |" in text
+
+
 def test_what_is_missing_is_one_line(layout: Layout, tmp_path: Path) -> None:
     root = layout("vnbench")
     (root / "VNBench_new" / "44120_ret_edit1.mp4").unlink()
