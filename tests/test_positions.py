@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -81,15 +80,6 @@ def test_unrotate_divides_out_a_scale() -> None:
     cos, sin = (1.3 * torch.cat((f(angles), f(angles)), -1) for f in (torch.cos, torch.sin))
     keys = torch.randn(2, 5, 8)
     torch.testing.assert_close(unrotate(rotate(keys, cos, sin), cos, sin), keys)
-
-
-def test_wrong_layers_are_refused() -> None:
-    from videox2l.backbones.refusals import refuse_unusual_layers
-    from videox2l.errors import ModelError
-
-    refuse_unusual_layers("x", SimpleNamespace(layer_types=["full_attention"] * 2))
-    with pytest.raises(ModelError, match="linear_attention, sliding_attention"):
-        refuse_unusual_layers("x", SimpleNamespace(layer_types=["sliding_attention", "linear_attention"]))
 
 
 def test_weights_id_sees_a_change_in_any_weight() -> None:

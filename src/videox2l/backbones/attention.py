@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
+from videox2l.errors import ModelError
+
 NAME = "x2l"
 _MASK_ELEMENTS = 1 << 24
+_OTHER_KINDS = ("sliding_window", "softcap", "s_aux")  # windows, capped logits, sinks
 
 
 class Probe(Protocol):
@@ -101,13 +104,17 @@ def x2l_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     x2l_probe: Probe | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention of the last `n` of `m` tokens, as transformers calls it.
 
     `query` (b, query_heads, n, d); `key`, `value` (b, kv_heads, m, d). `attention_mask` is ignored: batch is one,
-    nothing is padded. Returns (b, n, query_heads, d), as transformers expects.
+    nothing is padded. Returns (b, n, query_heads, d), as transformers expects. Raises ModelError where the layer asks
+    for attention of another kind.
     """
+    for name in _OTHER_KINDS:
+        if others.get(name) is not None:
+            raise ModelError(f"{type(module).__name__} asks for attention with {name}, which is not supported")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if x2l_probe is not None:
         x2l_probe(int(module.layer_idx), query, key, scale)  # type: ignore[arg-type]

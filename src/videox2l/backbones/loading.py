@@ -45,7 +45,7 @@ def from_objects(model: Any, processor: Any, max_pixels: int | None = None) -> B
     if not tokenizer.chat_template:
         tokenizer.chat_template = getattr(processor, "chat_template", None)
     config = part if isinstance(part, Mapping) else part.to_dict()
-    return adapter_for(model.config.model_type)(model, tokenizer, config, max_pixels)
+    return adapter_for(model.config.model_type, model.config)(model, tokenizer, config, max_pixels)
 
 
 def from_pretrained(
@@ -72,7 +72,7 @@ def from_pretrained(
     device = usable_device(device)
     precision = torch.float32 if dtype == "auto" and device == "cpu" and device_map is None else DTYPES[dtype]
     with told(checkpoint):
-        adapter = adapter_for(checkpoint.config["model_type"])
+        adapter = adapter_for(checkpoint.config["model_type"], checkpoint.config)
         if checkpoint.config["model_type"] == video_xl.MODEL_TYPE:
             if device_map is not None or quantize is not None:
                 wish = "quantize" if device_map is None else "device_map"

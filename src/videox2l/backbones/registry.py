@@ -15,6 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, cast
 
 from videox2l.backbones.base import Backbone
+from videox2l.backbones.refusals import reason_against, reason_against_fields
 from videox2l.errors import ModelError
 
 GROUP = "videox2l.backbones"
@@ -46,10 +47,11 @@ class Adapter(Protocol):
         """
 
 
-def adapter_for(model_type: str) -> Adapter:
+def adapter_for(model_type: str, config: Any = None) -> Adapter:
     """Return the adapter of a model family, by the `model_type` of its config. This package's own come first.
 
-    Raises ModelError for a family that has none, and where another package's adapter cannot be imported.
+    Raises ModelError for a family that has none, and where another package's adapter cannot be imported. `config`, a
+    config object or the fields of a config.json, lets the message say why a family can have none.
     """
     if model_type in _OWN:
         module, name = _OWN[model_type].split(":")
@@ -60,6 +62,10 @@ def adapter_for(model_type: str) -> Adapter:
                 return cast("Adapter", entry.load())
             except (ImportError, AttributeError) as error:
                 raise ModelError(f"the adapter '{entry.value}' for {model_type} cannot be imported: {error}") from error
+    fields = isinstance(config, Mapping)
+    reason = reason_against_fields(model_type, config) if fields else reason_against(config)
+    if config is not None and reason is not None:
+        raise ModelError(f"{model_type} cannot be served: it {reason}")
     raise ModelError(f"no adapter for model type '{model_type}': supported are {', '.join(supported())}")
 
 

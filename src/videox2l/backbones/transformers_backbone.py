@@ -23,7 +23,7 @@ from videox2l.backbones.frames import stack
 from videox2l.backbones.frontend import decoder_inputs, decoder_of
 from videox2l.backbones.identity import sha256_of, weights_id
 from videox2l.backbones.positions import text_positions
-from videox2l.backbones.refusals import refuse_unusual_layers
+from videox2l.backbones.refusals import refuse_own_mask, refuse_unusual_layers
 from videox2l.backbones.rope import mix_mrope
 from videox2l.backbones.wording import Wording
 from videox2l.errors import ModelError
@@ -225,9 +225,11 @@ class TransformersBackbone(ABC):
         """Return what the model's front end hands to the decoder for token ids (n,) and the arguments for pixels."""
         positions = torch.zeros((1, len(ids)) if self.axes == 1 else (self.axes, 1, len(ids)), dtype=torch.long)
         inputs = {name: self._as_weights(value) for name, value in pixels.items()}
-        return decoder_inputs(
+        found = decoder_inputs(
             self.model, self.decoder, input_ids=ids[None], position_ids=positions.to(self.device), **inputs
         )
+        refuse_own_mask(self.name, found.get("attention_mask"))
+        return found
 
     def _as_weights(self, value: Tensor) -> Tensor:
         return value.to(self.device, self.shape.dtype if value.is_floating_point() else value.dtype)
