@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from typer.testing import CliRunner
 
 from tests.conftest import byte_tokenizer, make_qwen25
 from videox2l import ArraySource, Memory, ModelError, SettingsError, VideoX2L
+from videox2l.cli import app
 from videox2l.memory.marks import PICTURES
 from videox2l.select import EmbeddingSelector
 from videox2l.select.encoders import DualEncoder
@@ -141,3 +144,19 @@ def test_what_cannot_be_an_embedder_is_said(tmp_path: Path, video: np.ndarray) -
     with pytest.raises(SettingsError, match="ingest with --embedder"):
         x2l.ask(x2l.ingest(ArraySource(video)), QUESTION, selector="embedding")
     assert x2l.ask(memory, QUESTION, selector=EmbeddingSelector(encoder), max_new_tokens=1).cost.new_tokens
+
+
+def test_the_command_line_embeds_selects_and_budgets(tmp_path: Path) -> None:
+    clip = save_encoder("clip", tmp_path / "clip")
+    run = partial(CliRunner().invoke, app, catch_exceptions=False)
+    video = Path(__file__).parent / "media" / "nasa_13013.mp4"
+    done = run(["ingest", str(video), str(tmp_path / "m"), "--embedder", str(clip), "--max-frames", "40", "--json"])
+    assert done.exit_code == 0, done.stderr
+    choice = ["--selector", "fuse-share:keys+embedding", "--reload", "mass:0.1,max:1,ends", "--max-new-tokens", "1"]
+    done = run(["ask", str(tmp_path / "m"), QUESTION, *choice, "--json"])
+    assert done.exit_code == 0, done.stderr
+    evidence = json.loads(done.stdout)["answers"][0]["evidence"]
+    reasons = [moment["reason"] for moment in evidence]
+    assert (reasons[0], reasons[-1]) == ("first chunk", "last chunk")
+    assert sum(moment["score"] for moment in evidence) == pytest.approx(2, abs=1e-3)  # two shares of one
+    assert sum(map(bool, reasons)) == 3 or sum(moment["score"] for moment in (evidence[0], evidence[-1])) >= 0.2

@@ -93,6 +93,17 @@ def test_keys_are_those_of_the_stock_models_projections(family: str, video: np.n
             assert (upper_bound > (q @ c[h // group].T).amax(-1) - 1e-4).all()
 
 
+def test_a_long_prompt_is_read_in_blocks(video: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    x2l = VideoX2L.from_model(*FAMILIES["qwen2_5_vl"]())
+    memory = x2l.ingest(ArraySource(video), ratios=(2, 8), chunk_frames=4)
+    prompt = x2l.backbone.suffix(QUESTION)
+    ways = [KeysSelector(tokens=tokens) for tokens in ("max+last", "last", "max", "mean")]
+    whole = [way.score(prompt, memory, x2l.backbone) for way in ways]
+    monkeypatch.setattr("videox2l.select.keys._ROWS", 5)
+    for way, expect in zip(ways, whole, strict=True):
+        torch.testing.assert_close(way.score(prompt, memory, x2l.backbone), expect)
+
+
 def test_the_pass_ends_behind_the_layers_that_are_asked(video: np.ndarray) -> None:
     x2l = VideoX2L.from_model(*FAMILIES["qwen2_5_vl"]())
     memory = x2l.ingest(ArraySource(video), ratios=(2, 8), chunk_frames=4)

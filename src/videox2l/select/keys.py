@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +13,10 @@ from videox2l.backbones.rope import unrotate
 from videox2l.errors import SettingsError
 from videox2l.memory import Chunk, Memory
 from videox2l.memory.marks import KEYS, key_marks, marked_layers
-from videox2l.select.looks import QueryProbe, check_tokens, look, over_tokens
+from videox2l.select.looks import QueryProbe, check_tokens, look
 
 SUMMARIES = ("bounds", "mean")
+_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,7 @@ class KeysSelector:
         asked = grouped(queries, kv_heads)  # (layers * kv_heads, group, rows, d)
         if self.summary == "bounds":  # the larger of q * greatest and q * least, in one product
             asked = torch.cat((asked.clamp_min(0), asked.clamp_max(0)), -1)
-        products = asked.flatten(1, 2) @ table * scaling  # (layers * kv_heads, group * rows, n_chunks)
-        shares = products.softmax(-1).reshape(-1, len(question), len(memory))
-        return _reduced(shares, self.tokens).mean(0).cpu()
+        return _read(asked * scaling, table, self.tokens).mean(0).cpu()
 
     def _queries(
         self, question: TextTokens, memory: Memory, backbone: Backbone, layers: tuple[int, ...]
@@ -98,7 +96,18 @@ def key_mark(chunk: Chunk, memory: Memory, backbone: Backbone) -> Tensor:
     return key_marks(chunk.level(memory.coarsest), chunk.positions, backbone) if found is None else found
 
 
-def _reduced(shares: Tensor, tokens: str) -> Tensor:
-    """Reduce shares (n, rows, n_chunks) to (n, n_chunks) that sum to 1."""
-    found: Sequence[Tensor] = [over_tokens(shares, name) for name in tokens.split("+")]
-    return sum((part / part.sum(-1, keepdim=True) for part in found), torch.zeros(())) / len(found)
+def _read(asked: Tensor, table: Tensor, tokens: str) -> Tensor:
+    """Return shares (n * group, n_chunks) of queries `asked` (n, group, rows, d) with `table` (n, d, n_chunks).
+
+    Each is a softmax over chunks, reduced over the rows as `tokens` says, with a sum of 1. A long prompt is read in
+    blocks of rows, so that little is held at once.
+    """
+    rows = asked.shape[2]
+    best = total = last = torch.zeros((), device=table.device)
+    for block in torch.split(asked, _ROWS, 2):
+        products = block.flatten(1, 2) @ table  # (n, group * block, n_chunks)
+        shares = products.softmax(-1).reshape(-1, block.shape[2], table.shape[-1])
+        best, total, last = torch.maximum(best, shares.amax(1)), total + shares.sum(1), shares[:, -1]
+    known = {"max": best, "mean": total / rows, "last": last}
+    parts = [known[name] / known[name].sum(-1, keepdim=True) for name in tokens.split("+")]
+    return torch.stack(parts).mean(0)
