@@ -16,6 +16,7 @@ from videox2l.evaluate.runfile import RUN, SUMMARY, read_json, read_rows, read_s
 from videox2l.evaluate.summary import FULL, OURS, accuracy, outcomes, paired
 
 SIGNIFICANT = 0.01
+MOST_COLUMNS = 16
 
 
 @dataclass(frozen=True)
@@ -161,9 +162,18 @@ def _of_run(run: RunData) -> list[Block]:
     for budget in run.budgets:
         blocks += _tests(run, budget)
     blocks += [Heading(3, "Cost"), *(table for budget in run.budgets for table in _costs(run, budget))]
-    for label, title in (("kind", "By kind of question"), ("needle", "By kind of needle")):
-        blocks += _by(run, label, title)
-    return blocks
+    labels = sorted({label for rows in run.cells.values() for row in rows for label in row.labels})
+    for label in ("kind", *labels):
+        blocks += _by(run, label)
+    return blocks + _official(run)
+
+
+def _official(run: RunData) -> list[Block]:
+    """Return the benchmark's own figures, where it has some."""
+    cells = {name: cell["metrics"] for name, cell in run.summary.items() if cell.get("metrics")}
+    names = list(dict.fromkeys(name for metrics in cells.values() for name in metrics))
+    rows = [[cell] + [f"{cells[cell][name]:.1f}" if name in cells[cell] else "" for name in names] for cell in cells]
+    return [Heading(3, "The benchmark's own figures"), Table(["method", *names], rows, emphasis=OURS)] if rows else []
 
 
 def marks(cell: dict[str, Any]) -> str:
@@ -303,20 +313,21 @@ def flops(count: float | None) -> str:
     raise AssertionError
 
 
-def _by(run: RunData, label: str, title: str) -> list[Block]:
+def _by(run: RunData, label: str) -> list[Block]:
     def value(row: Row) -> str:
         return row.kind if label == "kind" else row.labels.get(label, "")
 
     kinds = sorted({value(row) for rows in run.cells.values() for row in rows} - {""})
-    if len(kinds) < 2:
+    if not 2 <= len(kinds) <= MOST_COLUMNS:
         return []
-    blocks: list[Block] = [Heading(3, title)]
-    for budget in run.budgets:
+    blocks: list[Block] = [Heading(3, f"By {label}")]
+    shown = run.budgets if label == "kind" else run.budgets[len(run.budgets) // 2 :][:1]
+    for budget in shown:
         counts = dict.fromkeys(kinds, 0)
         rows = []
         for method in run.methods:
             mine = run.rows(method, budget)
-            if not mine or (run.fixed(method) and budget != run.budgets[0]):
+            if not mine or (run.fixed(method) and budget != shown[0]):
                 continue
             parts = {kind: [row for row in mine if value(row) == kind] for kind in kinds}
             counts = {kind: len(part) for kind, part in parts.items()}
