@@ -13,6 +13,7 @@ from videox2l.backbones.base import Backbone, TextTokens
 from videox2l.errors import SettingsError
 from videox2l.memory import Memory, Plan, mix, uniform_plan
 from videox2l.select.base import Selector
+from videox2l.select.explain import Looked, looked
 from videox2l.select.looks import EnoughSeen, check_tokens, look, over_tokens
 
 
@@ -84,6 +85,14 @@ class AttentionSelector:
         """Return each chunk's attention (n_chunks,), between 0 and 1 unless corrected, on the CPU."""
         if self.layers is not None and max(self.layers) >= memory.shape.layers:
             raise SettingsError(f"layers={list(self.layers)} is not possible: the model has {memory.shape.layers}")
+        scores, plan = self._scores(question, memory, backbone)
+        if self.neutral:
+            plain = replace(self, neutral="", drift=False)._look(backbone.suffix(self.neutral), memory, backbone, plan)
+            scores = scores / plain.clamp_min(torch.finfo(plain.dtype).tiny)
+        return without_drift(scores) if self.drift else scores
+
+    def _scores(self, question: TextTokens, memory: Memory, backbone: Backbone) -> tuple[Tensor, Plan]:
+        """Return the scores of the last look, and what it looked at."""
         plan = uniform_plan(memory, memory.coarsest)
         if self.scout is not None and self.shortlist:
             scores = self.scout.score(question, memory, backbone)
@@ -93,19 +102,28 @@ class AttentionSelector:
             best = set(scores.argsort(descending=True, stable=True)[: self.shortlist].tolist())
             plan = Plan.at([memory.finest if i in best else memory.coarsest for i in range(len(memory))])
             scores = self._look(question, memory, backbone, plan)
-        if self.neutral:
-            plain = replace(self, neutral="", drift=False)._look(backbone.suffix(self.neutral), memory, backbone, plan)
-            scores = scores / plain.clamp_min(torch.finfo(plain.dtype).tiny)
-        return without_drift(scores) if self.drift else scores
+        return scores, plan
+
+    def explain(self, question: TextTokens, memory: Memory, backbone: Backbone, chunk: int) -> Looked:
+        """Return which words and heads attend to a chunk in the last look; their shares are among the chunks alone."""
+        _, plan = self._scores(question, memory, backbone)
+        mass = self._mass(question, memory, backbone, plan, len(question))
+        shares = mass / mass.sum(-1, keepdim=True).clamp_min(torch.finfo(mass.dtype).tiny)
+        layers = range(memory.shape.layers) if self.layers is None else sorted(self.layers)
+        return looked(shares, chunk, layers, question, backbone)
 
     def _look(self, question: TextTokens, memory: Memory, backbone: Backbone, plan: Plan) -> Tensor:
-        mixed = mix(memory, plan, backbone, room=len(question))
-        probe = MassProbe(mixed.offsets, 1 if self.tokens == "last" else len(question), self.layers)
-        look(question, mixed.next_position, mixed.cache, backbone, probe)
-        mass = torch.stack([layer.cpu() for layer in probe.masses])  # (layers, query_heads, rows, n_chunks)
+        mass = self._mass(question, memory, backbone, plan, 1 if self.tokens == "last" else len(question))
         if self.per_head:
             mass = mass / mass.sum(-1, keepdim=True).clamp_min(torch.finfo(mass.dtype).tiny)
         return over_tokens(mass, self.tokens).mean((0, 1))
+
+    def _mass(self, question: TextTokens, memory: Memory, backbone: Backbone, plan: Plan, rows: int) -> Tensor:
+        """Return what each of the last `rows` tokens attends to: (layers, query_heads, rows, n_chunks)."""
+        mixed = mix(memory, plan, backbone, room=len(question))
+        probe = MassProbe(mixed.offsets, rows, self.layers)
+        look(question, mixed.next_position, mixed.cache, backbone, probe)
+        return torch.stack([layer.cpu() for layer in probe.masses])
 
 
 def without_drift(scores: Tensor) -> Tensor:

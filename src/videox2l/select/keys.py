@@ -13,6 +13,7 @@ from videox2l.backbones.rope import unrotate
 from videox2l.errors import SettingsError
 from videox2l.memory import Chunk, Memory
 from videox2l.memory.marks import KEYS, key_marks, marked_layers
+from videox2l.select.explain import Looked, looked
 from videox2l.select.looks import QueryProbe, check_tokens, look
 
 SUMMARIES = ("bounds", "mean")
@@ -49,7 +50,22 @@ class KeysSelector:
 
         Raises SettingsError for layers of which the memory keeps no summaries.
         """
-        layers = early_layers(memory.shape.layers) if self.layers is None else self.layers
+        asked, table = self._asked(question, memory, backbone)
+        return _read(asked, table, self.tokens).mean(0).cpu()
+
+    def explain(self, question: TextTokens, memory: Memory, backbone: Backbone, chunk: int) -> Looked:
+        """Return which words (of the last 512 tokens) and heads look for what a chunk holds."""
+        asked, table = self._asked(question, memory, backbone)
+        asked, layers = asked[:, :, -_ROWS:], self._layers(memory)
+        shares = (asked @ table[:, None]).softmax(-1)  # (layers * kv_heads, group, rows, n_chunks)
+        return looked(shares.reshape(len(layers), -1, *shares.shape[2:]), chunk, layers, question, backbone)
+
+    def _layers(self, memory: Memory) -> tuple[int, ...]:
+        return early_layers(memory.shape.layers) if self.layers is None else self.layers
+
+    def _asked(self, question: TextTokens, memory: Memory, backbone: Backbone) -> tuple[Tensor, Tensor]:
+        """Return scaled queries (layers * kv_heads, group, rows, d) and the table that they are multiplied with."""
+        layers = self._layers(memory)
         known = marked_layers(memory.shape.layers)
         if not layers or min(layers) < 0 or max(layers) >= known:
             raise SettingsError(f"layers={list(layers)} is not possible: memories keep keys of layers 0 to {known - 1}")
@@ -59,7 +75,7 @@ class KeysSelector:
         asked = grouped(queries, kv_heads)  # (layers * kv_heads, group, rows, d)
         if self.summary == "bounds":  # the larger of q * greatest and q * least, in one product
             asked = torch.cat((asked.clamp_min(0), asked.clamp_max(0)), -1)
-        return _read(asked * scaling, table, self.tokens).mean(0).cpu()
+        return asked * scaling, table
 
     def _queries(
         self, question: TextTokens, memory: Memory, backbone: Backbone, layers: tuple[int, ...]
@@ -78,7 +94,7 @@ class KeysSelector:
 
     def _table(self, memory: Memory, backbone: Backbone) -> Tensor:
         """Return the summaries side by side: (layers * kv_heads, d or 2 d, n_chunks) float32 on the device."""
-        layers = early_layers(memory.shape.layers) if self.layers is None else self.layers
+        layers = self._layers(memory)
         marks = torch.stack([key_mark(chunk, memory, backbone)[:, list(layers)] for chunk in memory.chunks])
         least, mean, greatest = marks.to(backbone.device).float().unbind(1)  # (n_chunks, layers, kv_heads, d)
         found = torch.cat((greatest, least), -1) if self.summary == "bounds" else mean
