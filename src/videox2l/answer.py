@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from videox2l.memory import Memory, Plan
+from videox2l.select.explain import Looked
+from videox2l.why import Why, explain
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,8 @@ class Step:
 class Answer:
     """An answer with its evidence (all chunks, in order of time), its cost, and the steps it took.
 
-    `finish` is "stop" when the model ended the answer, "length" when max_new_tokens did.
+    `finish` is "stop" when the model ended the answer, "length" when max_new_tokens did. `looked`: by the number of a
+    chunk, what the selector can say of its score, for the moments that `ask(..., why=...)` named.
     """
 
     question: str
@@ -96,11 +100,25 @@ class Answer:
     evidence: tuple[Evidence, ...]
     cost: Cost
     steps: tuple[Step, ...] = ()
+    looked: dict[int, Looked] = field(default_factory=dict)
 
     @property
     def reloaded(self) -> list[Evidence]:
         """The re-loaded moments, in order of time."""
         return [moment for moment in self.evidence if moment.reloaded]
+
+    def why(self, seconds: float) -> Why:
+        """Explain a moment: its score and rank, and what it would have taken to be re-loaded.
+
+        Raises SettingsError for a moment that the answer did not see.
+        """
+        return explain(self, seconds)
+
+    def plot(self, path: str | Path, memory: Memory | None = None, video: str | Path | None = None) -> None:
+        """Draw the time line of the answer into a picture file (needs the extra `plot`); see `videox2l.plot.draw`."""
+        from videox2l.plot import draw
+
+        draw(self, path, memory, video)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as plain JSON values."""

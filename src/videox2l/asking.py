@@ -16,7 +16,9 @@ from videox2l.escalation import Escalation
 from videox2l.memory import Memory, Mixed, Plan, mix, remix
 from videox2l.prompt import with_lines
 from videox2l.select import bound
+from videox2l.select.explain import Explaining, Looked
 from videox2l.view import Laid, View
+from videox2l.why import chunk_at
 from videox2l.wish import Wish
 
 STAGES = ("select", "reload", "prefill", "decode")
@@ -48,6 +50,7 @@ class Asking:
             self.laid = None
         self._asked = replace(self.prompt(self.question), text=self.said or self.question)
         self._budget = bound(self.wish.budget, self._asked, self.backbone)
+        self._explained = [chunk_at(self.view.memory.chunks, seconds) for seconds in self.wish.why]
         self._begin("asked")
 
     # --- the stages -------------------------------------------------------------------------------------------
@@ -122,6 +125,14 @@ class Asking:
         escalation = self.wish.escalation
         return escalation.draft if escalation is not None and escalation.measure == "mean" else 1
 
+    def looked(self) -> dict[int, Looked]:
+        """Have the selector explain the scores of the moments that are asked about, if anything was scored."""
+        memory, selector = self.view.memory, self.wish.selector
+        if not isinstance(selector, Explaining):
+            return {}
+        scored = (i for i in dict.fromkeys(self._explained) if self.plan.scores[i] is not None)
+        return {self.view.seen[i]: selector.explain(self._asked, memory, self.backbone, i) for i in scored}
+
     # --- what they cost ---------------------------------------------------------------------------------------
 
     def _begin(self, why: str) -> None:
@@ -176,6 +187,7 @@ def answered(asking: Asking) -> Answer:
         evidence=evidence_of(asking.memory, asking.plan, asking.view.seen),
         cost=Cost.of([step.cost for step in asking.steps]),
         steps=tuple(asking.steps),
+        looked=asking.looked() if asking.wish.why else {},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +32,7 @@ from videox2l.cli_common import (
     MaxPixels,
     Model,
     Pin,
+    Plot,
     Quantize,
     Ratios,
     Reload,
@@ -43,6 +45,8 @@ from videox2l.cli_common import (
     Subtitles,
     Temperature,
     TopP,
+    Video,
+    WhyTimes,
     Within,
     WithSubtitles,
     escalation,
@@ -112,6 +116,9 @@ def ask(
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
     seed: Seed = 0,
+    plot: Plot = None,
+    pictures: Video = None,
+    why: WhyTimes = None,
     save: Annotated[
         Path | None,
         typer.Option(
@@ -138,6 +145,7 @@ def ask(
 
         parsed = tuple(number(part, "ratios") for part in ratios.split(","))
         pinned, excluded = [parse_range(text) for text in pin or ()], [parse_range(text) for text in exclude or ()]
+        moments = [parse_time(text) for text in why or ()]
         until, span = as_of and parse_time(as_of), within and parse_range(within)
         if fps is None and max_frames is None:
             fps = 1.0
@@ -145,6 +153,7 @@ def ask(
         from videox2l.memory import Memory
         from videox2l.memory.disk.folder import is_memory
         from videox2l.memory.disk.writer import check_target
+        from videox2l.plot import check_plot
         from videox2l.select import selector_by_name
         from videox2l.video import Sampling, open_video
         from videox2l.video.subtitles import read_subtitles
@@ -160,6 +169,7 @@ def ask(
             "subtitles": subtitles,
             "escalate": escalation(escalate, escalate_below),
             "reselect_every": reselect_every,
+            "why": moments,
             "max_new_tokens": max_new_tokens,
             "temperature": temperature,
             "top_p": top_p,
@@ -169,6 +179,10 @@ def ask(
         wish_for(**wish)
         if save is not None:
             check_target(save)
+        if plot is not None:
+            check_plot(plot)
+        elif pictures is not None:
+            raise SettingsError("--video goes with --plot: name the picture to draw too")
 
         lines = read_subtitles(subtitles_from, video) if subtitles_from is not None else ()
         if is_memory(video):
@@ -215,9 +229,19 @@ def ask(
             screen.question(question)
             answer = x2l.ask(memory, question, as_of=until or None, within=span or None, **wish)
             screen.answer(answer)
+            for seconds in moments:
+                screen.why(answer.why(seconds))
             answers.append(answer)
+            if plot is not None:
+                nth = f"-{len(answers)}" if len(questions) > 1 else ""
+                target = plot.with_stem(plot.stem + nth)
+                answer.plot(target, memory, pictures)
+                screen.line(f"  time line: {target}")
         if as_json:
-            screen.json({"answers": [answer.to_dict() for answer in answers], "memory": memory.summary()})
+            found = [answer.to_dict() for answer in answers]
+            for answer, values in zip(answers, found, strict=True):
+                values["why"] = [asdict(answer.why(seconds)) for seconds in moments]
+            screen.json({"answers": found, "memory": memory.summary()})
 
 
 @app.command()

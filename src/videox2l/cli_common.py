@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -77,6 +78,22 @@ EscalateBelow = Annotated[
 ]
 ReselectEvery = Annotated[
     int | None, typer.Option(help="Choose the chunks again after every so many tokens of the answer.", metavar="TOKENS")
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option(help="Draw the time line of each answer into this file: .png, .pdf, .svg, ...", metavar="FILE"),
+]
+Video = Annotated[
+    str | None,
+    typer.Option(
+        "--video",
+        help="With --plot: take pictures from this video instead of the small ones in the memory.",
+        metavar="FILE",
+    ),
+]
+WhyTimes = Annotated[
+    list[str] | None,
+    typer.Option("--why", help="Explain the score of the moment at this time; repeatable.", metavar="TIME"),
 ]
 MaxNewTokens = Annotated[int, typer.Option(help="Length limit of an answer.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy.")]

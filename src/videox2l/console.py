@@ -17,6 +17,7 @@ from rich.table import Table
 from videox2l.answer import Answer
 from videox2l.memory import Memory
 from videox2l.times import clock, span
+from videox2l.why import Why
 
 
 def size(count: float) -> str:
@@ -125,6 +126,11 @@ class Screen:
             f"{size(cost.bytes)} of {size(cost.full_bytes)}; {size(cost.reloaded_bytes)} re-loaded; "
             f"{sum(cost.seconds.values()):.2f} s ({seconds})"
         )
+
+    def why(self, why: Why) -> None:
+        """Print why a moment was re-loaded, or was not."""
+        for line in why.lines():
+            self.line(f"  why: {line}")
 
     def json(self, value: Any) -> None:
         """Print one JSON object on stdout."""

@@ -239,6 +239,7 @@ class VideoX2L:
         history: Sequence[Turn] = (),
         escalate: bool | Escalation = False,
         reselect_every: int | None = None,
+        why: Sequence[float] = (),
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -271,6 +272,9 @@ class VideoX2L:
         reselect_every
             Score the chunks again after every so many tokens of the answer, with what is written so far; where the plan
             changes, the answer goes on behind the new mix.
+        why
+            Moments (seconds) of which `answer.why(seconds)` is to say which words and heads looked at them, where the
+            selector can; costs another look each. All else that it says needs no such preparation.
         max_new_tokens, temperature, top_p, seed
             Decoding; `temperature=0` is greedy.
         on_text
@@ -286,6 +290,7 @@ class VideoX2L:
             subtitles=subtitles,
             escalate=escalate,
             reselect_every=reselect_every,
+            why=why,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,

@@ -23,6 +23,7 @@ class Wish:
     subtitles: bool = False
     escalation: Escalation | None = None
     reselect_every: int | None = None
+    why: Sequence[float] = ()
     on_text: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
@@ -42,6 +43,7 @@ class Options(TypedDict, total=False):
     subtitles: bool
     escalate: bool | Escalation
     reselect_every: int | None
+    why: Sequence[float]
     max_new_tokens: int
     temperature: float
     top_p: float
@@ -58,6 +60,7 @@ def wish_for(
     subtitles: bool = False,
     escalate: bool | Escalation = False,
     reselect_every: int | None = None,
+    why: Sequence[float] = (),
     max_new_tokens: int = 128,
     temperature: float = 0.0,
     top_p: float = 1.0,
@@ -73,5 +76,6 @@ def wish_for(
         subtitles=subtitles,
         escalation=escalation_for(escalate),
         reselect_every=reselect_every,
+        why=tuple(why),
         on_text=on_text,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -142,6 +142,25 @@ class VideoReader:
         state.warnings += found
         for text in found:
             warnings.warn(f"{self.path.name}: {text}", VideoWarning, stacklevel=2)
+
+    def pictures(self, indices: Sequence[int]) -> list[Frame]:
+        """Decode some frames, given by their index in presentation order, whatever the sampling; in order of time.
+
+        Only what they depend on is decoded where the file allows it. Indices outside of the video, and frames that
+        cannot be decoded, are left out.
+        """
+        state = self._opened()
+        count = len(state.timeline.position)
+        picks = np.array(sorted({i for i in indices if 0 <= i < count}), dtype=np.int64)
+        if not len(picks):
+            return []
+        with open_container(self.path) as container:
+            stream = find_stream(container, self.path.name)
+            plan = plan_decoding(state.timeline, Choice(picks, 0, count, None), "auto", stream)
+        return [
+            Frame(_image(picture, state.size, state.turns)[0], float(state.timeline.seconds[index]), index)
+            for picture, index in decode(self.path, state.timeline, plan, Damage())
+        ]
 
     @property
     def expected_frames(self) -> int:
