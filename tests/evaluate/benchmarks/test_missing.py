@@ -56,6 +56,21 @@ def test_missing_videos(layout: Layout, name: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_half_a_download(layout: Layout, name: str) -> None:
+    """A file that is cut short is told before anything runs, not when its turn comes."""
+    root = layout(name)
+    video = sorted((root / VIDEOS[name][0]).rglob("*.mp4"))[0]
+    half = video.read_bytes()[: video.stat().st_size // 2]
+    video.unlink()  # the layouts link to the same file
+    video.write_bytes(half)
+    with pytest.raises(SettingsError, match=rf"missing 1 pictures in video files \(cut short.*{video.stem}"):
+        check(name, root)
+    video.write_bytes(b"")
+    with pytest.raises(SettingsError, match=video.stem):
+        check(name, root)
+
+
 PACKED = {
     "videomme": ("videos_chunked_01.zip", r"unzip 'videos_chunked_\*.zip'"),
     "mlvu": ("MLVU/video_part_1.tar.gz", "unpack them"),

@@ -12,10 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from videox2l.errors import SettingsError
+from videox2l.errors import SettingsError, VideoError
 from videox2l.evaluate.base import Options, Row, Sample
 from videox2l.times import Line
 from videox2l.video import FrameSource, Sampling, open_video
+from videox2l.video.decode import first_frame
+from videox2l.video.files import admit
 
 SHOWN = 5
 """So many missing things are named; the others are counted."""
@@ -82,6 +84,7 @@ class FileBenchmark:
         fps = 1.0 if options.fps is None and options.frames is None else options.fps
         self.sampling = Sampling(fps=fps, max_frames=options.frames)
         self._lines: tuple[str, Sequence[Line]] | None = None
+        self._checked = False
 
     def load(self) -> Loaded:
         """Read the annotations. Raises SettingsError where there are none."""
@@ -125,22 +128,36 @@ class FileBenchmark:
         }
 
     def check(self) -> None:
-        """Raise SettingsError that names every field and file that is missing for the samples that are wanted."""
+        """Raise SettingsError that names every field and file that is missing for the samples that are wanted.
+
+        Videos are opened, so that half a download is found too.
+        """
+        if self._checked:
+            return
         problems = Problems({kind: list(names) for kind, names in self._loaded.problems.found.items()})
         for sample in self.samples():
             self.check_sample(sample, problems)
+        for video in dict.fromkeys(sample.video for sample in self.samples()):
+            self._check_video(video, problems)
         if problems.found:
-            raise SettingsError(
-                f"{self.name} in '{self.root}': missing {'; missing '.join(problems.sentences())}{self._packed()}"
-            )
+            told = "; missing ".join(problems.sentences())
+            raise SettingsError(f"{self.name} in '{self.root}': missing {told}{self._packed()}")
         if not self.samples():
             raise SettingsError(f"{self.name} in '{self.root}' has no questions that are wanted")
+        self._checked = True
 
     def check_sample(self, sample: Sample, problems: Problems) -> None:
-        """Note what is missing of one sample: its video."""
-        path = self._loaded.paths[sample.video]
-        if path is None or not path.is_file():
-            problems.add("videos", sample.video)
+        """Note what is missing of one sample besides its video."""
+
+    def _check_video(self, video: str, problems: Problems) -> None:
+        path = self._loaded.paths[video]
+        if path is None:
+            problems.add("videos", video)
+            return
+        try:
+            first_frame(admit(path))
+        except VideoError:
+            problems.add("pictures in video files (cut short or damaged)", video)
 
     def _packed(self) -> str:
         """Say what to do about archives that were downloaded and not unpacked."""

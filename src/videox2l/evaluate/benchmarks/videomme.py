@@ -83,8 +83,7 @@ class VideoMME(FileBenchmark):
         return self.place(f"subtitle/{video}.srt", f"subtitles/{video}.srt")
 
     def check_sample(self, sample: Sample, problems: Problems) -> None:
-        """Note a missing video, and with subtitles the missing ones of long videos, all of which have some."""
-        super().check_sample(sample, problems)
+        """Note, where subtitles are wanted, those that long videos lack, all of which have some."""
         if self.options.subtitles and self._srt(sample.video) is None:
             if not any((self.root / folder).is_dir() for folder in ("subtitle", "subtitles")):
                 problems.add("folders", "subtitle")
