@@ -25,8 +25,9 @@ from videox2l.evaluate.methods.plain import LevelMethod
 from videox2l.evaluate.methods.snapkv import window_scores
 from videox2l.evaluate.methods.two_levels import TwoLevelMethod, x2l_method, xl2_method
 from videox2l.evaluate.registry import method_by_name
-from videox2l.evaluate.report import RunData, accuracy_table
+from videox2l.evaluate.rundata import RunData
 from videox2l.evaluate.runner import Run, run
+from videox2l.evaluate.tables import accuracy_table
 
 BUDGETS = (Fraction(1, 4), Fraction(1, 8), Fraction(1, 16))
 

@@ -15,8 +15,9 @@ from tests.evaluate.test_runner import work
 from videox2l import VideoX2L
 from videox2l.cli import app
 from videox2l.evaluate.document import Figure, Heading, Table, Text, to_html, to_markdown
-from videox2l.evaluate.report import RunData, flops, size, verdicts
+from videox2l.evaluate.rundata import RunData
 from videox2l.evaluate.runner import run
+from videox2l.evaluate.tables import flops, size, verdicts
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from videox2l.errors import SettingsError
 from videox2l.evaluate.summary import FULL, OURS, accuracy, paired
 
 if TYPE_CHECKING:
-    from videox2l.evaluate.report import RunData
+    from videox2l.evaluate.rundata import RunData
 
 INK, PALE = "#1c2430", "#9aa5b4"
 OURS_COLOUR, WIN, LOSS = "#0a7d54", "#0a7d54", "#c2413b"
