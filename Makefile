@@ -35,6 +35,7 @@ bench: $(READY)  ## the tables of README and docs: about 20 minutes
 	$(BIN)/python benchmarks/video_xl_flops.py
 	$(BIN)/python benchmarks/video_xl_cpu.py
 	$(BIN)/python benchmarks/video_sampling.py
+	$(BIN)/python benchmarks/families.py
 
 # Settings are chosen on the development split, the tables come from the held-out one. A run that was stopped goes on.
 eval: $(READY)  ## all methods at equal bytes on the held-out haystack: docs/evaluation/, docs/demo-settings.md

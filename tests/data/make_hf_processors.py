@@ -5,6 +5,10 @@ the repository. Beside a CPU build of torch the usual torchvision wheel lacks tw
 that its transforms import.
 
     python -m tests.data.make_hf_processors tests/data/hf_processors.safetensors [family ...]
+
+With transformers 4.57, for the one family whose prompt differs there:
+
+    python -m tests.data.make_hf_processors tests/data/hf_processors_4_57.safetensors qwen3_vl
 """
 
 import inspect
@@ -24,10 +28,14 @@ from tests.families.models import MAKERS
 from tests.families.processors import PROCESSORS, chat, clip
 
 FPS = 2.0
-tensors = {"video": clip()}
+OLD = transformers.__version__.startswith("4.")
+tensors = {} if OLD else {"video": clip()}
 for family in sys.argv[2:] or PROCESSORS:
     model, parts = MAKERS[family]()
     tokenizer, names = parts.tokenizer, PROCESSORS[family]
+    if OLD:  # its processors take nothing but the family's own class
+        settings = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "chat_template": tokenizer.chat_template}
+        tokenizer = transformers.Qwen2TokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **settings)
     for name, token in names.tokens.items():
         setattr(tokenizer, name, token)
         setattr(tokenizer, f"{name}_id", tokenizer.convert_tokens_to_ids(token))
@@ -44,6 +52,6 @@ for family in sys.argv[2:] or PROCESSORS:
     text = chat(tokenizer, names.template)
     metadata = [{"fps": FPS, "frames_indices": list(range(5)), "total_num_frames": 5, "duration": 5 / FPS}]
     out = processor(text=[text], videos=[clip()], video_metadata=metadata, return_tensors="pt")
-    for name in ("input_ids", *names.tensors):
+    for name in ("input_ids", *(() if OLD else names.tensors)):
         tensors[f"{family}.{name}"] = out[name].contiguous()
 save_file(tensors, sys.argv[1], metadata={"transformers": transformers.__version__})

@@ -18,7 +18,8 @@ from tests.families.processors import PROCESSORS, QUESTION
 from videox2l import VideoX2L
 from videox2l.backbones.base import VideoFacts
 
-GOLDEN = load_file(Path(__file__).parent.parent / "data" / "hf_processors.safetensors")
+DATA = Path(__file__).parent.parent / "data"
+GOLDEN = load_file(DATA / "hf_processors.safetensors")
 PTS = [0.0, 0.5, 1.0, 1.5, 2.0]
 
 
@@ -48,3 +49,12 @@ def test_equals_the_librarys_processor(family: str) -> None:
     assert torch.equal(made["input_ids"], ids)
     for name in PROCESSORS[family].tensors:
         assert torch.equal(made[name], GOLDEN[f"{family}.{name}"]), name
+
+
+def test_qwen3_vl_prompts_are_those_of_transformers_4_57() -> None:
+    """The release that came with the model puts no marks around the whole video; those since do."""
+    old = load_file(DATA / "hf_processors_4_57.safetensors")["qwen3_vl.input_ids"]
+    backbone, made = ours("qwen3_vl")
+    assert torch.equal(made["input_ids"], old)
+    assert torch.equal(as_the_authors_wrote(backbone, GOLDEN["qwen3_vl.input_ids"]), old)
+    assert GOLDEN["qwen3_vl.input_ids"].shape[1] == old.shape[1] + 2

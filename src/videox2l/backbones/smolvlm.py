@@ -65,7 +65,7 @@ class SmolVLMBackbone(LinearBackbone):
         self, model: Any, tokenizer: Any, video_config: Mapping[str, Any], max_pixels: int | None = None
     ) -> None:
         refuse_max_pixels(model, max_pixels)
-        super().__init__(model, tokenizer, video_config)
+        super().__init__(model, tokenizer, {"resample": 1, **video_config})  # Lanczos, where the config does not say
         self.frames = TwiceFrames.from_config(self.video_config)
         vision = model.config.vision_config
         if self.frames.size != vision.image_size:
