@@ -35,6 +35,7 @@ from videox2l.select import (
     DEFAULT_SELECTOR,
     AttentionSelector,
     Budget,
+    FusionSelector,
     KeysSelector,
     MassBudget,
     RandomSelector,
@@ -44,6 +45,7 @@ from videox2l.select import (
     UniformSelector,
     selector_by_name,
 )
+from videox2l.select.attention import without_drift
 from videox2l.version import __version__
 
 KINDS = ("digit", "colour", "shape", "order", "count", "pair")
@@ -61,18 +63,22 @@ SELECTORS: dict[str, Selector] = {
     "attention:H, best and last token": AttentionSelector("max+last", shortlist=0),
     "attention:H, layers 0 and 1": AttentionSelector("max+last", shortlist=0, layers=(0, 1)),
     "attention:H, less a neutral question": AttentionSelector(shortlist=0, neutral=NEUTRAL),
-    "attention:H, without drift": AttentionSelector(shortlist=0, drift=True),
-    "attention, without drift": AttentionSelector(drift=True),
     "embed-dot": selector_by_name("embed-dot"),
-    "fuse:keys+attention:H": selector_by_name("fuse:keys+attention:H"),
-    "fuse-share:keys+attention:H": selector_by_name("fuse-share:keys+attention:H"),
-    "fuse:keys+attention": selector_by_name("fuse:keys+attention"),
-    "fuse:keys+embed-dot": selector_by_name("fuse:keys+embed-dot"),
     "uniform": UniformSelector(),
 }
+FUSED = {
+    "fuse:keys+attention:H": ("rank", "keys", "attention:H"),
+    "fuse-share:keys+attention:H": ("share", "keys", "attention:H"),
+    "fuse:keys+attention": ("rank", "keys", "attention"),
+    "fuse-zscore:keys+attention": ("zscore", "keys", "attention"),
+    "fuse:keys+embed-dot": ("rank", "keys", "embed-dot"),
+}
+LEVELLED = {"attention:H, without drift": "attention:H", "attention, without drift": "attention"}
+"""Made of the scores of other selectors, which need not be computed again."""
+NAMES = (*SELECTORS, *LEVELLED, *FUSED)
 ANSWERED_AT_ALL = (DEFAULT_SELECTOR, "attention", "uniform", "random", TRUE)
 """Selectors whose answers are wanted at all of TOP; of the others at 3."""
-MASSES = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
+MASSES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,14 @@ class _Fixed:
 
     def plan(self, scores: torch.Tensor | None, memory: Memory) -> Plan:
         return self.made
+
+
+@dataclass(frozen=True)
+class _Given:
+    scores: torch.Tensor
+
+    def score(self, question: object, memory: Memory, backbone: object) -> torch.Tensor:
+        return self.scores
 
 
 def recall(sample: Sample, memory: Memory, best: Sequence[int]) -> float:
@@ -164,13 +178,20 @@ def measure(
         prompt = x2l.backbone.suffix(sample.question)
         asked = Asked(x2l, bench, memory, sample, {}, seconds)
 
+        found: dict[str, tuple[torch.Tensor, float]] = {}
         for label, selector in SELECTORS.items():
             start = perf_counter()
             scores = selector.score(prompt, memory, x2l.backbone)
             ms = 1000 * (perf_counter() - start)
             rows.append(scored(asked, frames, label, scores, ms))
-            if label == DEFAULT_SELECTOR:
-                chosen = scores
+            found[label] = scores, ms
+        chosen = found[DEFAULT_SELECTOR][0]
+        for label, (how, *parts) in FUSED.items():
+            fused = FusionSelector([_Given(found[part][0]) for part in parts], how=how)
+            scores = fused.score(prompt, memory, x2l.backbone)
+            rows.append(scored(asked, frames, label, scores, sum(found[part][1] for part in parts)))
+        for label, part in LEVELLED.items():
+            rows.append(scored(asked, frames, label, without_drift(found[part][0]), found[part][1]))
         drawn = RandomSelector(number).score(prompt, memory, x2l.backbone)
         rows.append(scored(asked, frames, "random", drawn, 0.0))
         rows.append(scored(asked, frames, TRUE, truth(sample, memory), 0.0))
@@ -244,7 +265,7 @@ def report(rows: Sequence[Row], seconds: Sequence[dict[str, float]], frames: int
         "| of reload + prefill | of 7B FLOPs |",
         "|" + " --- |" * 12,
     ]
-    for name in (TRUE, *SELECTORS, "random"):
+    for name in (TRUE, *NAMES, "random"):
         found = by[name]
         cells = [interval(found, "recall", str(k)) for k in TOP] + [interval(found, "right", str(k)) for k in TOP]
         cells.append("" if name == DEFAULT_SELECTOR else p_value(found, base))
