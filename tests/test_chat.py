@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import FAMILIES, make_qwen25, make_video_xl
+from tests.families.models import MAKERS, needs
 from tests.test_asking import Fixed, endless, frames
 from tests.test_exactness import stock_inputs
 from videox2l import ArraySource, Memory, SettingsError, Turn, VideoX2L
@@ -348,6 +349,19 @@ def test_the_demo_model_answers_a_dialogue_as_it_answers_its_history() -> None:
         assert answer.finish == "stop"
         turns.append(Turn(question, answer.text))
     assert chat.turns == tuple(turns)
+
+
+@pytest.mark.parametrize("name", sorted({**FAMILIES, **MAKERS, "video_xl": make_video_xl}))
+def test_a_follow_up_is_what_the_template_puts_behind_an_answer(name: str) -> None:
+    if name in MAKERS:
+        needs(name)
+    backbone = VideoX2L.from_model(*{**FAMILIES, **MAKERS, "video_xl": make_video_xl}[name]()).backbone
+    first = backbone.suffix(QUESTIONS[0]).ids.tolist()
+    whole = backbone.suffix(QUESTIONS[1], [Turn(QUESTIONS[0], "someone")]).ids.tolist()
+    behind = backbone.follow_up(QUESTIONS[1]).ids.tolist()
+    assert whole[: len(first)] == first
+    assert whole[-len(behind) :] == behind
+    assert backbone.decode(whole[len(first) : -len(behind)]).strip() == "someone"
 
 
 def test_wrong_ways_are_refused(x2l: VideoX2L, memory: Memory) -> None:

@@ -31,6 +31,7 @@ def test_a_piped_dialogue(memory: Path) -> None:
     assert done.exit_code == 0, done.output
     assert done.stdout.count("Q ") == 3
     assert done.stdout.count("tokens attended") == 2
+    assert done.stdout.count("tokens of the dialogue kept") == 1
     assert done.stderr.strip() == "error: the text holds the control token '<|im_end|>': leave it out"
 
 

@@ -124,7 +124,8 @@ class Screen:
         self.line(
             f"  cost: {cost.tokens:,} of {cost.full_tokens:,} tokens attended ({share:.1%}), "
             f"{size(cost.bytes)} of {size(cost.full_bytes)}; {size(cost.reloaded_bytes)} re-loaded; "
-            f"{sum(cost.seconds.values()):.2f} s ({seconds})"
+            + (f"{cost.dialogue_tokens:,} tokens of the dialogue kept; " if cost.dialogue_tokens else "")
+            + f"{sum(cost.seconds.values()):.2f} s ({seconds})"
         )
 
     def why(self, why: Why) -> None:
