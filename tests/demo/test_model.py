@@ -84,4 +84,4 @@ def test_template_takes_parts_and_plain_text_over_several_turns(tokenizer: Any) 
 def test_it_answers_better_than_chance() -> None:
     counts = evaluate(MODEL, [16], 12, split="dev")
     right, n = (sum(values) for values in zip(*counts.values(), strict=True))
-    assert right / n > 0.2
+    assert right / n > 0.7
