@@ -1,5 +1,7 @@
 """Write hf_processors.safetensors: what transformers' own processors make of a chat with a small clip, by family.
 
+The processor_config.json that each of them saves goes into the metadata.
+
 Needs torchvision (and num2words), which nothing else here does; run it in an environment of its own, from the root of
 the repository. Beside a CPU build of torch the usual torchvision wheel lacks two operators, which are declared here so
 that its transforms import.
@@ -13,6 +15,8 @@ With transformers 4.57, for the one family whose prompt differs there:
 
 import inspect
 import sys
+import tempfile
+from pathlib import Path
 
 import torch
 
@@ -29,6 +33,7 @@ from tests.families.processors import PROCESSORS, chat, clip
 
 FPS = 2.0
 OLD = transformers.__version__.startswith("4.")
+files: dict[str, str] = {}
 tensors = {} if OLD else {"video": clip()}
 for family in sys.argv[2:] or PROCESSORS:
     model, parts = MAKERS[family]()
@@ -54,4 +59,8 @@ for family in sys.argv[2:] or PROCESSORS:
     out = processor(text=[text], videos=[clip()], video_metadata=metadata, return_tensors="pt")
     for name in ("input_ids", *(() if OLD else names.tensors)):
         tensors[f"{family}.{name}"] = out[name].contiguous()
-save_file(tensors, sys.argv[1], metadata={"transformers": transformers.__version__})
+    with tempfile.TemporaryDirectory() as folder:
+        processor.save_pretrained(folder)
+        written = Path(folder) / "processor_config.json"
+        files[family] = written.read_text() if written.exists() else ""
+save_file(tensors, sys.argv[1], metadata={"transformers": transformers.__version__, **files})

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from typer.testing import CliRunner
 
 from tests.families.models import MAKERS, needs
@@ -16,19 +17,23 @@ from videox2l.cli import app
 from videox2l.conformance import made_up_clip
 
 CLIP = Path(__file__).parent.parent / "media" / "nasa_13013.mp4"
+PROCESSORS = Path(__file__).parent.parent / "data" / "hf_processors.safetensors"
 QUESTION = "What happens?"
 
 
 @pytest.fixture(scope="module", params=sorted(MAKERS))
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """Each family's name and a checkpoint: weights, tokenizer with its chat template, video processor's settings."""
+    """Each family's name and a checkpoint: weights, tokenizer with its chat template, processor's settings."""
     family = str(request.param)
     needs(family)
     folder = tmp_path_factory.mktemp(family)
     model, processor = MAKERS[family]()
     model.save_pretrained(folder)
     processor.tokenizer.save_pretrained(folder)
-    (folder / "video_preprocessor_config.json").write_text(json.dumps(processor.video_processor))
+    with safe_open(PROCESSORS, framework="pt") as file:
+        written = file.metadata().get(family)  # as the library's processor saves it, all its other settings included
+    name = "processor_config.json" if written else "video_preprocessor_config.json"
+    (folder / name).write_text(written or json.dumps(processor.video_processor))
     return family, folder
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from videox2l.backbones.frames import PatchFrames
 
-_MOST_FRAMES = 768  # what the families' processors sample at most, where their configs do not say
+# What the families' processors sample at most, where their configs do not say.
+_MOST_FRAMES = 768
+_MOST_FRAMES_DIVIDED = 180
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,13 @@ class DividedPatchFrames(PatchFrames):
     As in `SharedPatchFrames`, a number of frames that is not known, or too great, counts as `most_frames`.
     """
 
-    most_frames: int = _MOST_FRAMES
+    most_frames: int = _MOST_FRAMES_DIVIDED
 
     @classmethod
     def of_video(cls, config: Mapping[str, Any]) -> DividedPatchFrames:
         """Read a VideoLLaMA 3 style video processor config."""
         config = {"temporal_patch_size": 1, **config}
-        return cls(**_plain(config), most_frames=int(config.get("max_frames") or _MOST_FRAMES))
+        return cls(**_plain(config), most_frames=int(config.get("max_frames") or _MOST_FRAMES_DIVIDED))
 
     def size(self, height: int, width: int, total: int | None = None) -> tuple[int, int]:
         """Return the frame size that the model sees, in a video of `total` frames."""

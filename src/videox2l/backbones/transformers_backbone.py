@@ -1,4 +1,4 @@
-"""What all adapters of transformers models share: prompts, the model's front end, the decoder's forward pass."""
+"""What all adapters of transformers models share: prompts, and the model's own front end."""
 
 from __future__ import annotations
 
@@ -7,24 +7,19 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from videox2l.backbones import attention
-from videox2l.backbones.attention import Probe
-from videox2l.backbones.base import UNKNOWN, KVShape, TextTokens, Turn, VideoCursor, VideoFacts, VisualTokens
-from videox2l.backbones.cache import BufferCache
+from videox2l.backbones.base import UNKNOWN, TextTokens, Turn, VideoCursor, VideoFacts, VisualTokens
 from videox2l.backbones.chat import ChatPrompt
+from videox2l.backbones.decoder_backbone import DecoderBackbone
 from videox2l.backbones.frames import stack
-from videox2l.backbones.frontend import decoder_inputs, decoder_of
+from videox2l.backbones.frontend import decoder_inputs
 from videox2l.backbones.identity import sha256_of, weights_id
-from videox2l.backbones.positions import text_positions
-from videox2l.backbones.refusals import refuse_own_mask, refuse_unusual_layers
-from videox2l.backbones.rope import mix_mrope
+from videox2l.backbones.refusals import refuse_own_mask
 from videox2l.backbones.wording import Wording
 from videox2l.errors import ModelError
 
@@ -41,13 +36,12 @@ class Vision(Protocol):
         """Return everything that decides about the result, as plain JSON values."""
 
 
-class TransformersBackbone(ABC):
+class TransformersBackbone(DecoderBackbone, ABC):
     """A stock transformers video LLM behind the `Backbone` protocol. Subclasses add vision, words and positions.
 
     `spare` is the number of visual tokens that the front end adds after the last frame of any video.
     """
 
-    axes = 1
     group_frames = 1
     default_chunk_frames = 8
     default_compressor = "keydiff"
@@ -57,28 +51,10 @@ class TransformersBackbone(ABC):
     wording: Wording
 
     def __init__(self, model: Any, tokenizer: Any, video_config: Mapping[str, Any]) -> None:
-        self.model = model.eval()
-        self.decoder = decoder_of(model)
-        self.tokenizer = tokenizer
+        super().__init__(model, tokenizer)
         self.video_config = dict(video_config)
-        self.name = str(model.config.model_type)
-        self.text_config = model.config.get_text_config()
-        refuse_unusual_layers(self.name, self.text_config)
-        self.embedding: nn.Module = model.get_input_embeddings()
-        heads = self.text_config.num_attention_heads
-        self.shape = KVShape(
-            layers=self.text_config.num_hidden_layers,
-            heads=getattr(self.text_config, "num_key_value_heads", None) or heads,
-            head_dim=getattr(self.text_config, "head_dim", None) or self.text_config.hidden_size // heads,
-            dtype=self.embedding.weight.dtype,
-        )
         self.wording = self.words()
         self.chat = ChatPrompt(tokenizer, self.wording.placeholder, self.template)
-        self.attend_with(attention.NAME)
-
-    def attend_with(self, implementation: str) -> None:
-        """Switch the decoder's attention: the package's own, or one of the library's for a check."""
-        attention.install(self.decoder, implementation)
 
     def words(self) -> Wording:
         """Return how a video is written into the prompt: by default one token that the config names, repeated."""
@@ -96,31 +72,6 @@ class TransformersBackbone(ABC):
                 return int(getattr(self.model.config, name))
         raise ModelError(f"the config of {self.name} has no {names[0]}")
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the token embeddings."""
-        held: torch.device = self.embedding.weight.device  # type: ignore[assignment, unused-ignore]
-        return self._entrance if held.type == "meta" and self._spread else held
-
-    @property
-    def _spread(self) -> bool:
-        """Whether accelerate spread the model over several devices, or keeps parts of it elsewhere."""
-        return len(set((getattr(self.model, "hf_device_map", None) or {}).values())) > 1
-
-    @cached_property
-    def _entrance(self) -> torch.device:
-        """The device on which embeddings come out whose weights are kept elsewhere."""
-        return torch.device(self.embedding(torch.zeros(1, dtype=torch.long)).device)
-
-    @cached_property
-    def layer_devices(self) -> tuple[torch.device, ...] | None:
-        """Where each layer has its KVs, found by running one token; None where the model is on one device."""
-        if not self._spread:
-            return None
-        cache = BufferCache(self.shape.layers)
-        self.forward(self.embed(torch.zeros(1, dtype=torch.long)), self.text_positions(0, 1), cache)
-        return tuple(layer.keys.device for layer in cache.layers)
-
     # --- text -------------------------------------------------------------------------------------------------
 
     def prefix(self, facts: VideoFacts = UNKNOWN) -> TextTokens:
@@ -128,8 +79,9 @@ class TransformersBackbone(ABC):
         before, opening = self._before(facts), self.wording.opening(0, [0.0] * self.group_frames)
         if opening:
             return self._text(self.chat.opening_ids(before))
-        pad = self.wording.pad
-        return self._text(self.chat.opening_ids(before + pad)[: -len(self.chat.ids(pad))])
+        ids = self.chat.opening_ids(before + self.wording.pad)
+        pad = self.tokenizer.convert_tokens_to_ids(self.wording.pad)
+        return self._text(ids[: len(ids) - 1 - ids[::-1].index(pad)])  # behind it may stand what a tokenizer adds
 
     def suffix(self, question: str, history: Sequence[Turn] = ()) -> TextTokens:
         """Return everything that stands after the video, the answer's header included."""
@@ -146,30 +98,6 @@ class TransformersBackbone(ABC):
     def _text(self, ids: Sequence[int]) -> TextTokens:
         tensor = torch.tensor(ids, dtype=torch.long, device=self.device)
         return TextTokens(tensor, self.embed(tensor))
-
-    def text_positions(self, first: int, n: int) -> Tensor:
-        """Return the positions (axes, n) of `n` text tokens, the first at `first`."""
-        return text_positions(first, n, self.axes)
-
-    @torch.no_grad()
-    def embed(self, ids: Tensor) -> Tensor:
-        """Return the embeddings (n, hidden) of token ids (n,)."""
-        out: Tensor = self.embedding(ids.to(self.device))
-        return out
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of generated ids, without control tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        """Token ids that end an answer: those of the generation config and the tokenizer's end of text."""
-        found: set[int] = set()
-        generation = getattr(self.model, "generation_config", None)
-        for value in (getattr(generation, "eos_token_id", None), self.tokenizer.eos_token_id):
-            if value is not None:
-                found.update(value if isinstance(value, (list, tuple)) else [value])
-        return frozenset(found)
 
     # --- vision -----------------------------------------------------------------------------------------------
 
@@ -244,55 +172,6 @@ class TransformersBackbone(ABC):
         self, visual: Tensor, grid: Grid, times: Sequence[Sequence[float]], cursor: VideoCursor
     ) -> Tensor:
         """Return the positions (axes, n) of a chunk's tokens; `visual` (n,) says which of them are visual."""
-
-    # --- the decoder ------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def forward(self, embeds: Tensor, positions: Tensor, cache: BufferCache, probe: Probe | None = None) -> Tensor:
-        """Run the decoder on `embeds` (n, width) at `positions` (axes, n) behind what `cache` holds."""
-        ids = positions.to(self.device)
-        options = {} if probe is None else {"x2l_probe": probe}
-        out = self.decoder(
-            **self.decoder_embeds(embeds.to(self.device)),
-            position_ids=ids if self.axes == 1 else ids[:, None],
-            past_key_values=cache,
-            use_cache=True,
-            **options,
-        )
-        hidden: Tensor = out.last_hidden_state[0]
-        return hidden
-
-    def decoder_embeds(self, embeds: Tensor) -> dict[str, Any]:
-        """Return the decoder's arguments for embeddings (n, width)."""
-        return {"inputs_embeds": embeds[None]}
-
-    @torch.no_grad()
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Return the logits (n, vocabulary) of hidden states (n, hidden)."""
-        out: Tensor = self.model.get_output_embeddings()(hidden)
-        return out
-
-    @torch.no_grad()
-    def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cos and sin, float32 (n, head_dim), by which keys at `positions` (axes, n) are rotated."""
-        ids = positions.to(self.device)
-        like = torch.zeros(1, dtype=torch.float32, device=self.device)
-        cos, sin = self.decoder.rotary_emb(like, ids if self.axes == 1 else ids[:, None])  # type: ignore[operator]
-        if cos.ndim == 4:  # three tables, mixed only inside the layers, before transformers 5.15
-            section = self._mrope_section()
-            cos, sin = mix_mrope(cos, section), mix_mrope(sin, section)
-        return cos[0], sin[0]
-
-    def _mrope_section(self) -> list[int]:
-        for name in ("rope_parameters", "rope_scaling"):
-            found = getattr(self.text_config, name, None) or {}
-            if "mrope_section" in found:
-                return list(found["mrope_section"])
-        raise ModelError(f"the config of {self.name} has no mrope_section")
-
-    def new_cache(self, capacity: int = 0) -> BufferCache:
-        """Return an empty cache with room for `capacity` tokens."""
-        return BufferCache(self.shape.layers, capacity, self.layer_devices)
 
     # --- for checks against the stock model, and for telling models apart ----------------------------------------
 

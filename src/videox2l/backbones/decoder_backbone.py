@@ -1,0 +1,143 @@
+"""The text side of a transformers model: its decoder behind a cache, its tokens, its devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from videox2l.backbones import attention
+from videox2l.backbones.attention import Probe
+from videox2l.backbones.base import KVShape
+from videox2l.backbones.cache import BufferCache
+from videox2l.backbones.frontend import decoder_of
+from videox2l.backbones.positions import text_positions
+from videox2l.backbones.refusals import refuse_unusual_layers
+from videox2l.backbones.rope import mix_mrope
+from videox2l.errors import ModelError
+
+
+class DecoderBackbone:
+    """The part of the `Backbone` protocol that knows nothing of videos, on a stock transformers model."""
+
+    axes = 1
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model = model.eval()
+        self.decoder = decoder_of(model)
+        self.tokenizer = tokenizer
+        self.name = str(model.config.model_type)
+        self.text_config = model.config.get_text_config()
+        refuse_unusual_layers(self.name, self.text_config)
+        self.embedding: nn.Module = model.get_input_embeddings()
+        heads = self.text_config.num_attention_heads
+        self.shape = KVShape(
+            layers=self.text_config.num_hidden_layers,
+            heads=getattr(self.text_config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(self.text_config, "head_dim", None) or self.text_config.hidden_size // heads,
+            dtype=self.embedding.weight.dtype,
+        )
+        self.attend_with(attention.NAME)
+
+    def attend_with(self, implementation: str) -> None:
+        """Switch the decoder's attention: the package's own, or one of the library's for a check."""
+        attention.install(self.decoder, implementation)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the token embeddings."""
+        held: torch.device = self.embedding.weight.device  # type: ignore[assignment, unused-ignore]
+        return self._entrance if held.type == "meta" and self._spread else held
+
+    @property
+    def _spread(self) -> bool:
+        """Whether accelerate spread the model over several devices, or keeps parts of it elsewhere."""
+        return len(set((getattr(self.model, "hf_device_map", None) or {}).values())) > 1
+
+    @cached_property
+    def _entrance(self) -> torch.device:
+        """The device on which embeddings come out whose weights are kept elsewhere."""
+        return torch.device(self.embedding(torch.zeros(1, dtype=torch.long)).device)
+
+    @cached_property
+    def layer_devices(self) -> tuple[torch.device, ...] | None:
+        """Where each layer has its KVs, found by running one token; None where the model is on one device."""
+        if not self._spread:
+            return None
+        cache = BufferCache(self.shape.layers)
+        self.forward(self.embed(torch.zeros(1, dtype=torch.long)), self.text_positions(0, 1), cache)
+        return tuple(layer.keys.device for layer in cache.layers)
+
+    def text_positions(self, first: int, n: int) -> Tensor:
+        """Return the positions (axes, n) of `n` text tokens, the first at `first`."""
+        return text_positions(first, n, self.axes)
+
+    @torch.no_grad()
+    def embed(self, ids: Tensor) -> Tensor:
+        """Return the embeddings (n, hidden) of token ids (n,)."""
+        out: Tensor = self.embedding(ids.to(self.device))
+        return out
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of generated ids, without control tokens."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Token ids that end an answer: those of the generation config and the tokenizer's end of text."""
+        found: set[int] = set()
+        generation = getattr(self.model, "generation_config", None)
+        for value in (getattr(generation, "eos_token_id", None), self.tokenizer.eos_token_id):
+            if value is not None:
+                found.update(value if isinstance(value, (list, tuple)) else [value])
+        return frozenset(found)
+
+    @torch.no_grad()
+    def forward(self, embeds: Tensor, positions: Tensor, cache: BufferCache, probe: Probe | None = None) -> Tensor:
+        """Run the decoder on `embeds` (n, width) at `positions` (axes, n) behind what `cache` holds."""
+        ids = positions.to(self.device)
+        options = {} if probe is None else {"x2l_probe": probe}
+        out = self.decoder(
+            **self.decoder_embeds(embeds.to(self.device)),
+            position_ids=ids if self.axes == 1 else ids[:, None],
+            past_key_values=cache,
+            use_cache=True,
+            **options,
+        )
+        hidden: Tensor = out.last_hidden_state[0]
+        return hidden
+
+    def decoder_embeds(self, embeds: Tensor) -> dict[str, Any]:
+        """Return the decoder's arguments for embeddings (n, width)."""
+        return {"inputs_embeds": embeds[None]}
+
+    @torch.no_grad()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits (n, vocabulary) of hidden states (n, hidden)."""
+        out: Tensor = self.model.get_output_embeddings()(hidden)
+        return out
+
+    @torch.no_grad()
+    def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cos and sin, float32 (n, head_dim), by which keys at `positions` (axes, n) are rotated."""
+        ids = positions.to(self.device)
+        like = torch.zeros(1, dtype=torch.float32, device=self.device)
+        cos, sin = self.decoder.rotary_emb(like, ids if self.axes == 1 else ids[:, None])  # type: ignore[operator]
+        if cos.ndim == 4:  # three tables, mixed only inside the layers, before transformers 5.15
+            section = self._mrope_section()
+            cos, sin = mix_mrope(cos, section), mix_mrope(sin, section)
+        return cos[0], sin[0]
+
+    def _mrope_section(self) -> list[int]:
+        for name in ("rope_parameters", "rope_scaling"):
+            found = getattr(self.text_config, name, None) or {}
+            if "mrope_section" in found:
+                return list(found["mrope_section"])
+        raise ModelError(f"the config of {self.name} has no mrope_section")
+
+    def new_cache(self, capacity: int = 0) -> BufferCache:
+        """Return an empty cache with room for `capacity` tokens."""
+        return BufferCache(self.shape.layers, capacity, self.layer_devices)
