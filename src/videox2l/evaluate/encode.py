@@ -188,6 +188,12 @@ class EncodedVideo:
             tokens = piece.tokens.to(self.backbone.device)
             self.backbone.forward(tokens.embeds, tokens.positions, cache, probe)
 
+    def split(self, pieces: int) -> int:
+        """Return the frames of a chunk when each is cut into `pieces`; of a whole one where that is not possible."""
+        frames, rest = divmod(self.chunk_frames, pieces)
+        alone = any(piece.frames > self.backbone.group_frames for piece in self.groups)
+        return self.chunk_frames if rest or alone or frames % self.backbone.group_frames else frames
+
     def chunked(self, frames: int) -> list[EncodedChunk]:
         """Return the video in chunks of `frames` frames.
 

@@ -57,6 +57,7 @@ class LevelMethod:
     ratio: float | None = None
     compressor: str = "keydiff"
     history: str = "H"
+    split: int = 1
     uses_question: bool = False
     reusable: bool = True
 
@@ -72,9 +73,11 @@ class LevelMethod:
         """
         ratio, sizes = self.ratio, []
         if ratio is None:
-            sizes = shares([len(chunk.tokens) for chunk in video.chunks], video.allowance(budget))
-            ratio = min(len(chunk.tokens) / size for chunk, size in zip(video.chunks, sizes, strict=True))
-        memory, flops = video.memory(compressor_by_name(self.compressor), (ratio,), self.history, self.compressor)
+            chunks = video.chunked(video.split(self.split))
+            sizes = shares([len(chunk.tokens) for chunk in chunks], video.allowance(budget))
+            ratio = min(len(chunk.tokens) / size for chunk, size in zip(chunks, sizes, strict=True))
+        compressor = compressor_by_name(self.compressor)
+        memory, flops = video.memory(compressor, (ratio,), self.history, self.compressor, video.split(self.split))
         plan = uniform_plan(memory, memory.finest)
         if sizes and memory.chunks[0].levels.ranked:
             wanted = [chunk.tokens / (size + 1e-6) for chunk, size in zip(memory.chunks, sizes, strict=True)]

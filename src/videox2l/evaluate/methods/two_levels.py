@@ -72,8 +72,8 @@ class TwoLevelMethod:
     """Every chunk at H, the best chunks at L, as many as the budget pays for.
 
     The rule for a budget: H takes the share `gist` of the tokens (at least one per chunk), L keeps one token in
-    `finest`; what H leaves goes to chunks at L in order of score. `select` makes a sample's selector. `chunk_frames`
-    None means those of the run.
+    `finest`; what H leaves goes to chunks at L in order of score. `select` makes a sample's selector. Each chunk of
+    the run is cut into `split` ones, where its tokens can be cut.
     """
 
     name: str
@@ -83,7 +83,7 @@ class TwoLevelMethod:
     finest: float = 2.0
     gist: float = 0.25
     history: str = "H"
-    chunk_frames: int | None = None
+    split: int = 2
     at_budget: bool = True
     uses_question: bool = True
     reusable: bool = True
@@ -97,7 +97,7 @@ class TwoLevelMethod:
         named = isinstance(self.compressor, str)
         compressor = compressor_by_name(self.compressor) if isinstance(self.compressor, str) else self.compressor
         name = str(self.compressor) if named else None
-        memory, flops = video.memory(compressor, ratios, self.history, name, self.chunk_frames)
+        memory, flops = video.memory(compressor, ratios, self.history, name, video.split(self.split))
         return _TwoLevels(video, memory, Greedy(n), self.select, max_new_tokens, flops)
 
 
