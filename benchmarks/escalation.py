@@ -24,7 +24,6 @@ import transformers
 
 from videox2l import Escalation, VideoX2L
 from videox2l.asking import Asking, answered
-from videox2l.escalation import MEASURES
 from videox2l.evaluate.base import Options
 from videox2l.evaluate.haystack import Haystack
 from videox2l.evaluate.statistics import cluster_bootstrap, sign_flip
@@ -33,8 +32,9 @@ from videox2l.version import __version__
 from videox2l.view import View
 from videox2l.wish import wish_for
 
-THRESHOLDS = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4)
-CHECKED = 40
+THRESHOLDS = (0.01, 0.03, 0.1, 0.3, 0.5, 1.0)
+WAYS = ((0, "first"), (0, "mean"), (1, "first"), (1, "mean"))
+CHECKED = 20
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ class Asked:
 Policy = Callable[[Sequence[Rung]], int]
 
 
-def stop_at(measure: str, below: float, unchanged: bool = False) -> Policy:
-    """Return which rung an escalation ends on."""
+def stop_at(measure: str, below: float, start: int = 0, unchanged: bool = False) -> Policy:
+    """Return which rung an escalation ends on that begins with `start` chunks."""
 
     def policy(rungs: Sequence[Rung]) -> int:
-        for i, rung in enumerate(rungs):
-            same = unchanged and i > 0 and rungs[i - 1].text == rung.text
+        for i, rung in enumerate(rungs[start:], start):
+            same = unchanged and i > start and rungs[i - 1].text == rung.text
             if rung.entropy[measure] <= below or (same and rung.entropy[measure] < rungs[i - 1].entropy[measure]):
                 return i
         return len(rungs) - 1
@@ -89,15 +89,16 @@ def ask_all(x2l: VideoX2L, frames: int, questions: int, split: str, most: int) -
             options = wish_for(reload=k, escalate=wish, max_new_tokens=bench.max_new_tokens)
             asking = Asking(x2l.backbone, View.of(memory), sample.question, x2l.backbone.suffix, options)
             answer = answered(asking)
-            entropy = {"mean": wish.entropy(asking.writer), "first": Escalation().entropy(asking.writer)}
+            first = Escalation(measure="first")
+            entropy = {"mean": wish.entropy(asking.writer), "first": first.entropy(asking.writer)}
             right = bench.score(sample, answer.text) or 0.0
             rungs.append(Rung(answer.text, right, entropy, answer.cost.reloaded_bytes))
         if len(found) < CHECKED:
-            wish = Escalation(below=THRESHOLDS[4])
+            wish = Escalation(below=0.1, start=0)
             answer = x2l.ask(
                 memory, sample.question, reload=len(rungs) - 1, escalate=wish, max_new_tokens=bench.max_new_tokens
             )
-            expect = rungs[stop_at("first", wish.below)(rungs)]
+            expect = rungs[stop_at(wish.measure, wish.below)(rungs)]
             if (answer.text, answer.cost.reloaded_bytes) != (expect.text, expect.bytes):
                 raise SystemExit(f"escalation disagrees with its steps: {sample.question!r}: {answer.steps}")
         found.append(Asked(frames, sample.video, tuple(rungs)))
@@ -112,10 +113,10 @@ def table(asked: Sequence[Asked], most: int) -> list[str]:
     for k, outcomes in fixed.items():
         lines.append(_line(f"fixed: {k}", asked, outcomes, prefills=1.0, p=""))
     policies = {
-        f"{m} token{'s, mean' if m == 'mean' else ''} below {t:g}": stop_at(m, t) for m in MEASURES for t in THRESHOLDS
+        f"from {start}, {m} below {t:g}": (start, stop_at(m, t, start)) for start, m in WAYS for t in THRESHOLDS
     }
-    policies |= {f"first token below {t:g}, or unchanged": stop_at("first", t, unchanged=True) for t in THRESHOLDS[:5]}
-    for name, policy in policies.items():
+    policies |= {f"from 1, mean below {t:g}, or unchanged": (1, stop_at("mean", t, 1, True)) for t in THRESHOLDS[:3]}
+    for name, (start, policy) in policies.items():
         outcomes = _outcomes(asked, policy)
         spent = fmean(o[1] for o in outcomes)
         rival = next((k for k in range(most + 1) if mean_bytes[k] >= spent), most)
@@ -123,7 +124,7 @@ def table(asked: Sequence[Asked], most: int) -> list[str]:
         for one, mine, theirs in zip(asked, outcomes, fixed[rival], strict=True):
             by_video[one.video] += mine[0] - theirs[0]
         p = f"{sign_flip(list(by_video.values())):.2g} against {rival}"
-        lines.append(_line(name, asked, outcomes, prefills=fmean(o[2] + 1 for o in outcomes), p=p))
+        lines.append(_line(name, asked, outcomes, prefills=fmean(o[2] - start + 1 for o in outcomes), p=p))
     return lines
 
 

@@ -18,7 +18,14 @@ from videox2l.escalation import Escalation
 from videox2l.memory import Levels, Plan, mix, remix
 
 QUESTION = "What is on the board in the video?"
-NEVER, ALWAYS = Escalation(below=0.0), Escalation(below=1e9)
+
+
+def wished(**changes: Any) -> Escalation:
+    """An escalation from H that looks at the first token, and is never sure."""
+    return Escalation(**{"below": 0.0, "start": 0, "measure": "first", **changes})
+
+
+NEVER, ALWAYS = wished(), wished(below=1e9)
 
 
 def frames(n: int = 24, seed: int = 2) -> np.ndarray:
@@ -146,24 +153,24 @@ def test_it_stops_when_the_model_is_sure(x2l: VideoX2L, memory: Memory) -> None:
 
     entropies = [step.entropy for step in x2l.ask(memory, QUESTION, reload=5, escalate=NEVER).steps]
     below = sorted(entropies)[1]  # type: ignore[type-var]
-    answer = x2l.ask(memory, QUESTION, reload=5, escalate=Escalation(below=below))  # type: ignore[arg-type]
+    answer = x2l.ask(memory, QUESTION, reload=5, escalate=wished(below=below))  # type: ignore[arg-type]
     stop = next(i for i, entropy in enumerate(entropies) if entropy <= below)  # type: ignore[operator]
     assert [step.entropy for step in answer.steps] == entropies[: stop + 1]
     assert answer.steps[-1].settled == "sure"
 
 
 def test_an_unchanged_answer_with_less_doubt_settles_it(x2l: VideoX2L, memory: Memory) -> None:
-    steps = x2l.ask(memory, QUESTION, reload=6, escalate=Escalation(below=0.0, draft=1), max_new_tokens=1).steps
+    steps = x2l.ask(memory, QUESTION, reload=6, escalate=wished(draft=1), max_new_tokens=1).steps
     pairs = list(itertools.pairwise(steps))
     falls = [i for i, (a, b) in enumerate(pairs, 1) if a.text == b.text and b.entropy < a.entropy]  # type: ignore[operator]
-    wish = Escalation(below=0.0, draft=1, unchanged=True)
+    wish = wished(draft=1, unchanged=True)
     answer = x2l.ask(memory, QUESTION, reload=6, escalate=wish, max_new_tokens=1)
     expect = (falls[0], "unchanged") if falls else (6, "spent")
     assert (len(answer.steps) - 1, answer.steps[-1].settled) == expect
 
 
 def test_costs_add_up(x2l: VideoX2L, memory: Memory) -> None:
-    options: dict[str, Any] = {"reload": 3, "max_new_tokens": 6, "escalate": Escalation(below=0.0, draft=4)}
+    options: dict[str, Any] = {"reload": 3, "max_new_tokens": 6, "escalate": wished(draft=4)}
     answer = x2l.ask(memory, QUESTION, **options)
     each = 16 * memory.shape.token_bytes  # a chunk at L
     # Each step brings one more chunk; what lies on the device is not brought again.
@@ -181,7 +188,7 @@ def test_costs_add_up(x2l: VideoX2L, memory: Memory) -> None:
 
 def test_only_the_final_answer_is_streamed(x2l: VideoX2L, memory: Memory) -> None:
     pieces: list[str] = []
-    wish = Escalation(below=0.0, draft=3)
+    wish = wished(draft=3)
     answer = x2l.ask(memory, QUESTION, reload=2, escalate=wish, max_new_tokens=9, on_text=pieces.append)
     assert "".join(pieces).strip() == answer.text
     assert len(answer.ids) == 9
@@ -193,12 +200,12 @@ def test_settings_of_an_escalation(x2l: VideoX2L, memory: Memory) -> None:
             len(step.reloaded) for step in x2l.ask(memory, QUESTION, escalate=wish, max_new_tokens=2, **options).steps
         ]
 
-    assert loaded(Escalation(below=0.0, start=2, by=2), reload=5) == [2, 4, 5]
-    assert loaded(Escalation(below=0.0, by=4), reload=5) == [0, 4, 5]
-    assert loaded(Escalation(below=0.0, start=9), reload=2) == [2]
+    assert loaded(wished(start=2, by=2), reload=5) == [2, 4, 5]
+    assert loaded(wished(by=4), reload=5) == [0, 4, 5]
+    assert loaded(wished(start=9), reload=2) == [2]
     assert loaded(NEVER, reload="none") == [0]
     assert loaded(NEVER, reload=1, pinned=[(0, 1)]) == [1, 2]
-    mean = x2l.ask(memory, QUESTION, reload=1, escalate=Escalation(below=0.0, measure="mean"), max_new_tokens=5)
+    mean = x2l.ask(memory, QUESTION, reload=1, escalate=wished(measure="mean"), max_new_tokens=5)
     first = x2l.ask(memory, QUESTION, reload=1, escalate=NEVER, max_new_tokens=5)
     assert mean.steps[0].entropy != first.steps[0].entropy
     assert mean.ids == first.ids

@@ -309,7 +309,7 @@ def test_escalation_and_re_selection_within_a_dialogue(x2l: VideoX2L, memory: Me
     plain, steps, again = x2l.chat(memory), x2l.chat(memory), x2l.chat(memory)
     for question in QUESTIONS:
         expect = plain.ask(question, reload=2, max_new_tokens=NEW)
-        careful = steps.ask(question, reload=2, max_new_tokens=NEW, escalate=Escalation(below=0.0))
+        careful = steps.ask(question, reload=2, max_new_tokens=NEW, escalate=Escalation(below=0.0, start=0))
         assert careful.ids == expect.ids
         assert len(careful.steps) == 3
         new = expect.cost.prompt_tokens
