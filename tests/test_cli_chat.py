@@ -47,7 +47,7 @@ def test_a_dialogue_as_json_keeps_its_turns(memory: Path) -> None:
 
 
 def test_steps_are_told(memory: Path) -> None:
-    done = x2l("ask", memory, QUESTION, "--escalate", "--escalate-below", 0, "--reload", 2)
+    done = x2l("ask", memory, QUESTION, "--escalate", "--escalate-below", 0, "--escalate-from", 0, "--reload", 2)
     assert "  steps: H (entropy " in done.stdout
     assert "-> 1 chunks (entropy" in done.stdout
     assert done.stdout.rstrip().splitlines()[-2].endswith(": spent")
@@ -63,6 +63,7 @@ def test_steps_are_told(memory: Path) -> None:
     [
         (["chat", "nowhere.x2l"], "'nowhere.x2l' holds no memory: make one of a video with x2l ingest"),
         (["ask", NASA, QUESTION, "--escalate-below", "1"], "--escalate-below goes with --escalate"),
+        (["ask", NASA, QUESTION, "--escalate-from", "1"], "--escalate-from goes with --escalate"),
         (["ask", NASA, QUESTION, "--escalate", "--escalate-below", "-1"], "below=-1"),
         (["ask", NASA, QUESTION, "--escalate", "--reselect-every", "2"], "use one of them"),
         (["ask", NASA, QUESTION, "--reselect-every", "0"], "reselect_every=0"),

@@ -70,11 +70,17 @@ SelectorName = Annotated[
 Pin = Annotated[list[str] | None, typer.Option(help="Always re-load this time range; repeatable.", metavar="A-B")]
 Exclude = Annotated[list[str] | None, typer.Option(help="Never re-load this time range; repeatable.", metavar="A-B")]
 Escalate = Annotated[
-    bool, typer.Option("--escalate", help="Answer from H first; re-load more, up to --reload, only while unsure.")
+    bool, typer.Option("--escalate", help="Begin with one chunk; re-load more, up to --reload, only while unsure.")
 ]
 EscalateBelow = Annotated[
     float | None,
-    typer.Option(help="With --escalate: sure below this entropy of the first token, in nats.", metavar="NATS"),
+    typer.Option(
+        help="With --escalate: sure below this mean entropy of the answer's tokens. [default: 0.1]", metavar="NATS"
+    ),
+]
+EscalateFrom = Annotated[
+    int | None,
+    typer.Option(help="With --escalate: chunks to begin with; 0 begins from H. [default: 1]", metavar="CHUNKS"),
 ]
 ReselectEvery = Annotated[
     int | None, typer.Option(help="Choose the chunks again after every so many tokens of the answer.", metavar="TOKENS")
@@ -159,13 +165,15 @@ def number(text: str, what: str) -> float:
         raise SettingsError(f"{what}: '{text}' is no number; write such as 2,32") from None
 
 
-def escalation(wanted: bool, below: float | None) -> bool | Escalation:
-    """Return what --escalate and --escalate-below ask for."""
+def escalation(wanted: bool, below: float | None, start: int | None) -> bool | Escalation:
+    """Return what --escalate, --escalate-below and --escalate-from ask for."""
     from videox2l.escalation import Escalation
 
-    if below is not None and not wanted:
-        raise SettingsError("--escalate-below goes with --escalate: give both")
-    return wanted if below is None else Escalation(below=below)
+    for name, value in (("below", below), ("from", start)):
+        if value is not None and not wanted:
+            raise SettingsError(f"--escalate-{name} goes with --escalate: give both")
+    plain = Escalation()
+    return wanted and Escalation(plain.below if below is None else below, plain.start if start is None else start)
 
 
 @contextlib.contextmanager

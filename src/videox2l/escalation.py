@@ -1,4 +1,4 @@
-"""Escalation: answer from H, and re-load more only while the model is unsure."""
+"""Escalation: answer from little, and re-load more only while the model is unsure."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Escalation:
     The first answer is drafted with `start` chunks re-loaded, best first; with 0 it comes from H and nothing is scored
     before it is known that H is not enough. While the draft is not settled, `by` more chunks of the budget's plan are
     re-loaded. It is settled when the entropy (nats) of the answer's distribution is `below` a threshold: that of its
-    first token, or with `measure="mean"` the mean over the draft, of at most `draft` tokens. It is also settled when
-    `unchanged` is set and the draft is the one before with lower entropy. Defaults were chosen on the demo model's
-    development split (docs/asking.md).
+    first token (`measure="first"`), or the mean over the draft (`"mean"`), of at most `draft` tokens. It is also
+    settled when `unchanged` is set and the draft is the one before with lower entropy. Defaults were chosen on the demo
+    model's development split (docs/asking.md).
     """
 
-    below: float = 0.3
-    start: int = 0
+    below: float = 0.1
+    start: int = 1
     by: int = 1
-    measure: str = "first"
+    measure: str = "mean"
     draft: int = 8
     unchanged: bool = False
 

@@ -267,8 +267,8 @@ class VideoX2L:
         history
             Earlier turns of the dialogue; `chat` keeps them, and their KVs, by itself.
         escalate
-            Answer from H first, and re-load what `reload` plans bit by bit, best chunks first, only while the model is
-            unsure. True, or an `Escalation` with settings of your own.
+            Answer with the best chunk re-loaded first, and re-load the rest of what `reload` plans bit by bit, only
+            while the model is unsure. True, or an `Escalation` with settings of your own, such as to begin from H.
         reselect_every
             Score the chunks again after every so many tokens of the answer, with what is written so far; where the plan
             changes, the answer goes on behind the new mix.
