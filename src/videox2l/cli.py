@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from videox2l import cli_chat, cli_eval, cli_memory
+from videox2l import cli_chat, cli_eval, cli_memory, cli_models
 from videox2l.cli_common import (
     AsJson,
     AsOf,
@@ -270,6 +270,7 @@ def demo(
 
 app.command()(cli_chat.chat)
 cli_memory.register(app)
+cli_models.register(app)
 cli_eval.register(app)
 
 

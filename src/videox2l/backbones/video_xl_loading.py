@@ -188,6 +188,22 @@ def vision_config(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...
     )
 
 
+def without_weights(config: Mapping[str, Any]) -> tuple[VideoXLConfig, CLIPVisionConfig]:
+    """Return the language model's configuration and that of its usual vision tower (CLIP ViT-L/14 at 336 pixels)."""
+    check_config(config)
+    fields = {name: value for name, value in config.items() if name not in _NOT_FIELDS and not name.startswith("_")}
+    vision = CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=23,
+        num_attention_heads=16,
+        image_size=336,
+        patch_size=14,
+        hidden_act="quick_gelu",
+    )
+    return VideoXLConfig(**fields), vision
+
+
 def pixel_config(model: VideoXLForCausalLM, found: Mapping[str, Any]) -> dict[str, Any]:
     """Return the image processor config: the checkpoint's own, or CLIP's at the size of the tower."""
     if found or not model.has_vision:

@@ -1,0 +1,1 @@
+"""What a video and questions about it will need, before any weights are loaded."""
