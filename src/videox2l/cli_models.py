@@ -101,6 +101,9 @@ def plan(
         device, shown = device_for(gpu), footage(video, size)
         limits = Limits(device.memory, None if disk is None else parse_bytes(disk))
         with screen.waiting(f"planning for {model}"):
+            from transformers.utils import logging
+
+            logging.disable_progress_bar()
             planner = Planner(model, revision, shown, device)
             found = planner.forecast(wish)
             too_much = any(limits.excess(found))

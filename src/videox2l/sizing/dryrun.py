@@ -152,8 +152,8 @@ def _fill(encoder: ChunkEncoder, prefix: int, tokens: int, before: int) -> None:
         stream.context.append(*_levels(encoder.backbone, columns))
         stream.settled = columns - recent * fine
         for _ in range(recent):
-            levels = (_level(encoder.backbone, n) for n in (fine, coarse))
-            stream.pending.append((*levels, torch.zeros(encoder.backbone.axes, tokens, dtype=torch.long)))
+            levels = [_level(encoder.backbone, n) for n in (fine, coarse)]
+            stream.pending.append((levels[0], levels[1], torch.zeros(encoder.backbone.axes, tokens, dtype=torch.long)))
     encoder.sizes = (tokens,) * before
 
 

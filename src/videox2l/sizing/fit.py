@@ -12,7 +12,7 @@ from videox2l.sizing.wish import Wish
 
 Try = Callable[[Wish], Forecast]
 
-TRIES = 40
+TRIES = 24
 """Forecasts made at most: each takes about a second for a model of 7B."""
 _HARM = {
     "chunk_frames": 1,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from videox2l.backbones.checkpoint import first_line
+from videox2l.errors import ModelError
 from videox2l.sizing.devices import Device
 from videox2l.sizing.dryrun import VisionRun
 from videox2l.sizing.footage import Footage
@@ -33,6 +35,14 @@ class Planner:
 
     def forecast(self, wish: Wish) -> Forecast:
         """Return the forecast for some settings."""
+        try:
+            return self._forecast(wish)
+        except (NotImplementedError, IndexError, RuntimeError) as error:
+            raise ModelError(
+                f"'{self.model}' cannot be planned: its code looks at values, which are not there ({first_line(error)})"
+            ) from error
+
+    def _forecast(self, wish: Wish) -> Forecast:
         return forecast(self.sketch(wish), self.footage, self.device, wish, self.model, self._seen)
 
     def pixels(self, wish: Wish) -> int | None:

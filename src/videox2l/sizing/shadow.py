@@ -22,6 +22,9 @@ from torch.utils.flop_counter import flop_registry
 
 _META = torch.device("meta")
 _COPY = torch.ops.aten._to_copy.default
+_NONZERO = torch.ops.aten.nonzero.default
+_INDEXING = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)
+_GROUPED = torch.ops.aten._grouped_mm.default
 _LOOKED_AT = 1 << 20
 _FROM_NUMBERS = (torch.tensor, torch.as_tensor, torch.asarray)
 
@@ -95,6 +98,16 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         options = dict(kwargs or {})
         device = options.get("device")
         if _any_meta(args) or _any_meta(options.values()):
+            if func is _NONZERO:
+                return args[0].new_empty((args[0].numel(), args[0].ndim), dtype=torch.long)
+            if func is _GROUPED:  # experts: each row meets one of the matrices
+                rows, width = args[0].shape[0], args[1].shape[-1]
+                self.shadow.flops += 2 * rows * args[0].shape[-1] * width
+                out = args[0].new_empty(rows, width)
+                self.shadow._meet(out)
+                return out
+            if func in _INDEXING:
+                args = [args[0], [place for part in args[1] for place in _places(part)], *args[2:]]
             args = [_to_meta(value) for value in args]
             options = {name: _to_meta(value) for name, value in options.items()}
             if device is not None:
@@ -118,6 +131,15 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = torch.empty_strided(tensor.size(), tensor.stride(), dtype=dtype, device=_META)
         self.shadow._meet(out, free=self.shadow.one_memory and dtype == tensor.dtype)
         return out
+
+
+def _places(index: Tensor | None) -> Sequence[Tensor | None]:
+    """Return a mask as the indices it stands for: where its values are not known, all of them."""
+    if index is None or index.dtype != torch.bool:
+        return (index,)
+    if not index.is_meta:
+        return index.nonzero(as_tuple=True)
+    return [torch.empty(index.numel(), dtype=torch.long, device=_META)] * index.ndim
 
 
 def _without_values(func: Any, args: Sequence[Any]) -> bool:

@@ -126,6 +126,11 @@ def _pixels(checkpoint: Checkpoint, model: Any, notes: list[str]) -> dict[str, A
     for mine, theirs in (("patch_size", "patch_size"), ("merge_size", "spatial_merge_size")):
         if mine in found and getattr(vision, theirs, None) is not None:
             found[mine] = getattr(vision, theirs)
+    side = getattr(vision, "image_size", None)
+    if side is not None and "shortest_edge" not in (found.get("size") or {}):
+        high, wide = side if isinstance(side, (list, tuple)) else (side, side)
+        found["size"] = found["crop_size"] = {"height": high, "width": wide}
+        found["max_image_size"] = {"longest_edge": high}
     return found
 
 
