@@ -6,12 +6,16 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import tempfile
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+
+_VERDICTS = tempfile.TemporaryDirectory(prefix="videox2l-tests-")  # of tiny models
+os.environ["VIDEOX2L_CACHE"] = _VERDICTS.name
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
 

@@ -127,11 +127,10 @@ def load_model(
     device_map: str | None = None,
     quantize: str | None = None,
     revision: str | None = None,
+    check: bool = True,
 ) -> VideoX2L:
     """Load a model behind a spinner."""
-    placed = (
-        json_value(device_map, "device-map") if device_map is not None and device_map.startswith("{") else device_map
-    )
+    placed = placement(device_map)
     with screen.waiting(f"loading {model}"):
         from transformers.utils import logging
 
@@ -146,7 +145,13 @@ def load_model(
             quantize=quantize,
             revision=revision,
             max_pixels=max_pixels,
+            check=check,
         )
+
+
+def placement(device_map: str | None) -> Any:
+    """Read the option --device-map: a word, or JSON of modules and devices."""
+    return json_value(device_map, "device-map") if device_map is not None and device_map.startswith("{") else device_map
 
 
 def json_value(text: str, what: str) -> Any:

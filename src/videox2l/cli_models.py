@@ -10,6 +10,8 @@ from videox2l.cli_common import (
     AsJson,
     ChunkFrames,
     CompressorName,
+    Device,
+    DeviceMap,
     Dtype,
     End,
     Fps,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.command("plan")(plan)
+    app.command("doctor")(doctor)
 
 
 def plan(
@@ -115,6 +118,51 @@ def plan(
             suggestion = None if fit is None else {"changes": list(fit.changes), **fit.forecast.to_dict()}
             screen.json({**found.to_dict(), "fits": not too_much, "suggestion": suggestion})
         if too_much:
+            raise typer.Exit(1)
+
+
+def doctor(
+    model: Annotated[str, typer.Argument(help="demo, a local directory, or a hub id.", metavar="MODEL")],
+    max_pixels: MaxPixels = None,
+    rope_theta: Annotated[
+        float | None, typer.Option(help="The rope theta that the model was trained with, if it is an unusual one.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    device_map: DeviceMap = None,
+    quantize: Quantize = None,
+    revision: Revision = None,
+    as_json: AsJson = False,
+) -> None:
+    """Load a model and prove on the spot that it is served rightly; end with "ok", or with the first difference."""
+    with user_errors():
+        from transformers.utils import logging
+
+        from videox2l.cli_common import placement
+        from videox2l.console import Screen
+        from videox2l.doctor import diagnose
+
+        logging.disable_progress_bar()
+        screen, findings = Screen(quiet=as_json), []
+        options = {"device": device, "dtype": dtype, "device_map": placement(device_map), "quantize": quantize}
+        with screen.err.status("files") as status:
+            steps = diagnose(
+                model,
+                rope_theta=rope_theta,
+                say=lambda step: status.update(f"checking: {step}"),
+                revision=revision,
+                max_pixels=max_pixels,
+                **options,
+            )
+            for found in steps:
+                findings.append(found)
+                screen.line(f"{'ok  ' if found.ok else 'FAIL'}  {found.name}: {found.detail}")
+        wrong = next((found for found in findings if not found.ok), None)
+        if as_json:
+            said = [{"name": found.name, "ok": found.ok, "detail": found.detail} for found in findings]
+            screen.json({"model": model, "ok": wrong is None, "findings": said})
+        screen.line("ok" if wrong is None else f"first difference: {wrong.name}: {wrong.detail}")
+        if wrong is not None:
             raise typer.Exit(1)
 
 

@@ -50,6 +50,7 @@ class VideoX2L:
         quantize: Any = None,
         revision: str | None = None,
         max_pixels: int | None = None,
+        check: bool = True,
     ) -> VideoX2L:
         """Load a model: "demo" (ships with the package), a local directory, or a hub id.
 
@@ -68,6 +69,9 @@ class VideoX2L:
             Branch, tag or commit of a hub repository; the commit is recorded in memories.
         max_pixels
             Pixels of a frame at most, where the family resizes to a pixel budget; the fewer, the fewer visual tokens.
+        check
+            Compare a made-up clip with the stock model (once per model, versions and device; the verdict is kept in
+            `verdicts.cache_folder()`) and the rope settings with the model's; refuse the model where they differ.
 
         Raises ModelError, SettingsError.
         """
@@ -82,7 +86,15 @@ class VideoX2L:
             revision=revision,
             max_pixels=max_pixels,
         )
-        return cls(backbone, loading.checkpoint_of(name, revision).source)
+        checkpoint = loading.checkpoint_of(name, revision)
+        found = cls(backbone, checkpoint.source)
+        if check and name not in loading.SHIPPED:
+            from videox2l import verdicts
+            from videox2l.backbones.rope_claims import check_rope
+
+            check_rope(checkpoint.config, getattr(backbone, "model", None))
+            verdicts.check_once(backbone, found.identity)
+        return found
 
     @classmethod
     def from_model(cls, model: Any, processor: Any, *, max_pixels: int | None = None) -> VideoX2L:

@@ -68,6 +68,7 @@ class Forecast:
     chunks: int
     tokens: int
     tokens_per_chunk: int
+    token_bytes: int
     vision_flops: int
     language_flops: int
     ingest: Peak
@@ -143,6 +144,7 @@ def forecast(
         chunks=len(lengths),
         tokens=sum(each),
         tokens_per_chunk=run.tokens,
+        token_bytes=shape.token_bytes,
         vision_flops=vision,
         language_flops=language,
         ingest=ingest,

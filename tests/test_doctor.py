@@ -1,0 +1,178 @@
+"""The doctor on whole and on broken checkpoints, and the brief check that loading makes once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.families.models import MAKERS, needs
+from videox2l import ModelError, VideoX2L, verdicts
+from videox2l.backbones.mrope import MRopeBackbone
+from videox2l.cli import app
+from videox2l.doctor import diagnose
+
+TITLES = ["files", "adapter", "processor", "weights", "frames", "attention", "rope", "theta"]
+PROOFS = ["positions", "chunk boundaries", "rotation", "exact", "wrong-position control", "greedy", "multi-turn"]
+
+
+def write(family: str, folder: Path) -> Path:
+    needs(family)
+    model, processor = MAKERS[family]()
+    model.save_pretrained(folder)
+    processor.tokenizer.save_pretrained(folder)
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(processor.video_processor))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write("qwen2_5_vl", tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint to break, and a cache of verdicts of its own."""
+    monkeypatch.setenv(verdicts.VARIABLE, str(tmp_path / "cache"))
+    return Path(shutil.copytree(whole, tmp_path / "model"))
+
+
+def doctor(*args: object) -> Any:
+    return CliRunner().invoke(app, ["doctor", *map(str, args)])
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], None], file: str = "config.json") -> None:
+    path = folder / file
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("family", sorted(MAKERS))
+def test_every_family_is_well(family: str, tmp_path: Path) -> None:
+    findings = list(diagnose(str(write(family, tmp_path)), device="cpu"))
+    assert [found for found in findings if not found.ok] == []
+    assert [found.name for found in findings] == [*TITLES, *PROOFS, "memory"]
+
+
+def test_the_models_that_ship_are_well() -> None:
+    for name in ("demo", "demo-xl"):
+        done = doctor(name)
+        assert done.exit_code == 0, done.output
+        assert done.stdout.endswith("\nok\n")
+        assert "an hour at 1280x720 and 1 frame per second" in done.stdout
+
+
+def _theta_everywhere(config: dict[str, Any]) -> None:
+    for part in (config, config["text_config"]):
+        for block in (part, part.get("rope_parameters") or {}):
+            if "rope_theta" in block:
+                block["rope_theta"] = 10000.0
+
+
+def _theta_once(config: dict[str, Any]) -> None:
+    """As after an edit by hand: one of the two places."""
+    config["text_config"]["rope_theta"] = 500.0
+    config["text_config"].setdefault("rope_parameters", {"rope_type": "default"})["rope_theta"] = 1e6
+
+
+def _scaling_lost(config: dict[str, Any]) -> None:
+    """As after a conversion: the old block says YaRN, the new one does not."""
+    text = config["text_config"]
+    text.setdefault("rope_parameters", text.get("rope_scaling"))
+    text["rope_scaling"] = {"type": "yarn", "factor": 4.0, "mrope_section": [2, 3, 3]}
+
+
+def _sliding(config: dict[str, Any]) -> None:
+    config["text_config"]["layer_types"] = ["full_attention", "sliding_attention", "full_attention"]
+    config["text_config"].update(use_sliding_window=True, sliding_window=64, max_window_layers=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_theta_everywhere, "wrong rope theta: the model rotates by 10000, and published qwen2_5_vl models by 1e+06"),
+        (_theta_once, "wrong rope theta: config.json says text_config.rope_theta=500"),
+        (_scaling_lost, "wrong rope scaling: config.json says text_config."),
+        (_sliding, "layers of type sliding_attention"),
+    ],
+)
+def test_broken_configs_fail_with_the_cause(folder: Path, change: Callable[[Any], None], said: str) -> None:
+    edit(folder, change)
+    done = doctor(folder, "--device", "cpu")
+    assert done.exit_code == 1
+    last = done.stdout.strip().splitlines()[-1]
+    assert last.startswith("first difference: ")
+    assert said in last
+
+
+def test_a_missing_processor_fails_with_the_cause(folder: Path) -> None:
+    (folder / "video_preprocessor_config.json").unlink()
+    done = doctor(folder, "--json")
+    assert done.exit_code == 1
+    found = json.loads(done.stdout)
+    assert found["ok"] is False
+    assert [entry["name"] for entry in found["findings"]] == ["files", "adapter", "processor"]
+    assert "has no processor (video_preprocessor_config.json" in found["findings"][-1]["detail"]
+
+
+def test_an_unusual_theta_can_be_said_to_be_right(folder: Path) -> None:
+    edit(folder, _theta_everywhere)
+    assert doctor(folder, "--rope-theta", 10000).exit_code == 0
+    done = doctor(folder, "--rope-theta", 20000)
+    assert done.exit_code == 1
+    assert "wrong rope theta: 20000 was expected" in done.stdout
+
+
+def test_loading_checks_once_and_remembers(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / "cache" / "verdicts"
+    VideoX2L.from_pretrained(str(folder))
+    (verdict,) = kept.iterdir()
+    assert [found["ok"] for found in json.loads(verdict.read_text())["findings"]] == [True] * 4
+
+    def again(*_: object, **__: object) -> Any:
+        raise AssertionError("checked a second time")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verdicts, "examine", again)
+        VideoX2L.from_pretrained(str(folder))  # looked up
+        with pytest.raises(AssertionError):
+            VideoX2L.from_pretrained(str(folder), max_pixels=16 * 16)  # another processor is another key
+    assert len(list(kept.iterdir())) == 1
+    VideoX2L.from_pretrained(str(folder), max_pixels=16 * 16, check=False)
+    assert len(list(kept.iterdir())) == 1
+
+
+def test_loading_refuses_what_is_served_wrongly(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An adapter with wrong positions: refused, refused again without a second check, and loaded when asked to."""
+    right = MRopeBackbone.chunk_positions
+    with monkeypatch.context() as patch:
+        patch.setattr(MRopeBackbone, "chunk_positions", lambda *args: right(*args) + 1)
+        with pytest.raises(ModelError, match="qwen2_5_vl is not served rightly here: positions: token"):
+            VideoX2L.from_pretrained(str(folder))
+        VideoX2L.from_pretrained(str(folder), check=False)
+    with pytest.raises(ModelError, match="not served rightly"):  # the verdict stands for this version
+        VideoX2L.from_pretrained(str(folder))
+    assert doctor(folder).exit_code == 0  # which looks again, and corrects it
+    VideoX2L.from_pretrained(str(folder))
+
+
+def test_contradicting_rope_settings_are_refused_when_loading(folder: Path) -> None:
+    edit(folder, _theta_once)
+    with pytest.raises(ModelError, match="wrong rope theta"):
+        VideoX2L.from_pretrained(str(folder))
+    VideoX2L.from_pretrained(str(folder), check=False)
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(verdicts.VARIABLE, str(tmp_path / "file"))
+    VideoX2L.from_pretrained(str(folder))
+    monkeypatch.delenv(verdicts.VARIABLE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert verdicts.cache_folder().name in ("videox2l", "Cache")
