@@ -12,6 +12,7 @@ from videox2l import cli_chat, cli_eval, cli_memory, cli_models
 from videox2l.cli_common import (
     AsJson,
     AsOf,
+    Check,
     ChunkFrames,
     CompressorName,
     Device,
@@ -136,6 +137,7 @@ def ask(
     device_map: DeviceMap = None,
     quantize: Quantize = None,
     revision: Revision = None,
+    check: Check = True,
     as_json: AsJson = False,
 ) -> None:
     """Ingest a video once and answer questions about it.
@@ -192,7 +194,15 @@ def ask(
             if save is not None:
                 memory.save(save)
             x2l = load_model(
-                model, device, dtype, max_pixels, screen, device_map=device_map, quantize=quantize, revision=revision
+                model,
+                device,
+                dtype,
+                max_pixels,
+                screen,
+                device_map=device_map,
+                quantize=quantize,
+                revision=revision,
+                check=check,
             )
             memory.check_model(x2l.identity)  # before anything of an answer is printed
         else:
@@ -207,6 +217,7 @@ def ask(
                     device_map=device_map,
                     quantize=quantize,
                     revision=revision,
+                    check=check,
                 )
                 for question in questions:
                     x2l.backbone.suffix(question)

@@ -11,6 +11,7 @@ import typer
 
 from videox2l.cli_common import (
     AsOf,
+    Check,
     Device,
     DeviceMap,
     Dtype,
@@ -72,6 +73,7 @@ def chat(
     device_map: DeviceMap = None,
     quantize: Quantize = None,
     revision: Revision = None,
+    check: Check = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per answer, each on a line.")] = False,
 ) -> None:
     """Talk about a video: each question sees the dialogue so far. One question a line; an empty input ends it."""
@@ -106,7 +108,15 @@ def chat(
             raise MemoryFileError(f"'{memory}' holds no memory: make one of a video with x2l ingest VIDEO {memory}")
         opened = Memory.load(memory)
         x2l = load_model(
-            model, device, dtype, max_pixels, screen, device_map=device_map, quantize=quantize, revision=revision
+            model,
+            device,
+            dtype,
+            max_pixels,
+            screen,
+            device_map=device_map,
+            quantize=quantize,
+            revision=revision,
+            check=check,
         )
         dialogue = x2l.chat(opened, earlier="recompute" if recompute else "keep")
         screen.memory(opened)

@@ -39,6 +39,9 @@ DeviceMap = Annotated[
 ]
 Quantize = Annotated[str | None, typer.Option(help="Weights in 4bit or 8bit. Needs bitsandbytes.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")]
+Check = Annotated[
+    bool, typer.Option("--check/--no-check", help="Compare a model with the stock one when it is first loaded.")
+]
 Fps = Annotated[float | None, typer.Option(help="Frames sampled per second of video. [default: 1]")]
 MaxFrames = Annotated[int | None, typer.Option(help="Sample at most this many frames: fps is lowered until they fit.")]
 Start = Annotated[float | None, typer.Option(help="Read from this second on.")]

@@ -12,6 +12,7 @@ import typer
 
 from videox2l.cli_common import (
     AsJson,
+    Check,
     ChunkFrames,
     CompressorName,
     Device,
@@ -94,6 +95,7 @@ def ingest(
     device_map: DeviceMap = None,
     quantize: Quantize = None,
     revision: Revision = None,
+    check: Check = True,
     as_json: AsJson = False,
 ) -> None:
     """Read a video into a memory on disk. Stopped at any time, the same command goes on from the last whole chunk."""
@@ -121,7 +123,15 @@ def ingest(
             else:
                 source = stack.enter_context(open_video(video, frames))
             x2l = load_model(
-                model, device, dtype, max_pixels, screen, device_map=device_map, quantize=quantize, revision=revision
+                model,
+                device,
+                dtype,
+                max_pixels,
+                screen,
+                device_map=device_map,
+                quantize=quantize,
+                revision=revision,
+                check=check,
             )
             progress = stack.enter_context(screen.ingest_bar(Path(video).name))
             if follow and is_memory(memory):
