@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from tests.families.models import MAKERS, needs
 from videox2l import ArraySource, VideoX2L
+from videox2l.backbones.base import VideoFacts
 from videox2l.cli import app
 from videox2l.conformance import made_up_clip
 
@@ -95,3 +97,25 @@ def test_levels_made_later_equal_those_made_at_once(family: str, tmp_path: Path,
     first, second = (x2l.ask(memory, QUESTION, reload="all", max_new_tokens=8) for memory in (stored, lazy))
     assert first.ids == second.ids
     assert first.ids != x2l.ask(lazy, QUESTION, reload="none", max_new_tokens=8).ids
+
+
+@pytest.mark.parametrize("family", WORDY)
+def test_numbers_and_times_go_on_in_an_appended_video(family: str) -> None:
+    """The second source's frames are numbered, and timed, behind the first one's: as if it had been one video."""
+    needs(family)
+    shared = family in ("qwen3_vl", "video_llama_3")  # a budget of the whole video would make other sizes of each part
+    x2l = VideoX2L.from_model(*MAKERS[family](), max_pixels=24 * 32 if shared else None)
+    clip = made_up_clip(8)
+    half = clip[:4], clip[4:]
+    if family == "video_llama_3":  # the first frame of what is appended is compared with nothing: let all of it change
+        half = clip[:4], clip[4:] // 2
+        clip = np.concatenate(half)
+    backbone: Any = x2l.backbone
+    told = partial(type(backbone).prefix, backbone)
+    backbone.prefix = lambda _: told(VideoFacts(4, 4.0))  # what was known when the memory was begun
+    options: dict[str, Any] = {"ratios": (1,), "chunk_frames": 4}
+    grown = x2l.append(x2l.ingest(ArraySource(half[0], fps=1.0), **options), ArraySource(half[1], fps=1.0))
+    whole = x2l.ingest(ArraySource(clip, fps=1.0), **options)
+    assert [chunk.positions.tolist() for chunk in grown.chunks] == [chunk.positions.tolist() for chunk in whole.chunks]
+    first, second = (x2l.ask(memory, QUESTION, reload="all", max_new_tokens=8) for memory in (grown, whole))
+    assert first.ids == second.ids
