@@ -120,12 +120,14 @@ def head(first: str, kinds: Sequence[str] = KINDS) -> list[str]:
     return [f"| {first} | {' | '.join(kinds)} |", "|" + " --- |" * (1 + len(kinds))]
 
 
-def report(folder: Path, lengths: Sequence[int], videos: int, split: str) -> list[str]:
+def report(folder: Path, lengths: Sequence[int], videos: int, split: str, only_full: bool) -> list[str]:
     """Measure and return the lines of the report."""
     lines = ["### Every KV kept", "", *head("frames")]
     for frames in lengths:
         lines.append(row(str(frames), ask_about(videos, frames, split, by_stock(folder))))
         print(lines[-1], flush=True)
+    if only_full:
+        return lines
     lines += ["", "### Without the video, 64 frames", "", *head("what is seen")]
     lines.append(row("(the most frequent answer)", most_frequent(videos, split)))
     lines.append(row("an empty video", ask_about(videos, 64, split, by_stock(folder, False))))
@@ -148,12 +150,13 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=MODEL, help="model folder")
     parser.add_argument("--frames", type=int, nargs="+", default=[16, 64, 256])
     parser.add_argument("--videos", type=int, default=125, help="per length; four questions of every kind about each")
+    parser.add_argument("--only-full", action="store_true", help="leave out the tables of guesses and of strides")
     parser.add_argument("--split", default="heldout", choices=["dev", "heldout"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, help="write the report here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    lines = report(args.model, args.frames, args.videos, args.split)
+    lines = report(args.model, args.frames, args.videos, args.split, args.only_full)
     end = (
         f"Split {args.split}, {args.videos} videos per row. videox2l {__version__}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}, {platform.machine()} CPU, float32."

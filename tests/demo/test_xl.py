@@ -104,7 +104,6 @@ def test_scenes_keep_something_of_every_chunk() -> None:
             assert torch.equal(places, scene.starts()[i] + torch.arange(len(places)))  # no gaps, nothing twice
 
 
-@pytest.mark.skip(reason="demo-xl is being trained behind the new vision tower")
 def test_the_shipped_model_answers_from_summary_tokens() -> None:
     """Digits at two levels, the event's chunk among the re-loaded ones or not; without the video it is chance."""
     x2l = VideoX2L.from_pretrained("demo-xl", device="cpu")
@@ -126,5 +125,5 @@ def test_the_shipped_model_answers_from_summary_tokens() -> None:
             x2l.ask(empty, q.question, reload="none", max_new_tokens=4).text == q.answer for q in questions
         )
     assert asked >= 12
-    assert min(right["own"], right["fused"]) >= 0.25 * asked
+    assert min(right["own"], right["fused"]) >= 0.7 * asked
     assert right["nothing"] <= 0.4 * asked

@@ -295,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train demo-xl and write it beside the demo model."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/demo-xl"), help="checkpoint and log; resumed if there")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1, help="decides the data, not the weights it begins with")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--begin-with", type=Path, default=FOLDER.parent / "model", help="folder of the demo model")
