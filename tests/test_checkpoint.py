@@ -226,8 +226,8 @@ def test_a_hub_that_says_no(endpoint: str, tmp_path: Path) -> None:
 
 def test_where_a_model_came_from_is_told_but_does_not_count(saved: Path, tmp_path: Path, video: np.ndarray) -> None:
     """A memory made with a hub's copy of a model can be asked, and gone on with, by a local copy."""
-    fetched, local = load(saved), load(saved)
-    fetched.source = f"owner/name@{COMMIT}"
+    local = load(saved)
+    fetched = VideoX2L(load(saved).backbone, f"owner/name@{COMMIT}")
     memory = fetched.ingest(ArraySource(video, fps=1.0), store=tmp_path / "one")
     head = json.loads(next((tmp_path / "one").glob("manifest*")).read_text())
     assert json.dumps(head).count(COMMIT) == 1
