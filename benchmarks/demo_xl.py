@@ -20,7 +20,7 @@ import torch
 import transformers
 
 from videox2l import ArraySource, Memory, VideoX2L
-from videox2l.demo.questions import KINDS, Question, ask
+from videox2l.demo.questions import MIX, Question, ask
 from videox2l.demo.world import make_video
 from videox2l.evaluate.statistics import cluster_bootstrap, mcnemar
 from videox2l.select import AttentionSelector, ManualSelector, RandomSelector, TopK
@@ -38,7 +38,7 @@ METHODS = (
     "H only",
     "L only",
     "two levels, true chunks",
-    "two levels, attention",
+    "two levels, default selector",
     "two levels, attention at H alone",
     "two levels, random chunks",
 )
@@ -101,13 +101,13 @@ def run(frames: int, questions: int, ratios: tuple[float, float], reload: int) -
 def table(found: dict[tuple[str, str], list[Outcome]]) -> list[str]:
     """Return the Markdown table."""
     lines = [
-        f"| method | mode | tokens attended | all kinds | {' | '.join(KINDS)} | p vs. own |",
-        "|" + " --- |" * (5 + len(KINDS)),
+        f"| method | mode | tokens attended | all kinds | {' | '.join(MIX)} | p vs. own |",
+        "|" + " --- |" * (5 + len(MIX)),
     ]
     keys = [("", "demo model, full KV"), *((mode, method) for method in METHODS for mode in MODES)]
     for mode, method in keys:
         mine = found[mode, method]
-        cells = [accuracy(mine)] + [accuracy([row for row in mine if row[1] == kind], False) for kind in KINDS]
+        cells = [accuracy(mine)] + [accuracy([row for row in mine if row[1] == kind], False) for kind in MIX]
         own = found.get(("own", method), [])
         p = f"{mcnemar([row[2] for row in mine], [row[2] for row in own]):.2g}" if mode not in ("", "own") else ""
         tokens = np.mean([row[3] for row in mine])
