@@ -16,8 +16,8 @@ import argparse
 import json
 import platform
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 from time import perf_counter
@@ -55,17 +55,20 @@ TRUE = "true chunks"
 NEUTRAL = "what is in the video ?"
 SELECTORS: dict[str, Selector] = {
     **{name: selector_by_name(name) for name in ("keys", "attention", "attention:keys", "attention:H", "attention:L")},
-    "keys, last token": KeysSelector(tokens="last"),
-    "keys, best token": KeysSelector(tokens="max"),
     "keys, layer 0": KeysSelector(layers=(0,)),
-    "keys, layers 0 and 1": KeysSelector(layers=(0, 1)),
     "keys, means": KeysSelector("mean"),
-    "attention:H, best and last token": AttentionSelector("max+last", shortlist=0),
-    "attention:H, layers 0 and 1": AttentionSelector("max+last", shortlist=0, layers=(0, 1)),
-    "attention:H, less a neutral question": AttentionSelector(shortlist=0, neutral=NEUTRAL),
     "embed-dot": selector_by_name("embed-dot"),
     "uniform": UniformSelector(),
 }
+ABLATIONS: dict[str, Selector] = {
+    "keys, last token": KeysSelector(tokens="last"),
+    "keys, best token": KeysSelector(tokens="max"),
+    "keys, layers 0 and 1": KeysSelector(layers=(0, 1)),
+    "attention:H, best and last token": AttentionSelector("max+last", shortlist=0),
+    "attention:H, layers 0 and 1": AttentionSelector("max+last", shortlist=0, layers=(0, 1)),
+    "attention:H, less a neutral question": AttentionSelector(shortlist=0, neutral=NEUTRAL),
+}
+"""On the development split alone, where settings are chosen."""
 FUSED = {
     "fuse:keys+attention:H": ("rank", "keys", "attention:H"),
     "fuse-share:keys+attention:H": ("share", "keys", "attention:H"),
@@ -75,7 +78,7 @@ FUSED = {
 }
 LEVELLED = {"attention:H, without drift": "attention:H", "attention, without drift": "attention"}
 """Made of the scores of other selectors, which need not be computed again."""
-NAMES = (*SELECTORS, *LEVELLED, *FUSED)
+NAMES = (*SELECTORS, *FUSED, *ABLATIONS, *LEVELLED)
 ANSWERED_AT_ALL = (DEFAULT_SELECTOR, "attention", "uniform", "random", TRUE)
 """Selectors whose answers are wanted at all of TOP; of the others at 3."""
 MASSES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -83,7 +86,10 @@ MASSES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 @dataclass(frozen=True)
 class Row:
-    """One selector, one question: recall and accuracy by number of chunks, milliseconds, chunks (of budgets)."""
+    """One selector, one question: recall and accuracy by number of chunks, milliseconds, chunks (of budgets).
+
+    `prefill`, `reload`: milliseconds of the question's answers, in the default selector's row.
+    """
 
     frames: int
     video: str
@@ -93,6 +99,8 @@ class Row:
     right: dict[str, float]
     ms: float
     chunks: int = 0
+    prefill: float = 0.0
+    reload: float = 0.0
 
 
 @dataclass
@@ -160,26 +168,27 @@ def scored(asked: Asked, frames: int, selector: str, scores: torch.Tensor, ms: f
     return Row(frames, sample.video, sample.kind, selector, found, right, ms)
 
 
-def measure(
-    x2l: VideoX2L, frames: int, questions: int, split: str, seed: int
-) -> tuple[list[Row], list[dict[str, float]]]:
-    """Return rows of all selectors and budgets at one length, and the seconds of all answers by stage."""
+def measure(x2l: VideoX2L, frames: int, questions: int, split: str, seed: int, done: int = 0) -> Iterator[list[Row]]:
+    """Yield the rows of all selectors and budgets, question by question, without the first `done` ones."""
     bench = Haystack(Options(split=split, seed=seed, questions=questions, frames=frames, tasks=KINDS))
-    rows: list[Row] = []
-    seconds: list[dict[str, float]] = []
+    selectors = SELECTORS | (ABLATIONS if split == "dev" else {})
     name = ""
     for number, sample in enumerate(bench.samples()):
+        if number < done:
+            continue
+        rows: list[Row] = []
+        seconds: list[dict[str, float]] = []
         if sample.video != name:
             name = sample.video
             with bench.open(name) as source:
                 memory = x2l.ingest(source)
-            for selector in SELECTORS.values():  # what is made once per memory is not the question's
+            for selector in selectors.values():  # what is made once per memory is not the question's
                 selector.score(x2l.backbone.suffix(sample.question), memory, x2l.backbone)
         prompt = x2l.backbone.suffix(sample.question)
         asked = Asked(x2l, bench, memory, sample, {}, seconds)
 
         found: dict[str, tuple[torch.Tensor, float]] = {}
-        for label, selector in SELECTORS.items():
+        for label, selector in selectors.items():
             start = perf_counter()
             scores = selector.score(prompt, memory, x2l.backbone)
             ms = 1000 * (perf_counter() - start)
@@ -190,7 +199,7 @@ def measure(
             fused = FusionSelector([_Given(found[part][0]) for part in parts], how=how)
             scores = fused.score(prompt, memory, x2l.backbone)
             rows.append(scored(asked, frames, label, scores, sum(found[part][1] for part in parts)))
-        for label, part in LEVELLED.items():
+        for label, part in LEVELLED.items() if split == "dev" else ():
             rows.append(scored(asked, frames, label, without_drift(found[part][0]), found[part][1]))
         drawn = RandomSelector(number).score(prompt, memory, x2l.backbone)
         rows.append(scored(asked, frames, "random", drawn, 0.0))
@@ -204,7 +213,8 @@ def measure(
             tokens = sum(c.size(r) for c, r in zip(memory.chunks, plan.ratios, strict=True))
             right = {"budget": asked.right(budget, chosen), "chunks": (tokens - base) / extra}
             rows.append(Row(frames, name, sample.kind, label, None, right, 0.0, sum(map(bool, plan.reasons))))
-    return rows, seconds
+        first, again = (1000 * median(cost[stage] for cost in seconds) for stage in ("prefill", "reload"))
+        yield [replace(row, prefill=first, reload=again) if row.selector == DEFAULT_SELECTOR else row for row in rows]
 
 
 def interval(rows: Sequence[Row], value: str, key: str) -> str:
@@ -247,19 +257,19 @@ def flops_7b(name: str, frames: int) -> float | None:
     return known[name] / own if name in known else None
 
 
-def report(rows: Sequence[Row], seconds: Sequence[dict[str, float]], frames: int, split: str) -> list[str]:
+def report(rows: Sequence[Row], frames: int, split: str) -> list[str]:
     """Return the tables of one length."""
     by: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by[row.selector].append(row)
-    first = median(s["prefill"] for s in seconds)
-    whole = median(s["reload"] + s["prefill"] for s in seconds)
     base = by[DEFAULT_SELECTOR]
+    first = median(row.prefill for row in base)
+    whole = median(row.prefill + row.reload for row in base)
     lines = [
         "",
         f"### {frames} frames: {len(base)} questions about {len({row.video for row in base})} videos, split {split}",
         "",
-        f"Prefill to the first token {1000 * first:.1f} ms, with reload {1000 * whole:.1f} ms.",
+        f"Prefill to the first token {first:.1f} ms, with reload {whole:.1f} ms.",
         "",
         "| selector | recall at 1 | at 3 | at 5 | right at 1 | at 3 | at 5 | p | ms | of prefill "
         "| of reload + prefill | of 7B FLOPs |",
@@ -267,11 +277,13 @@ def report(rows: Sequence[Row], seconds: Sequence[dict[str, float]], frames: int
     ]
     for name in (TRUE, *NAMES, "random"):
         found = by[name]
+        if not found:
+            continue
         cells = [interval(found, "recall", str(k)) for k in TOP] + [interval(found, "right", str(k)) for k in TOP]
         cells.append("" if name == DEFAULT_SELECTOR else p_value(found, base))
         ms = median(row.ms for row in found)
         share = flops_7b(name, frames)
-        cost = ["", "", ""] if not ms else [f"{ms:.2f}", f"{ms / first / 10:.0f} %", f"{ms / whole / 10:.0f} %"]
+        cost = ["", "", ""] if not ms else [f"{ms:.2f}", f"{100 * ms / first:.0f} %", f"{100 * ms / whole:.0f} %"]
         cells += [*cost, "" if share is None else f"{100 * share:.1f} %"]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     compared = (TRUE, DEFAULT_SELECTOR, "attention", "random")
@@ -295,6 +307,14 @@ def report(rows: Sequence[Row], seconds: Sequence[dict[str, float]], frames: int
     return lines
 
 
+def kept_rows(path: Path | None, frames: int) -> list[Row]:
+    """Return the rows of one length that an earlier run left."""
+    if path is None or not path.exists():
+        return []
+    rows = [Row(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if row.frames == frames]
+
+
 def main() -> None:
     """Run the benchmark and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -303,18 +323,21 @@ def main() -> None:
     parser.add_argument("--split", default="heldout", choices=["dev", "heldout"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--rows", type=Path, help="write all rows here (JSONL)")
+    parser.add_argument("--rows", type=Path, help="keep all rows here (JSONL), and go on with them")
     parser.add_argument("--out", type=Path, help="write the tables here (Markdown)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     x2l = VideoX2L.from_pretrained(args.model, device="cpu", dtype="float32")
     lines: list[str] = []
     for frames in args.frames:
-        rows, seconds = measure(x2l, frames, args.questions, args.split, args.seed)
-        lines += report(rows, seconds, frames, args.split)
-        if args.rows is not None:
-            with args.rows.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
+        known = kept_rows(args.rows, frames)
+        done = sum(row.selector == DEFAULT_SELECTOR for row in known)
+        for rows in measure(x2l, frames, args.questions, args.split, args.seed, done):
+            known += rows
+            if args.rows is not None:
+                with args.rows.open("a", encoding="utf-8") as file:
+                    file.write("".join(json.dumps(asdict(row)) + "\n" for row in rows))
+        lines += report(known, frames, args.split)
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, {platform.machine()}, 1 thread"
     lines += ["", f"{args.model} model, weights {x2l.identity['weights'][:12]}; videox2l {__version__}, {versions}."]
     print("\n".join(lines))
