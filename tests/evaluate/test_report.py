@@ -48,7 +48,7 @@ def test_a_report(runs: list[Path], tmp_path: Path) -> None:
     text, page = (out / "report.md").read_text(), Outside()
     page.feed((out / "report.html").read_text())
     assert page.found == []
-    assert page.images == 6
+    assert page.images == 7
     for file in out.glob("*.png"):
         with Image.open(file) as picture:
             assert picture.size[0] > 300

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,31 @@ def figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
 def curves(run: RunData, file: Path) -> str:
     """Draw accuracy against the share of full KV that was attended to."""
     made, axes = figure(10, 5.6)
-    ax = axes[0]
+    _label(axes[0], _curves(axes[0], run))
+    axes[0].set_ylabel("right, %", color=INK)
+    made.savefig(file)
+    return CURVES
+
+
+def overview(runs: Sequence[RunData], file: Path) -> str:
+    """Draw the curves of several runs beside one another."""
+    made, axes = figure(5.6 * len(runs), 5.2, len(runs))
+    ends = [_curves(ax, run) for ax, run in zip(axes, runs, strict=True)]
+    for ax, names in zip(axes, ends, strict=True):  # when the axis, which they share, is settled
+        _label(ax, names)
+    axes[0].set_ylabel("right, %", color=INK)
+    made.savefig(file)
+    return CURVES
+
+
+CURVES = (
+    "Accuracy against the share of full KV attended. Dashed: the method looks at the question. The bars of "
+    f"{OURS} are 95 % intervals over videos; the intervals of the others are as wide, see the table."
+)
+
+
+def _curves(ax: Any, run: RunData) -> list[tuple[float, float, str, str]]:
+    """Draw the lines of one run; return where each ends, with its name and colour."""
     ends: list[tuple[float, float, str, str]] = []
     plain = [m for m in run.methods if m == OURS or (m.partition(":")[0] != OURS and not run.fixed(m))]
     for number, method in enumerate(plain):
@@ -55,28 +79,25 @@ def curves(run: RunData, file: Path) -> str:
             markersize=7 if ours else 5, zorder=3 if ours else 2,
         )  # fmt: skip
         ends.append((x[-1], y[-1], method, colour))
-    for method, style in ((FULL, "-"), ("none", ":")):
-        cell = run.fixed(method)
-        if cell:
-            ax.axhline(100 * cell["accuracy"], color=PALE, linewidth=1, linestyle=style, zorder=1)
-            ax.annotate(
-                {"full": "full KV", "none": "no video"}[method], (1, 100 * cell["accuracy"]), xytext=(-4, 3),
-                xycoords=("axes fraction", "data"), textcoords="offset points", color=INK, fontsize=9, ha="right",
-            )  # fmt: skip
+    full, none = run.fixed(FULL), run.fixed("none")
+    if full:
+        level = 100 * full["accuracy"]
+        ax.axhline(level, color=PALE, linewidth=1, zorder=1)
+        ax.annotate(
+            "full KV", (1, level), xytext=(-4, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
+            color=INK, fontsize=9, ha="right",
+        )  # fmt: skip
+    if none:
+        text = f"no video: {100 * none['accuracy']:.0f} %"
+        ax.text(0.99, 0.015, text, transform=ax.transAxes, ha="right", color=INK, fontsize=9)
     ax.set_xscale("log", base=2)
     shares = sorted({cell["attended_share"] for m in plain for b in run.budgets if (cell := run.cell(m, b))})
     ax.set_xlim(shares[0] / 1.75, shares[-1] * 1.12)
     ax.set_xticks([_share(budget) for budget in run.budgets], run.budgets)
     ax.minorticks_off()
-    _label(ax, ends)
     ax.set_xlabel("share of full KV that a question attends to", color=INK)
-    ax.set_ylabel("right, %", color=INK)
-    ax.set_title(f"{run.title}: accuracy at equal bytes", loc="left", color=INK)
-    made.savefig(file)
-    return (
-        "Accuracy against the share of full KV attended. Dashed: the method looks at the question. The bars of "
-        f"{OURS} are 95 % intervals over videos; the intervals of the others are as wide, see the table."
-    )
+    ax.set_title(f"{run.title}: accuracy at equal bytes", loc="left", color=INK, fontsize=11)
+    return ends
 
 
 def _label(ax: Any, ends: list[tuple[float, float, str, str]]) -> None:
