@@ -84,8 +84,8 @@ def _curves(ax: Any, run: RunData) -> list[tuple[float, float, str, str]]:
         level = 100 * full["accuracy"]
         ax.axhline(level, color=PALE, linewidth=1, zorder=1)
         ax.annotate(
-            "full KV", (1, level), xytext=(-4, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
-            color=INK, fontsize=9, ha="right",
+            "full KV", (0.5, level), xytext=(0, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
+            color=INK, fontsize=9, ha="center",
         )  # fmt: skip
     if none:
         text = f"no video: {100 * none['accuracy']:.0f} %"
