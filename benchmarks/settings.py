@@ -64,9 +64,9 @@ METHODS: list[Method] = [
     LevelMethod("H, compressor snap", "one level", compressor="snap"),
     xl2_method(),
     replace(xl2_method(), name="xl2, gist 1/2", gist=1 / 2),
-    replace(xl2_method(), name="xl2, chunks of 8", split=1),
+    replace(xl2_method(), name="xl2, chunks of 4", split=2),
     evicting("snapkv"),
-    evicting("snapkv, no pooling", kernel=1),
+    evicting("snapkv, pooling over 5", kernel=5),
     evicting("snapkv, window 4", most=4),
     InfiniPotMethod(),
     InfiniPotMethod(name="infinipot, values alone", tar=0.0),
@@ -76,8 +76,8 @@ METHODS: list[Method] = [
 
 INTRO = """Written by `python benchmarks/settings.py`, on the development split. Percent right, 95 % bootstrap
 intervals over videos; columns are shares of full KV attended. Unnamed settings are the defaults: `x2l` with selector
-keys, gist 1/4 (the share of the budget that H takes), L 1/2, chunks of 4 frames (`H` and `infinipot` 8), history H,
-compressor keydiff. A model of this size says nothing about 7B models."""
+keys, gist 1/4 (the share of the budget that H takes), L 1/2, chunks of 4 frames (`H`, `xl2` and `infinipot` 8), history
+H, compressor keydiff. A model of this size says nothing about 7B models."""
 
 
 def main() -> None:

@@ -165,10 +165,11 @@ def test_expected_attention_against_samples(encoded: EncodedVideo) -> None:
 def test_snapkv_against_a_plain_softmax(encoded: EncodedVideo) -> None:
     """Scores of the window equal attention computed the long way from the model's own queries."""
     from videox2l.compress.ranked import QueryTap
-    from videox2l.evaluate.methods.snapkv import KERNEL, window_scores
+    from videox2l.evaluate.methods.snapkv import window_scores
 
     full, backbone = encoded.full, encoded.backbone
-    found = window_scores(encoded, 40)  # a window of 10
+    kernel = 5
+    found = window_scores(encoded, 40, kernel=kernel)  # a window of 10
     tap, cache = QueryTap(len(full)), backbone.new_cache()
     encoded.prefill(cache, ())
     backbone.forward(full.embeds, full.positions, cache, tap)
@@ -179,7 +180,7 @@ def test_snapkv_against_a_plain_softmax(encoded: EncodedVideo) -> None:
             rows = queries[head * group : (head + 1) * group, -10:].reshape(-1, queries.shape[-1])
             keys = cache.layers[layer].keys[0, head, :-10]
             weights = (rows @ keys.T * tap.scaling).softmax(-1)[:, full.prefix :].sum(0) / group
-            padded = [weights[max(0, i - KERNEL // 2) : i + KERNEL // 2 + 1].mean() for i in range(len(weights))]
+            padded = [weights[max(0, i - kernel // 2) : i + kernel // 2 + 1].mean() for i in range(len(weights))]
             torch.testing.assert_close(found[layer][head, :-10], torch.stack(padded), atol=1e-4, rtol=1e-4)
             assert torch.isinf(found[layer][head, -10:]).all()
 

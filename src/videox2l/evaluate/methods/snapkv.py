@@ -18,7 +18,8 @@ from videox2l.evaluate.held import HeldAsker, cache_bytes, prompt_of, write
 from videox2l.evaluate.methods.evict import best, kept_cache
 
 WINDOW = 16
-KERNEL = 5
+KERNEL = 1
+"""The paper smooths scores over neighbours; on the development split none was better by 10 points at 1/8 of full KV."""
 
 
 def observed(
@@ -27,7 +28,7 @@ def observed(
     """Return what queries (query_heads, w, head_dim) per layer attend to: (heads, n - hidden) each.
 
     The last `hidden` visual tokens are the window itself and are not scored. Attention is a softmax over all columns up
-    to the window, smoothed over `kernel` neighbours, summed over the queries and averaged over the heads of a group.
+    to the window, averaged over `kernel` neighbours, summed over the queries and averaged over the heads of a group.
     """
     full = video.full
     found = []

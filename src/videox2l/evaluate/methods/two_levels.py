@@ -180,6 +180,7 @@ def xl2_method(selector: str = "") -> TwoLevelMethod:
         select=selecting(selector or DEFAULT_SELECTOR),
         compressor=DenseAndPooled(),
         finest=1.0,
+        split=1,
     )
 
 
