@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -47,6 +48,8 @@ class Shadow:
         self._modes = (_Storages(self), _Calls(self))
 
     def __enter__(self) -> Shadow:
+        # transformers 4 turns autocast off for the device of its tensors; torch knows none for meta
+        self._autocast, torch.autocast = torch.autocast, _autocast_off  # type: ignore[misc,assignment]
         for mode in self._modes:
             mode.__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -56,6 +59,7 @@ class Shadow:
     ) -> None:
         for mode in reversed(self._modes):
             mode.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        torch.autocast = self._autocast  # type: ignore[misc]
 
     def hold(self, tensors: Sequence[Tensor]) -> int:
         """Count tensors that were there before; return the bytes that they add."""
@@ -141,6 +145,12 @@ def _places(index: Tensor | None) -> Sequence[Tensor | None]:
     if not index.is_meta:
         return index.nonzero(as_tuple=True)
     return [torch.empty(index.numel(), dtype=torch.long, device=_META)] * index.ndim
+
+
+def _autocast_off(device_type: str, *_: Any, **options: Any) -> AbstractContextManager[Any]:
+    """Do nothing where autocast does nothing: nobody turns it on here."""
+    del device_type, options
+    return nullcontext()
 
 
 def _without_values(func: Any, args: Sequence[Any]) -> bool:
