@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 import transformers
 
+from training.evaluate import MODEL, Oracle, questions_of_every_kind
+from training.geometry import TEMPORAL
 from videox2l import ArraySource, VideoX2L
-from videox2l.demo.questions import KINDS, Question
-from videox2l.demo.training.evaluate import MODEL, Oracle, questions_of_every_kind
-from videox2l.demo.training.geometry import TEMPORAL
+from videox2l.demo.questions import KINDS, WorldQuestion
 from videox2l.demo.world import WorldVideo, make_video
 from videox2l.evaluate.statistics import cluster_bootstrap
 from videox2l.version import __version__
@@ -55,7 +55,7 @@ def make_videos(videos: int, frames: int, split: str, one_frame: bool) -> Iterat
             yield make_video(seed, frames, split)
 
 
-def asked_about(video: WorldVideo) -> list[Question]:
+def asked_about(video: WorldVideo) -> list[WorldQuestion]:
     """Return the questions about a video."""
     return questions_of_every_kind(video, video.seed, EACH)
 

@@ -20,7 +20,7 @@ import torch
 import transformers
 
 from videox2l import ArraySource, Memory, VideoX2L
-from videox2l.demo.questions import MIX, Question, ask
+from videox2l.demo.questions import MIX, WorldQuestion, make_questions
 from videox2l.demo.world import make_video
 from videox2l.evaluate.statistics import cluster_bootstrap, mcnemar
 from videox2l.select import AttentionSelector, ManualSelector, RandomSelector, TopK
@@ -45,7 +45,7 @@ METHODS = (
 Outcome = tuple[int, str, bool, int]  # video, kind, right, tokens attended
 
 
-def moments(question: Question) -> list[tuple[float, float]]:
+def moments(question: WorldQuestion) -> list[tuple[float, float]]:
     """Return the seconds of all events that a question needs; a frame is a second."""
     return [(float(start), float(end)) for start, end in question.moments]
 
@@ -78,7 +78,7 @@ def run(frames: int, questions: int, ratios: tuple[float, float], reload: int) -
     seed = asked = 0
     while asked < questions:
         video = make_video(10_000 + seed, frames, "heldout")
-        batch = ask(video, np.random.default_rng([frames, seed]), PER_VIDEO)[: questions - asked]
+        batch = make_questions(video, np.random.default_rng([frames, seed]), PER_VIDEO)[: questions - asked]
         pictures = video.render()
         full = demo.ingest(ArraySource(pictures), ratios=(1,), history="L")
         memories = {mode: x2l.ingest(ArraySource(pictures), ratios=ratios, **how) for mode, how in MODES.items()}

@@ -17,12 +17,12 @@ import torch
 import transformers
 from demo_models import FIRST_SEED, Found, head, row
 
+from training.evaluate import questions_of_every_kind
+from training.summary import RATIOS
 from videox2l import ArraySource, VideoX2L
 from videox2l.compress import SummaryTokenCompressor
-from videox2l.demo.training.evaluate import questions_of_every_kind
-from videox2l.demo.training.summary import RATIOS
 from videox2l.demo.world import make_video
-from videox2l.demo.xl import FOLDER, load
+from videox2l.demo.xl import FOLDER, load_demo_xl
 from videox2l.version import __version__
 
 KINDS = ("digit", "colour", "shape", "order", "count")
@@ -30,7 +30,7 @@ KINDS = ("digit", "colour", "shape", "order", "count")
 
 def run(folder: Path, frames: int, videos: int, split: str) -> dict[int, Found]:
     """Ask four questions of every kind about each video, at every ratio."""
-    x2l = VideoX2L(load(VideoX2L.from_pretrained("demo").backbone, "cpu", torch.float32, folder))
+    x2l = VideoX2L(load_demo_xl(VideoX2L.from_pretrained("demo").backbone, "cpu", torch.float32, folder))
     found: dict[int, Found] = {ratio: defaultdict(lambda: defaultdict(list)) for ratio in RATIOS}
     compressor = SummaryTokenCompressor(end_ratio=None)
     for seed in range(FIRST_SEED, FIRST_SEED + videos):

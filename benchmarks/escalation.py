@@ -23,14 +23,14 @@ import torch
 import transformers
 
 from videox2l import Escalation, VideoX2L
-from videox2l.asking import Asking, answered
-from videox2l.evaluate.base import Options
+from videox2l.ask.options import resolve_options
+from videox2l.ask.run import QuestionRun, run_question
+from videox2l.ask.view import View
+from videox2l.evaluate.base import MethodOptions
 from videox2l.evaluate.haystack import Haystack
 from videox2l.evaluate.statistics import cluster_bootstrap, sign_flip
 from videox2l.select import DEFAULT_SELECTOR
 from videox2l.version import __version__
-from videox2l.view import View
-from videox2l.wish import wish_for
 
 THRESHOLDS = (0.01, 0.03, 0.1, 0.3, 0.5, 1.0)
 WAYS = ((0, "first"), (0, "mean"), (1, "first"), (1, "mean"))
@@ -74,7 +74,7 @@ def stop_at(measure: str, below: float, start: int = 0, unchanged: bool = False)
 
 def ask_all(x2l: VideoX2L, frames: int, questions: int, split: str, most: int) -> list[Asked]:
     """Answer the questions of one video length with every number of chunks."""
-    bench = Haystack(Options(split=split, frames=frames, questions=questions))
+    bench = Haystack(MethodOptions(split=split, frames=frames, questions=questions))
     found: list[Asked] = []
     memory, at = None, ""
     for sample in bench.samples():
@@ -86,9 +86,9 @@ def ask_all(x2l: VideoX2L, frames: int, questions: int, split: str, most: int) -
         for k in range(min(most, len(memory)) + 1):
             # A threshold that is always met: one step, whose entropies are looked at.
             wish = Escalation(below=1e9, start=k, measure="mean")
-            options = wish_for(reload=k, escalate=wish, max_new_tokens=bench.max_new_tokens)
-            asking = Asking(x2l.backbone, View.of(memory), sample.question, x2l.backbone.suffix, options)
-            answer = answered(asking)
+            options = resolve_options(reload=k, escalate=wish, max_new_tokens=bench.max_new_tokens)
+            asking = QuestionRun(x2l.backbone, View.of(memory), sample.question, x2l.backbone.suffix, options)
+            answer = run_question(asking)
             first = Escalation(measure="first")
             entropy = {"mean": wish.entropy(asking.writer), "first": first.entropy(asking.writer)}
             right = bench.score(sample, answer.text) or 0.0

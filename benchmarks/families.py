@@ -1,6 +1,6 @@
 """Memory per hour of video for each family, at the shape of its usual model: the table of docs/models.md.
 
-From shapes alone (`videox2l.cost`): nothing is loaded. Frame sizes come from the package's own preprocessing under the
+From shapes alone (`videox2l.flops`): nothing is loaded. Frame sizes come from the package's own preprocessing under the
 settings that the checkpoints were published with.
 
     python benchmarks/families.py --write docs/models.md
@@ -13,9 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from videox2l.backbones.frame_budgets import SharedPatchFrames
-from videox2l.backbones.frames import PatchFrames
-from videox2l.cost import DecoderShape, ranked_ingest_cost
+from videox2l.backbones.frames import PatchFrames, SharedPatchFrames
+from videox2l.flops import DecoderShape, ranked_ingest_cost
 
 HEIGHT, WIDTH, FRAMES, CHUNK = 720, 1280, 3600, 8
 RATIOS = (2.0, 32.0)
@@ -56,8 +55,10 @@ class Row:
         """Return the cells of the row."""
         visual, group = self.tokens()
         shape = DecoderShape(self.layers, 4096, 32, self.kv_heads, self.head_dim, 11008, 32000)
-        sizes = [(visual + self.words) * CHUNK // group] * (FRAMES // CHUNK)
-        each = f"{visual}{f' + {self.words}' if self.words else ''}" + (f" / {group} frames" if group > 1 else "")
+        sizes = [(visual + self.video_markup) * CHUNK // group] * (FRAMES // CHUNK)
+        each = f"{visual}{f' + {self.video_markup}' if self.video_markup else ''}" + (
+            f" / {group} frames" if group > 1 else ""
+        )
         gigabytes = [
             ranked_ingest_cost(shape, sizes, ratios, prefix=0).kept_bytes / 1e9
             for ratios in ((1.0,), RATIOS, RATIOS[1:])

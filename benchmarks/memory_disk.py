@@ -23,14 +23,14 @@ from time import perf_counter
 
 import torch
 
-from videox2l.backbones.base import KVShape, VisualTokens
-from videox2l.backbones.cache import BufferCache
+from videox2l.engine.cache import BufferCache
 from videox2l.ingest import IngestSettings
 from videox2l.memory.disk.folder import load, verify
-from videox2l.memory.disk.places import LocalPlace
-from videox2l.memory.disk.reader import StoredLevels, deliver
+from videox2l.memory.disk.reader import StoredLevels, fetch_into
+from videox2l.memory.disk.stores import LocalStore
 from videox2l.memory.disk.writer import Head, open_writer
 from videox2l.memory.levels import Chunk, LevelKV, Levels
+from videox2l.types import KVShape, VisualTokens
 
 SHAPE = KVShape(28, 4, 128, torch.bfloat16)
 WIDTH, FRAMES, TOKENS = 3584, 8, 256
@@ -69,7 +69,7 @@ def write(folder: Path, chunks: list[Chunk], tier: str, l_bits: int | None, h_bi
     prefix = (torch.zeros(28, 4, 16, 128).bfloat16(), torch.zeros(28, 4, 16, 128).bfloat16())
     head = Head({}, settings, {"sha256": "0" * 64}, {"source": "random"}, SHAPE, ratios, "keep", prefix)
     begin = perf_counter()
-    with open_writer(LocalPlace(folder), head) as writer:
+    with open_writer(LocalStore(folder), head) as writer:
         for number, each in enumerate(chunks):
             frames = range(FRAMES * number, FRAMES * (number + 1))
             writer.add(each, [float(frame) for frame in frames], list(frames))
@@ -103,7 +103,7 @@ def read_all(folder: Path) -> tuple[float, float]:
     for layer in cache.layers:  # touch the pages first: a question's cache is warm as well
         layer._keys.zero_()
         layer._values.zero_()
-    return timed(lambda: deliver(jobs)), timed(lambda: deliver(jobs))
+    return timed(lambda: fetch_into(jobs)), timed(lambda: fetch_into(jobs))
 
 
 def timed(work: Callable[[], object]) -> float:

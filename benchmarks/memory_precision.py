@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from videox2l import ArraySource, VideoX2L
-from videox2l.demo.questions import ask
+from videox2l.demo.questions import make_questions
 from videox2l.demo.world import make_video
 from videox2l.evaluate.statistics import cluster_bootstrap, mcnemar
 from videox2l.version import __version__
@@ -39,7 +39,7 @@ def measure(x2l: VideoX2L, frames: int, questions: int, split: str) -> list[str]
     for seed in range(questions // PER_VIDEO):
         video = make_video(10_000 + seed, frames, split)
         pictures = video.render()
-        batch = ask(video, np.random.default_rng([frames, seed]), PER_VIDEO)
+        batch = make_questions(video, np.random.default_rng([frames, seed]), PER_VIDEO)
         for name, (l_bits, h_bits) in PRECISIONS.items():
             memory = x2l.ingest(ArraySource(pictures), l_bits=l_bits, h_bits=h_bits)
             answers[name] += [x2l.ask(memory, question.question, max_new_tokens=6).text for question in batch]

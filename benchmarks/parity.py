@@ -21,13 +21,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from videox2l.backbones.base import TextTokens, VisualTokens
-from videox2l.backbones.rope import unrotate
 from videox2l.backbones.video_xl import VideoXLBackbone
-from videox2l.backbones.video_xl_loading import load_model, weight_files
+from videox2l.backbones.video_xl_loading import load_video_xl_model, weight_files
 from videox2l.compress import ChunkEncoder, History, SummaryTokenCompressor
-from videox2l.decoding import Sampling, decode
-from videox2l.memory import LevelKV, Memory, Plan, mix
+from videox2l.engine.decode import SamplingParams, generate
+from videox2l.engine.rope import unrotate
+from videox2l.memory import LevelKV, Memory, Plan, build_cache
+from videox2l.types import TextTokens, VisualTokens
 
 ATOL, RTOL = 1e-3, 1e-4
 CONTROLS = ("ordinary-projections", "ratio-at-ends", "keys-not-rerotated", "position-off-by-one")
@@ -49,7 +49,7 @@ class NumberTokenizer:
 
 def load_backbone(folder: Path, control: str = "") -> VideoXLBackbone:
     config = json.loads((folder / "config.json").read_text())
-    model = load_model(config, weight_files(lambda name: folder / name if (folder / name).exists() else None))
+    model = load_video_xl_model(config, weight_files(lambda name: folder / name if (folder / name).exists() else None))
     if control == "ordinary-projections":
         for layer in model.model.layers:
             attention = layer.self_attn
@@ -110,7 +110,7 @@ def outputs(folder: Path, control: str = "") -> Iterator[tuple[str, Tensor]]:
     question = inputs["question_ids"]
     for number, selected in enumerate(meta["selections"]):
         plan = Plan.at([memory.ratios[0 if i in selected else 1] for i in range(len(memory))])
-        mixed = mix(memory, plan, backbone)
+        mixed = build_cache(memory, plan, backbone)
         first = mixed.next_position + shift
         hidden = backbone.forward(backbone.embed(question), backbone.text_positions(first, len(question)), mixed.cache)
         logits = backbone.logits(hidden)
@@ -123,9 +123,9 @@ def outputs(folder: Path, control: str = "") -> Iterator[tuple[str, Tensor]]:
             greedy.append(backbone.logits(hidden)[0])
             ids.append(int(greedy[-1].argmax()))
         yield f"sel{number}.greedy_logits", torch.stack(greedy)
-        mixed = mix(memory, plan, backbone)
+        mixed = build_cache(memory, plan, backbone)
         backbone.forward(backbone.embed(question), backbone.text_positions(first, len(question)), mixed.cache)
-        loop = decode(backbone, mixed.cache, logits[-1], first + len(question), Sampling(meta["new_tokens"]))
+        loop = generate(backbone, mixed.cache, logits[-1], first + len(question), SamplingParams(meta["new_tokens"]))
         yield f"sel{number}.greedy_ids", torch.tensor(list(loop))
 
 

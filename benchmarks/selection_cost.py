@@ -22,7 +22,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from videox2l import ArraySource, VideoX2L
 from videox2l.demo.world import make_video
-from videox2l.memory import mix
+from videox2l.memory import build_cache
 from videox2l.select import TopK
 
 QUESTION = "what digit appears with the red star ?"
@@ -58,8 +58,8 @@ def table(x2l: VideoX2L, frames: int, runs: int) -> None:
     memory = x2l.ingest(ArraySource(make_video(1, frames, "dev").render()))
     prompt = backbone.suffix(QUESTION)
     plan = TopK(3).plan(torch.rand(len(memory)), memory)
-    reload = timed(lambda: mix(memory, plan, backbone, room=len(prompt)), runs)
-    laid = mix(memory, plan, backbone, room=len(prompt))
+    reload = timed(lambda: build_cache(memory, plan, backbone, room=len(prompt)), runs)
+    laid = build_cache(memory, plan, backbone, room=len(prompt))
     positions = backbone.text_positions(laid.next_position, len(prompt))
 
     def first_token() -> None:

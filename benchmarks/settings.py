@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from videox2l import VideoX2L
-from videox2l.console import Screen
-from videox2l.evaluate.base import Method, Options
+from videox2l.cli.console import Screen
+from videox2l.evaluate.base import Method, MethodOptions
 from videox2l.evaluate.document import Block, Heading, Text, to_markdown
 from videox2l.evaluate.haystack import Haystack
 from videox2l.evaluate.methods.evict import EvictMethod
@@ -25,7 +25,7 @@ from videox2l.evaluate.methods.plain import LevelMethod
 from videox2l.evaluate.methods.snapkv import window_scores
 from videox2l.evaluate.methods.two_levels import TwoLevelMethod, x2l_method, xl2_method
 from videox2l.evaluate.registry import method_by_name
-from videox2l.evaluate.rundata import RunData
+from videox2l.evaluate.runfile import RunData
 from videox2l.evaluate.runner import Run, run
 from videox2l.evaluate.tables import accuracy_table
 
@@ -92,7 +92,7 @@ def main() -> None:
     x2l, screen = VideoX2L.from_pretrained(args.model), Screen()
     blocks: list[Block] = [Heading(1, "Settings on the demo model"), Text(INTRO)]
     for frames in args.frames:
-        work = Run(Haystack(Options(split="dev", questions=args.questions, frames=frames)), METHODS, BUDGETS)
+        work = Run(Haystack(MethodOptions(split="dev", questions=args.questions, frames=frames)), METHODS, BUDGETS)
         folder = args.out / str(frames)
         with screen.bar(f"{frames} frames") as update:
             run(x2l, work, folder, update)

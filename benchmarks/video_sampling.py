@@ -26,7 +26,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from videox2l.video import Sampling, VideoReader
+from videox2l.video import FrameSampling, VideoReader
 
 
 def make_video(path: Path, seconds: float, width: int, height: int, rate: int) -> None:
@@ -53,7 +53,7 @@ def make_video(path: Path, seconds: float, width: int, height: int, rate: int) -
         box.mux(stream.encode())
 
 
-def measure(path: Path, sampling: Sampling) -> None:
+def measure(path: Path, sampling: FrameSampling) -> None:
     """Read a video once and print what it cost; runs in a process of its own."""
     before = resource.getrusage(resource.RUSAGE_SELF)
     start = time.perf_counter()
@@ -78,7 +78,7 @@ def measure(path: Path, sampling: Sampling) -> None:
     )
 
 
-def table(path: Path, samplings: list[Sampling], repeats: int) -> None:
+def table(path: Path, samplings: list[FrameSampling], repeats: int) -> None:
     with VideoReader(path) as reader:
         facts = reader.manifest
     print(
@@ -115,10 +115,10 @@ def main() -> None:
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        measure(options.video, Sampling(**json.loads(options.measure)))
+        measure(options.video, FrameSampling(**json.loads(options.measure)))
         return
     wishes = [{"fps": options.fps}, {"fps": None, "max_frames": options.max_frames}]
-    samplings = [Sampling(**wish, mode=mode) for wish in wishes for mode in ("exact", "auto", "fast")]
+    samplings = [FrameSampling(**wish, mode=mode) for wish in wishes for mode in ("exact", "auto", "fast")]
     with tempfile.TemporaryDirectory() as folder:
         path = options.video or Path(folder) / "generated.mp4"
         if not options.video:

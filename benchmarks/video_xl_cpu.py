@@ -18,12 +18,12 @@ from itertools import pairwise
 import torch
 from parity import NumberTokenizer
 
-from videox2l.backbones.base import TextTokens, VisualTokens
 from videox2l.backbones.video_xl import VideoXLBackbone
 from videox2l.backbones.video_xl_model import VideoXLConfig, VideoXLForCausalLM
 from videox2l.compress import ChunkEncoder, History, SummaryTokenCompressor
-from videox2l.decoding import Sampling, decode
-from videox2l.memory import Memory, Plan, mix, planned_tokens
+from videox2l.engine.decode import SamplingParams, generate
+from videox2l.memory import Memory, Plan, build_cache, planned_tokens
+from videox2l.types import TextTokens, VisualTokens
 
 TOKENS, FRAMES, PREFIX, QUESTION, NEW = 64, 10, 14, 32, 65
 RATIOS = (2.0, 32.0)
@@ -93,8 +93,8 @@ def ask(backbone: VideoXLBackbone, memory: Memory, selected: int) -> tuple[int, 
     picked = {i * step + step // 2 for i in range(selected)} if selected < len(memory) else set(range(len(memory)))
     plan = Plan.at([RATIOS[0] if i in picked else RATIOS[1] for i in range(len(memory))])
     room = QUESTION + NEW
-    reload = clocked(lambda: mix(memory, plan, backbone, room))
-    mixed = mix(memory, plan, backbone, room)
+    reload = clocked(lambda: build_cache(memory, plan, backbone, room))
+    mixed = build_cache(memory, plan, backbone, room)
     embeds = backbone.embed(torch.arange(QUESTION))
     positions = backbone.text_positions(mixed.next_position, QUESTION)
 
@@ -103,7 +103,7 @@ def ask(backbone: VideoXLBackbone, memory: Memory, selected: int) -> tuple[int, 
         return backbone.logits(backbone.forward(embeds, positions, mixed.cache)[-1:])[0]
 
     asked = clocked(question)
-    tokens = decode(backbone, mixed.cache, question(), mixed.next_position + QUESTION, Sampling(NEW))
+    tokens = generate(backbone, mixed.cache, question(), mixed.next_position + QUESTION, SamplingParams(NEW))
     times = [time.process_time() for _ in tokens]
     each = statistics.median((b - a) * 1e3 for a, b in pairwise(times))
     return planned_tokens(memory, plan), reload, asked, each

@@ -2,14 +2,14 @@
 
     python benchmarks/video_xl_flops.py --frames 256 3600
 
-Counted from shapes by `videox2l.cost`, which tests compare with torch's FLOP counter on real passes.
+Counted from shapes by `videox2l.flops`, which tests compare with torch's FLOP counter on real passes.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from videox2l.cost import (
+from videox2l.flops import (
     MODES,
     QWEN2_7B,
     SummaryPlan,

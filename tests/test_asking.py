@@ -13,9 +13,9 @@ import torch
 
 from tests.conftest import make_qwen25, make_video_xl
 from videox2l import ArraySource, Memory, SettingsError, VideoX2L
-from videox2l.answer import Cost
-from videox2l.escalation import Escalation
-from videox2l.memory import Levels, Plan, mix, remix
+from videox2l.ask.answer import Cost
+from videox2l.ask.escalation import Escalation
+from videox2l.memory import Levels, Plan, build_cache, update_cache
 
 QUESTION = "What is on the board in the video?"
 
@@ -93,12 +93,12 @@ def test_a_changed_cache_is_the_new_mix_bit_for_bit(where: str, x2l: VideoX2L, t
     memory = x2l.ingest(ArraySource(frames()), ratios=(2, 8), chunk_frames=4, **options)
     rng = np.random.default_rng(0)
     old = Plan.at([8.0] * 6)
-    mixed = mix(memory, old, x2l.backbone, room=3)
+    mixed = build_cache(memory, old, x2l.backbone, room=3)
     for _ in range(6):
         mixed.cache.append(*torch.randn(2, 3, 2, 2, 16))  # text that must be gone afterwards
         new = Plan.at([float(r) for r in rng.choice([2, 4, 8], 6)])
-        mixed = remix(mixed, memory, old, new)
-        fresh = mix(memory, new, x2l.backbone)
+        mixed = update_cache(mixed, memory, old, new)
+        fresh = build_cache(memory, new, x2l.backbone)
         assert mixed.offsets == fresh.offsets
         assert mixed.next_position == fresh.next_position
         assert list(mixed.brought) == [i for i in range(6) if old.ratios[i] != new.ratios[i]]
@@ -112,7 +112,7 @@ def test_keys_that_stand_at_their_columns_are_not_changed_in_place() -> None:
     memory = x2l.ingest(ArraySource(frames(20)), ratios=(2, 4))
     plan = Plan.at([4.0] * len(memory))
     with pytest.raises(SettingsError, match="reposition='compact'"):
-        remix(mix(memory, plan, x2l.backbone), memory, plan, plan)
+        update_cache(build_cache(memory, plan, x2l.backbone), memory, plan, plan)
 
 
 # --- escalation ---------------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def test_every_step_is_what_asking_with_its_plan_gives(x2l: VideoX2L, memory: Me
         plan = Plan.at([2.0 if i in step.reloaded else 8.0 for i in range(6)])
         alone = x2l.ask(memory, QUESTION, reload=Fixed(plan), max_new_tokens=6)
         assert alone.text == step.text
-        mixed = mix(memory, plan, x2l.backbone)
+        mixed = build_cache(memory, plan, x2l.backbone)
         prompt = x2l.backbone.suffix(QUESTION)
         positions = x2l.backbone.text_positions(mixed.next_position, len(prompt))
         logits = x2l.backbone.logits(x2l.backbone.forward(prompt.embeds, positions, mixed.cache))[-1]
@@ -254,7 +254,7 @@ def continued(x2l: VideoX2L, memory: Memory, reloaded: list[int], written: tuple
     """Greedy tokens after `written`, each from one pass over prompt and answer on a fresh mix: the oracle."""
     ids = list(written)
     for _ in range(more):
-        mixed = mix(memory, Plan.at([2.0 if i in reloaded else 8.0 for i in range(len(memory))]), x2l.backbone)
+        mixed = build_cache(memory, Plan.at([2.0 if i in reloaded else 8.0 for i in range(len(memory))]), x2l.backbone)
         prompt = x2l.backbone.suffix(QUESTION)
         embeds = torch.cat((prompt.embeds, x2l.backbone.embed(torch.tensor(ids)))) if ids else prompt.embeds
         positions = x2l.backbone.text_positions(mixed.next_position, len(embeds))

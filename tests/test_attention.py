@@ -9,8 +9,8 @@ import torch
 from transformers import DynamicCache
 
 from tests.conftest import make_qwen25
-from videox2l.backbones.attention import x2l_attention
-from videox2l.backbones.cache import BufferCache
+from videox2l.engine.attention import x2l_attention
+from videox2l.engine.cache import BufferCache
 
 
 class Layer(torch.nn.Module):
@@ -55,7 +55,7 @@ def test_the_decoder_equals_the_library_with_its_own_cache_and_attention() -> No
     """Ragged pieces through BufferCache and x2l attention; eager attention and DynamicCache as the reference."""
     ours, _ = make_qwen25()
     stock, _ = make_qwen25()
-    from videox2l.backbones.attention import install
+    from videox2l.engine.attention import install
 
     install(ours.get_decoder())
     stock.get_decoder().set_attn_implementation("eager")

@@ -15,7 +15,7 @@ import pytest
 # Peak RSS of the command itself, as the operating system counts it for the one child of this small process.
 MEASURE = """
 import json, resource, subprocess, sys
-done = subprocess.run([sys.executable, "-m", "videox2l.cli", *sys.argv[1:]], capture_output=True, text=True)
+done = subprocess.run([sys.executable, "-m", "videox2l.cli.app", *sys.argv[1:]], capture_output=True, text=True)
 assert done.returncode == 0, done.stderr
 peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 print(json.dumps({"peak": peak, "memory": json.loads(done.stdout)["memory"]}))

@@ -14,7 +14,7 @@ from tests.families.models import MAKERS, needs
 from tests.test_asking import Fixed, endless, frames
 from tests.test_exactness import stock_inputs
 from videox2l import ArraySource, Memory, SettingsError, Turn, VideoX2L
-from videox2l.chat import Chat
+from videox2l.ask.chat import Chat
 from videox2l.memory import DialogueKV, Plan
 from videox2l.select import ManualSelector
 
@@ -160,7 +160,7 @@ def reference(x2l: VideoX2L, memory: Memory, plans: list[Plan], earlier: str) ->
 
     "keep": the keys and values of earlier turns are taken from the caches in which they were first computed.
     """
-    from videox2l.memory import mix
+    from videox2l.memory import build_cache
 
     backbone = x2l.backbone
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -170,7 +170,7 @@ def reference(x2l: VideoX2L, memory: Memory, plans: list[Plan], earlier: str) ->
         text = backbone.suffix(question).ids.tolist()
         if answers:
             text = [ids[-1], *backbone.tokenizer(between(question)).input_ids]
-        mixed = mix(memory, plan, backbone)
+        mixed = build_cache(memory, plan, backbone)
         position, cache = mixed.next_position, mixed.cache
         if earlier == "keep":
             for keys, values in kept:
@@ -274,7 +274,7 @@ def test_a_question_that_fails_leaves_the_dialogue_as_it_was(x2l: VideoX2L, memo
 
 
 def test_a_dialogue_follows_a_memory_that_grows(x2l: VideoX2L) -> None:
-    memory = x2l.ingest(ArraySource(frames(8)), ratios=(2, 8), chunk_frames=4, endless=True)
+    memory = x2l.ingest(ArraySource(frames(8)), ratios=(2, 8), chunk_frames=4, live=True)
     chat = x2l.chat(memory)
     assert len(chat.ask(QUESTIONS[0], max_new_tokens=3).evidence) == 2
     x2l.append(memory, ArraySource(frames(8, seed=3)))
@@ -304,7 +304,7 @@ def test_selectors_see_the_dialogue(x2l: VideoX2L, memory: Memory) -> None:
 
 
 def test_escalation_and_re_selection_within_a_dialogue(x2l: VideoX2L, memory: Memory) -> None:
-    from videox2l.escalation import Escalation
+    from videox2l.ask.escalation import Escalation
 
     plain, steps, again = x2l.chat(memory), x2l.chat(memory), x2l.chat(memory)
     for question in QUESTIONS:

@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 
 from tests.test_loading import ids, save
 from videox2l import ArraySource, Memory, ModelError, SettingsError, VideoX2L
-from videox2l.backbones.cache import BufferCache
-from videox2l.cli import app
+from videox2l.cli.app import app
+from videox2l.engine.cache import BufferCache
 from videox2l.errors import ModelWarning
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

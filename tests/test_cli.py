@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from videox2l.cli import app
-from videox2l.times import clock, parse_range, parse_time, span
+from videox2l.cli.app import app
+from videox2l.units import format_range, format_time, parse_range, parse_time
 
 MEDIA = Path(__file__).parent / "media"
 NASA = MEDIA / "nasa_13013.mp4"
@@ -122,7 +122,7 @@ def test_demo_says_what_is_wrong(tmp_path: Path) -> None:
 
 def test_help_and_version_import_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys; from typer.testing import CliRunner; from videox2l.cli import app; "
+        "import sys; from typer.testing import CliRunner; from videox2l.cli.app import app; "
         "out = CliRunner().invoke(app, [sys.argv[1]]); assert out.exit_code == 0, out.output; "
         "assert not {'torch', 'transformers', 'av', 'numpy'} & set(sys.modules), 'slow import'"
     )
@@ -144,8 +144,13 @@ def test_wrong_times_are_refused(text: str) -> None:
 
 
 def test_times_are_written() -> None:
-    assert (clock(0), clock(59.99), clock(750), clock(3723)) == ("00:00", "00:59", "12:30", "1:02:03")
-    assert span(8, 16) == "00:08-00:16"
+    assert (format_time(0), format_time(59.99), format_time(750), format_time(3723)) == (
+        "00:00",
+        "00:59",
+        "12:30",
+        "1:02:03",
+    )
+    assert format_range(8, 16) == "00:08-00:16"
     assert parse_range("10:00-11:30") == (600, 690)
     with pytest.raises(ValueError, match="empty"):
         parse_range("11-10")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from videox2l.cli import app
+from videox2l.cli.app import app
 
 NASA = Path(__file__).parent / "media" / "nasa_13013.mp4"
 QUESTION = "what digit appears with the red star ?"

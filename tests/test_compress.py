@@ -11,9 +11,7 @@ from torch.nn.functional import cosine_similarity
 
 from tests.conftest import make_qwen25
 from videox2l import VideoX2L
-from videox2l.backbones.base import VisualTokens
 from videox2l.backbones.positions import mrope_positions
-from videox2l.backbones.rope import rotate
 from videox2l.compress import (
     COMPRESSORS,
     ChunkEncoder,
@@ -26,8 +24,10 @@ from videox2l.compress import (
 )
 from videox2l.compress.pool import block_labels, block_shape
 from videox2l.compress.ranked import prefill_chunk
+from videox2l.engine.rope import rotate
 from videox2l.errors import SettingsError
 from videox2l.memory.levels import kept_tokens
+from videox2l.types import VisualTokens
 
 
 def random_chunk(n: int = 36, window: int = 9) -> ChunkKV:

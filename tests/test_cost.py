@@ -12,9 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.conftest import make_qwen25, make_video_xl
 from videox2l import VideoX2L
-from videox2l.backbones.base import TextTokens, VisualTokens
-from videox2l.compress import ChunkEncoder, ChunkTask, History, SummaryTokenCompressor
-from videox2l.cost import (
+from videox2l.compress import ChunkContext, ChunkEncoder, History, SummaryTokenCompressor
+from videox2l.flops import (
     MODES,
     QWEN2_7B,
     DecoderShape,
@@ -30,7 +29,8 @@ from videox2l.cost import (
     summary_pass,
     text,
 )
-from videox2l.select.looks import QueryProbe, look
+from videox2l.select.probes import QueryProbe, partial_prefill
+from videox2l.types import TextTokens, VisualTokens
 
 
 def counted(work: Callable[[], Any]) -> int:
@@ -95,7 +95,7 @@ def test_a_level_made_later_costs_its_pass(backbone: Any, shape: Any) -> None:
         missing = past - len(cache)
         cache.append(*torch.randn(2, shape.layers, 2, missing, 16))
         tokens = VisualTokens(torch.randn(36, 64), torch.arange(36)[None], (4, 3, 3))
-        task = ChunkTask(tuple(SIZES[:i]))
+        task = ChunkContext(tuple(SIZES[:i]))
         total += counted(
             lambda tokens=tokens, task=task: SummaryTokenCompressor().compress(tokens, cache, backbone, (2,), task)
         )
@@ -178,5 +178,7 @@ def test_an_early_look_costs_the_layers_before_its_last_and_three_projections() 
         cache = x2l.backbone.new_cache()
         x2l.backbone.forward(prefix.embeds, x2l.backbone.text_positions(0, len(prefix)), cache)
         probe = QueryProbe((last,))
-        seen = counted(lambda probe=probe, cache=cache: look(prompt, len(prefix), cache, x2l.backbone, probe))
+        seen = counted(
+            lambda probe=probe, cache=cache: partial_prefill(prompt, len(prefix), cache, x2l.backbone, probe)
+        )
         assert seen == early_look(shape, len(prompt), len(prefix), last, kernel=True).total

@@ -12,10 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.families.models import MAKERS, needs
-from videox2l import ModelError, VideoX2L, verdicts
-from videox2l.backbones.mrope import MRopeBackbone
-from videox2l.cli import app
-from videox2l.doctor import diagnose
+from videox2l import ModelError, VideoX2L
+from videox2l.backbones.qwen2_vl import MRopeBackbone
+from videox2l.cli.app import app
+from videox2l.conformance import check_cache
+from videox2l.conformance.doctor import diagnose
 
 TITLES = ["files", "adapter", "processor", "weights", "frames", "attention", "rope", "theta"]
 PROOFS = ["positions", "chunk boundaries", "rotation", "exact", "wrong-position control", "greedy", "multi-turn"]
@@ -38,7 +39,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkpoint to break, and a cache of verdicts of its own."""
-    monkeypatch.setenv(verdicts.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(check_cache.VARIABLE, str(tmp_path / "cache"))
     return Path(shutil.copytree(whole, tmp_path / "model"))
 
 
@@ -139,7 +140,7 @@ def test_loading_checks_once_and_remembers(folder: Path, tmp_path: Path, monkeyp
         raise AssertionError("checked a second time")
 
     with monkeypatch.context() as patch:
-        patch.setattr(verdicts, "examine", again)
+        patch.setattr(check_cache, "examine", again)
         VideoX2L.from_pretrained(str(folder))  # looked up
         with pytest.raises(AssertionError):
             VideoX2L.from_pretrained(str(folder), max_pixels=16 * 16)  # another processor is another key
@@ -171,8 +172,8 @@ def test_contradicting_rope_settings_are_refused_when_loading(folder: Path) -> N
 
 def test_a_cache_that_cannot_be_written_does_no_harm(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv(verdicts.VARIABLE, str(tmp_path / "file"))
+    monkeypatch.setenv(check_cache.VARIABLE, str(tmp_path / "file"))
     VideoX2L.from_pretrained(str(folder))
-    monkeypatch.delenv(verdicts.VARIABLE)
+    monkeypatch.delenv(check_cache.VARIABLE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert verdicts.cache_folder().name in ("videox2l", "Cache")
+    assert check_cache.cache_folder().name in ("videox2l", "Cache")

@@ -11,7 +11,7 @@ import torch
 from tests.conftest import FAMILIES
 from videox2l import VideoX2L
 from videox2l.backbones.frames import stack
-from videox2l.memory import Plan, mix
+from videox2l.memory import Plan, build_cache
 from videox2l.video import ArraySource
 
 QUESTION = "What happens in the video?"
@@ -80,7 +80,7 @@ def stock_run(family: str, video: np.ndarray, fps: float) -> tuple[torch.Tensor,
 
 def our_logits(x2l: VideoX2L, memory: Any, shift: int = 0) -> torch.Tensor:
     backbone = x2l.backbone
-    mixed = mix(memory, Plan.at([memory.finest] * len(memory)), backbone)
+    mixed = build_cache(memory, Plan.at([memory.finest] * len(memory)), backbone)
     prompt = backbone.suffix(QUESTION)
     positions = backbone.text_positions(mixed.next_position + shift, len(prompt))
     return backbone.logits(backbone.forward(prompt.embeds, positions, mixed.cache))[-1]

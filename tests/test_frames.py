@@ -42,14 +42,14 @@ def test_chunks_equal_the_whole(frames: int, video: np.ndarray) -> None:
 def test_patch_order_is_merge_blocks_of_rows() -> None:
     """Pixel values that name their place show which patch, and which pixel in it, comes where."""
     height = width = 16
-    marks = torch.arange(2 * 3 * height * width).reshape(2, 3, height, width).float()
+    features = torch.arange(2 * 3 * height * width).reshape(2, 3, height, width).float()
     plain = PatchFrames(Normalise((0.0,) * 3, (1.0,) * 3, 1.0, "bicubic"), 4, 2, 2, 1, 256)
-    patches, grid = plain(marks.to(torch.int32))  # type: ignore[arg-type]
+    patches, grid = plain(features.to(torch.int32))  # type: ignore[arg-type]
     assert grid == (1, 4, 4)
     # patches of a 2x2 merge block stand together: (0,0) (0,1) (1,0) (1,1), then the block to the right
     corners = [(0, 0), (0, 4), (4, 0), (4, 4), (0, 8), (0, 12), (4, 8), (4, 12)]
     for patch, (y, x) in zip(patches, corners, strict=False):
-        expect = marks[:, :, y : y + 4, x : x + 4].permute(1, 0, 2, 3).reshape(-1)  # rgb, time, y, x
+        expect = features[:, :, y : y + 4, x : x + 4].permute(1, 0, 2, 3).reshape(-1)  # rgb, time, y, x
         assert torch.equal(patch, expect)
 
 

@@ -14,7 +14,7 @@ from tests.conftest import make_qwen25, make_video_xl
 from videox2l import ArraySource, Memory, SettingsError, VideoX2L
 from videox2l.compress import RankedCompressor, UniformScorer, compressor_by_name
 from videox2l.compress.lazy import with_planned_levels
-from videox2l.memory import ComputedLevels, Plan
+from videox2l.memory import LevelCache, Plan
 from videox2l.select import AttentionSelector
 
 QUESTIONS = ["What happens?", "Who rings the bell?", "What is on the board?"]
@@ -57,18 +57,18 @@ def test_answers_and_levels_are_those_of_stored_levels(pair: Any) -> None:
 def test_the_memory_keeps_no_fine_level_and_the_cache_is_bounded(pair: Any) -> None:
     x2l, stored, lazy = pair
     before = lazy.summary()
-    lazy.computed.clear()
+    lazy.level_cache.clear()
     answer = x2l.ask(lazy, QUESTIONS[0], reload=3, max_new_tokens=6)
-    assert len(lazy.computed) == 3
+    assert len(lazy.level_cache) == 3
     assert lazy.summary() == before
     assert "L" not in before["tokens"]
     assert all(list(chunk.levels) == [8.0] for chunk in lazy.chunks)
     one = max(level.nbytes() for level in (chunk.level(2) for chunk in stored.chunks))
     for capacity in (0, one, 2 * one):
-        lazy.computed = ComputedLevels(capacity)
+        lazy.level_cache = LevelCache(capacity)
         again = x2l.ask(lazy, QUESTIONS[0], reload=3, max_new_tokens=6)
         assert (again.ids, again.evidence) == (answer.ids, answer.evidence)
-        assert lazy.computed.nbytes() <= capacity
+        assert lazy.level_cache.nbytes() <= capacity
 
 
 def test_a_saved_memory_makes_them_too(pair: Any, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_what_cannot_be_lazy_is_refused(pair: Any) -> None:
 def test_the_level_used_longest_ago_goes_first(pair: Any) -> None:
     _, stored, _ = pair
     levels = [chunk.level(2) for chunk in stored.chunks[:3]]
-    cache = ComputedLevels(2 * max(level.nbytes() for level in levels))
+    cache = LevelCache(2 * max(level.nbytes() for level in levels))
     cache.put(0, 2.0, levels[0])
     cache.put(1, 2.0, levels[1])
     assert cache.get(0, 2.0) is not None
@@ -110,5 +110,5 @@ def test_a_part_of_a_memory_has_a_cache_of_its_own(pair: Any) -> None:
     x2l, _, lazy = pair
     x2l.ask(lazy, QUESTIONS[0], reload="all", max_new_tokens=1)
     part = dataclasses.replace(lazy, chunks=lazy.chunks[2:])
-    assert len(part.computed) == 0
-    assert len(lazy.computed) > 0
+    assert len(part.level_cache) == 0
+    assert len(lazy.level_cache) > 0

@@ -15,8 +15,8 @@ from safetensors.numpy import load, load_file
 
 from tests.conftest import make_llava_onevision, make_qwen25
 from videox2l import ArraySource, Memory, MemoryFileError, Plan, SettingsError, VideoX2L
-from videox2l.backbones.rope import rotate, unrotate
-from videox2l.memory import mix
+from videox2l.engine.rope import rotate, unrotate
+from videox2l.memory import build_cache
 from videox2l.memory.disk.folder import is_memory
 
 Made = tuple[VideoX2L, Memory]
@@ -46,7 +46,7 @@ def test_chunks_cover_the_video_in_order(made: Made) -> None:
 def test_mix_lays_levels_out_in_order_of_time(made: Made) -> None:
     x2l, memory = made
     plan = Plan.at([32, 2, 8, 32, 2])
-    mixed = mix(memory, plan, x2l.backbone, room=7)
+    mixed = build_cache(memory, plan, x2l.backbone, room=7)
     cache, offsets = mixed.cache, mixed.offsets
     sizes = [1, 16, 4, 1, 16]
     prefix = memory.prefix[0].shape[2]
@@ -59,7 +59,7 @@ def test_mix_lays_levels_out_in_order_of_time(made: Made) -> None:
     assert torch.equal(keys[:, :, :prefix], memory.prefix[0])
     assert cache.layers[0].capacity == offsets[-1] + 7
     with pytest.raises(SettingsError, match="plan is for 2 chunks, the memory has 5"):
-        mix(memory, Plan.at([2, 2]), x2l.backbone)
+        build_cache(memory, Plan.at([2, 2]), x2l.backbone)
 
 
 def test_any_coarser_ratio_of_a_ranked_level_can_be_read(made: Made) -> None:
@@ -83,8 +83,10 @@ def test_bytes_count_what_is_stored_once(made: Made) -> None:
     _, memory = made
     token = memory.shape.token_bytes
     assert token == 2 * 3 * 2 * 16 * 4
-    marks = 3 * 2 * 2 * 16 * 4 + 2 * 64 * 4  # of two layers: bounds and mean of the keys; of two groups: visual means
-    assert memory.nbytes() == (memory.prefix[0].shape[2] + 5 * 16) * token + 5 * marks  # H and 8x are part of L
+    features = (
+        3 * 2 * 2 * 16 * 4 + 2 * 64 * 4
+    )  # of two layers: bounds and mean of the keys; of two groups: visual means
+    assert memory.nbytes() == (memory.prefix[0].shape[2] + 5 * 16) * token + 5 * features  # H and 8x are part of L
 
 
 def test_chunks_within(made: Made) -> None:
@@ -124,12 +126,12 @@ def test_the_folder_is_readable_without_this_package(made: Made, tmp_path: Path)
     assert manifest["ratios"] == [2.0, 8.0, 32.0]
     lines = [json.loads(line) for line in (path / "journal.jsonl").read_text().splitlines()]
     assert [line["kind"] for line in lines] == ["chunk"] * 5 + ["end"]
-    fine, gist = lines[3]["fine"], lines[3]["gist"]
+    fine, coarse = lines[3]["fine"], lines[3]["coarse"]
     assert hashlib.sha256((path / fine["name"]).read_bytes()).hexdigest() == fine["sha256"]
     tensors = load_file(path / fine["name"])
     keys = np.concatenate([tensors[f"{part[0]}.keys"] for part in fine["parts"]], axis=2)
     assert np.array_equal(keys, memory.chunks[3].level(2).keys.numpy())
-    piece = (path / gist["name"]).read_bytes()[gist["start"] :][: gist["bytes"]]
+    piece = (path / coarse["name"]).read_bytes()[coarse["start"] :][: coarse["bytes"]]
     assert np.array_equal(load(piece)["gist.values"], memory.chunks[3].level(32).values.numpy())
     assert (path / lines[3]["thumb"]["name"]).read_bytes()[:3] == b"\xff\xd8\xff"
 
@@ -168,7 +170,7 @@ def test_a_failed_save_leaves_the_old_one(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    module = "videox2l.memory.disk.places." if name == "os.replace" else "videox2l.memory.disk.folder."
+    module = "videox2l.memory.disk.stores." if name == "os.replace" else "videox2l.memory.disk.folder."
     monkeypatch.setattr(module + name, full)
     with pytest.raises(MemoryFileError, match="No space left on device"):
         made[1].save(path)
@@ -224,7 +226,7 @@ def test_compact_mixing_equals_prefill_at_the_new_positions(video: np.ndarray) -
     memory = x2l.ingest(ArraySource(video), ratios=(2, 8), chunk_frames=4)
     memory.reposition = "compact"
     plan = Plan.at([8, 2, 8])
-    mixed = mix(memory, plan, backbone)
+    mixed = build_cache(memory, plan, backbone)
     assert mixed.next_position == mixed.offsets[-1] < memory.next_position
     keys, _ = mixed.cache.columns(0)
     for i, ratio in enumerate(plan.ratios):
@@ -243,7 +245,7 @@ def test_compact_mixing_equals_prefill_at_the_new_positions(video: np.ndarray) -
     memory = other.ingest(ArraySource(video), ratios=(2, 8), chunk_frames=4)
     memory.reposition = "compact"
     with pytest.raises(SettingsError, match="reposition='compact' is not possible for qwen2_5_vl"):
-        mix(memory, plan, other.backbone)
+        build_cache(memory, plan, other.backbone)
 
 
 def test_levels_of_separate_passes_are_each_kept(tmp_path: Path, video: np.ndarray) -> None:

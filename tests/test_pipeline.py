@@ -10,7 +10,7 @@ import torch
 
 from tests.conftest import make_qwen25
 from videox2l import ArraySource, Memory, ModelError, SettingsError, Turn, VideoX2L
-from videox2l.decoding import Sampling, TextStream
+from videox2l.engine.decode import SamplingParams, TextStream
 
 QUESTIONS = ["What happens?", "Who rings the bell?", "What is on the board in the video?"]
 
@@ -105,7 +105,7 @@ def test_sampling_follows_its_seed(x2l: VideoX2L, memory: Memory) -> None:
 
 def test_nucleus_is_the_smallest_set_that_reaches_top_p() -> None:
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
-    choose = Sampling(temperature=1.0, top_p=0.7, seed=0).chooser()
+    choose = SamplingParams(temperature=1.0, top_p=0.7, seed=0).chooser()
     assert {choose(logits) for _ in range(200)} == {0, 1}
 
 

@@ -9,9 +9,9 @@ import torch
 import transformers
 
 from tests.conftest import FAMILIES, make_qwen25
-from videox2l.backbones.base import VideoCursor, VisualTokens
 from videox2l.backbones.positions import mrope_positions, text_positions
-from videox2l.backbones.rope import rotate, unrotate
+from videox2l.engine.rope import rotate, unrotate
+from videox2l.types import VideoCursor, VisualTokens
 
 
 def test_qwen25_positions_equal_the_table_of_transformers_4_57() -> None:
@@ -83,7 +83,7 @@ def test_unrotate_divides_out_a_scale() -> None:
 
 
 def test_weights_id_sees_a_change_in_any_weight() -> None:
-    from videox2l.backbones.identity import weights_id
+    from videox2l.engine.identity import weights_id
 
     model, _ = make_qwen25()
     before = weights_id(model)

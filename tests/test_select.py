@@ -13,7 +13,6 @@ import torch
 
 from tests.conftest import FAMILIES
 from videox2l import ArraySource, Memory, SettingsError, VideoX2L
-from videox2l.backbones.base import KVShape
 from videox2l.memory import Chunk
 from videox2l.select import (
     AttentionSelector,
@@ -25,6 +24,7 @@ from videox2l.select import (
     budget_for,
     selector_by_name,
 )
+from videox2l.types import KVShape
 
 
 def bare_memory(n: int = 6) -> Memory:
@@ -49,7 +49,7 @@ def test_attention_scores_are_the_stock_models_attention_summed_by_chunk(family:
 
     cursor_start = memory.prefix[0].shape[2]
     embeds, positions = [x2l.backbone.prefix().embeds], [x2l.backbone.text_positions(0, cursor_start)]
-    from videox2l.backbones.base import VideoCursor
+    from videox2l.types import VideoCursor
 
     cursor = VideoCursor(cursor_start, 0.0, 0, cursor_start)
     for i in range(0, len(video), 4):

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from tests.conftest import byte_tokenizer, make_qwen25
 from videox2l import ArraySource, Memory, ModelError, SettingsError, VideoX2L
-from videox2l.cli import app
-from videox2l.memory.marks import PICTURES
+from videox2l.cli.app import app
+from videox2l.memory.features import PICTURES
 from videox2l.select import EmbeddingSelector
-from videox2l.select.encoders import DualEncoder
+from videox2l.select.embedding import DualEncoder
 
 QUESTION = "Which one RINGS the bell?"
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -118,13 +118,13 @@ def test_a_chunk_scores_as_its_best_frame(folder: Path, tmp_path: Path, video: n
     best = torch.stack([(encoder.pictures([video[i] for i in frames]) @ asked).max() for frames in picked])
     scores = EmbeddingSelector().score(SimpleNamespace(text=QUESTION), memory, x2l.backbone)  # type: ignore[arg-type]
     torch.testing.assert_close(scores, (encoder.scale * best).softmax(-1), atol=2e-2, rtol=0)  # kept in half precision
-    assert memory.chunks[0].marks[PICTURES].dtype == torch.float16
-    assert memory.chunks[0].marks[PICTURES].shape[0] == 4
+    assert memory.chunks[0].features[PICTURES].dtype == torch.float16
+    assert memory.chunks[0].features[PICTURES].shape[0] == 4
     answer = x2l.ask(memory, QUESTION, selector="embedding", reload=1, max_new_tokens=1)
     assert answer.reloaded[0].start == memory.chunks[int(scores.argmax())].start
     assert x2l.ask(memory, QUESTION, selector="fuse:keys+embedding", reload=1, max_new_tokens=1).reloaded
     x2l.append(memory, ArraySource(video[:3]))
-    assert all(PICTURES in chunk.marks for chunk in Memory.load(tmp_path / "m").chunks)
+    assert all(PICTURES in chunk.features for chunk in Memory.load(tmp_path / "m").chunks)
 
 
 def test_what_cannot_be_an_embedder_is_said(tmp_path: Path, video: np.ndarray) -> None:

@@ -13,10 +13,10 @@ import torch
 
 from tests.conftest import FAMILIES, make_video_xl
 from videox2l import ArraySource, Memory, SettingsError, VideoX2L
-from videox2l.backbones.base import VideoCursor, VisualTokens
-from videox2l.memory.marks import KEYS, VISUAL, MarkTables
+from videox2l.memory.features import KEYS, VISUAL, FeatureCache
 from videox2l.select import EmbedDotSelector, KeysSelector
 from videox2l.select.keys import early_layers
+from videox2l.types import VideoCursor, VisualTokens
 
 QUESTION = "Which one rings?"
 
@@ -59,7 +59,7 @@ def test_keys_are_those_of_the_stock_models_projections(family: str, video: np.n
     chunks = keys.split([len(t) for t in tokens], 1)
     for chunk, own in zip(memory.chunks, chunks, strict=True):
         bounds = torch.stack((own.amin(1), own.mean(1), own.amax(1)))
-        torch.testing.assert_close(chunk.marks[KEYS][:, 1], bounds, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(chunk.features[KEYS][:, 1], bounds, atol=1e-4, rtol=1e-3)
     group = len(queries) // len(keys)
 
     def shares(products: Any) -> torch.Tensor:
@@ -128,7 +128,7 @@ def test_without_marks_h_is_summed_up(video: np.ndarray) -> None:
     x2l = VideoX2L.from_model(*FAMILIES["qwen2_5_vl"]())
     memory = x2l.ingest(ArraySource(video), ratios=(2, 8), chunk_frames=4)
     prompt = x2l.backbone.suffix(QUESTION)
-    old = dataclasses.replace(memory, chunks=[dataclasses.replace(chunk, marks={}) for chunk in memory.chunks])
+    old = dataclasses.replace(memory, chunks=[dataclasses.replace(chunk, features={}) for chunk in memory.chunks])
     alone = x2l.ingest(ArraySource(video), ratios=(8,), chunk_frames=4)
     found = KeysSelector().score(prompt, old, x2l.backbone)
     torch.testing.assert_close(found, KeysSelector().score(prompt, alone, x2l.backbone))
@@ -166,8 +166,8 @@ def test_marks_lie_with_the_memory(tmp_path: Path, video: np.ndarray, settings: 
     x2l.ingest(ArraySource(video), store=tmp_path / "m", **settings)
     stored = Memory.load(tmp_path / "m")
     for one, two in zip(held.chunks, stored.chunks, strict=True):
-        assert set(two.marks) == {KEYS, VISUAL}
-        assert all(torch.equal(one.marks[name], mark) for name, mark in two.marks.items())
+        assert set(two.features) == {KEYS, VISUAL}
+        assert all(torch.equal(one.features[name], mark) for name, mark in two.features.items())
     prompt = x2l.backbone.suffix(QUESTION)
     for selector in (KeysSelector(), EmbedDotSelector()):
         scores = selector.score(prompt, stored, x2l.backbone)
@@ -178,16 +178,16 @@ def test_a_memory_of_an_earlier_release_opens(tmp_path: Path, video: np.ndarray)
     """Written without marks, as before: no line of the journal speaks of them."""
     x2l = VideoX2L.from_model(*FAMILIES["qwen2_5_vl"]())
     memory = x2l.ingest(ArraySource(video), ratios=(2, 8), chunk_frames=4)
-    memory.chunks = [dataclasses.replace(chunk, marks={}) for chunk in memory.chunks]
+    memory.chunks = [dataclasses.replace(chunk, features={}) for chunk in memory.chunks]
     memory.save(tmp_path / "old")
     lines = [json.loads(line) for line in (tmp_path / "old" / "journal.jsonl").read_text().splitlines()]
-    assert all("marks" not in line for line in lines)
+    assert all("features" not in line for line in lines)
     old = Memory.load(tmp_path / "old")
-    assert all(not chunk.marks for chunk in old.chunks)
+    assert all(not chunk.features for chunk in old.chunks)
     assert x2l.ask(old, QUESTION, selector="keys", max_new_tokens=2).cost.new_tokens
     x2l.append(old, ArraySource(video[:4]))  # from here on with marks
     grown = Memory.load(tmp_path / "old")
-    assert [bool(chunk.marks) for chunk in grown.chunks] == [False] * 3 + [True]
+    assert [bool(chunk.features) for chunk in grown.chunks] == [False] * 3 + [True]
     assert len(KeysSelector().score(x2l.backbone.suffix(QUESTION), grown, x2l.backbone)) == 4
 
 
@@ -202,7 +202,7 @@ def test_tables_follow_the_chunks(video: np.ndarray) -> None:
     x2l.append(memory, ArraySource(video[:4]))
     assert KeysSelector().score(prompt, memory, x2l.backbone).shape == (4,)
     made: list[int] = []
-    tables = MarkTables()
+    tables = FeatureCache()
     for chunks in (memory.chunks, memory.chunks, memory.chunks[:2]):
         tables.get("x", chunks, lambda: torch.tensor(made.append(1) or len(made)))
     assert len(made) == 2

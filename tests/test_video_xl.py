@@ -12,10 +12,10 @@ from torch import Tensor
 from benchmarks import parity
 from tests.conftest import make_qwen25, make_video_xl
 from videox2l import SettingsError, VideoX2L
-from videox2l.backbones.base import TextTokens, VisualTokens
-from videox2l.backbones.summary import SummaryLayout
-from videox2l.compress import ChunkEncoder, ChunkTask, History, SummaryTokenCompressor
+from videox2l.compress import ChunkContext, ChunkEncoder, History, SummaryTokenCompressor
+from videox2l.engine.summary import SummaryLayout
 from videox2l.errors import ModelError
+from videox2l.types import TextTokens, VisualTokens
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
@@ -84,7 +84,7 @@ def test_remainders_are_carried_and_ends_have_ratio_two() -> None:
     seven = tokens_of(7)
 
     def layout(before: tuple[int, ...], last: bool = False, ratio: float = 4) -> tuple[int, int, int]:
-        found = compressor.layout(seven, ratio, ChunkTask(before, last))
+        found = compressor.layout(seven, ratio, ChunkContext(before, last))
         return found.ratio, found.first, found.count
 
     assert layout(()) == (2, 2, 3)  # rest 1
@@ -96,7 +96,7 @@ def test_remainders_are_carried_and_ends_have_ratio_two() -> None:
 
 
 def test_what_cannot_be_compressed_is_said_with_what_can() -> None:
-    compressor, task = SummaryTokenCompressor(), ChunkTask((16,))
+    compressor, task = SummaryTokenCompressor(), ChunkContext((16,))
     with pytest.raises(SettingsError, match=r"16 visual tokens .* ratio 32: .* at most 16, or chunk_frames=8 or more"):
         compressor.layout(tokens_of(16, frames=4), 32, task)
     with pytest.raises(SettingsError, match=r"ratio 2\.5 .* whole number"):

@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 from tests.conftest import make_qwen25
 from tests.test_asking import endless, frames
 from videox2l import Answer, ArraySource, Cost, Memory, SettingsError, VideoError, VideoX2L
-from videox2l.answer import Evidence, Step
-from videox2l.cli import app
-from videox2l.memory import Plan, mix
-from videox2l.pictures import pictures_of
-from videox2l.plot import spread
+from videox2l.ask.answer import Evidence, Step
+from videox2l.cli.app import app
+from videox2l.memory import Plan, build_cache
+from videox2l.plot.thumbnails import thumbnails_of
+from videox2l.plot.timeline import spread
 from videox2l.select import AttentionSelector, KeysSelector, ManualSelector
-from videox2l.video import Sampling, VideoReader
+from videox2l.video import FrameSampling, VideoReader
 
 NASA = Path(__file__).parent / "media" / "nasa_13013.mp4"
 QUESTION = "What is on the board in the video?"
@@ -85,10 +85,10 @@ def test_what_was_not_scored_is_told() -> None:
 @pytest.mark.parametrize("selector", [KeysSelector(), AttentionSelector()])
 def test_words_and_heads_that_looked(selector: Any, x2l: VideoX2L, memory: Memory) -> None:
     answer = x2l.ask(memory, QUESTION, selector=selector, reload=1, max_new_tokens=1, why=[9.0])
-    found = answer.why(9.0).looked
+    found = answer.why(9.0).attributions
     assert found is not None
-    assert set(answer.looked) == {2}
-    assert answer.why(0.0).looked is None  # was not asked for
+    assert set(answer.attributions) == {2}
+    assert answer.why(0.0).attributions is None  # was not asked for
     assert {word for word, _ in found.words} <= {
         x2l.backbone.decode([token]).strip() for token in x2l.backbone.suffix(QUESTION).ids.tolist()
     }
@@ -112,7 +112,7 @@ def test_attention_is_explained_by_what_it_saw(x2l: VideoX2L, memory: Memory) ->
         logits = logits + torch.full((n, m), -torch.inf).triu(m - n + 1)
         seen[layer] = logits.softmax(-1)
 
-    mixed = mix(memory, Plan.at([8.0] * 6), backbone)
+    mixed = build_cache(memory, Plan.at([8.0] * 6), backbone)
     backbone.forward(prompt.embeds, backbone.text_positions(mixed.next_position, len(prompt)), mixed.cache, probe)
     found = AttentionSelector(shortlist=0, layers=(0,)).explain(prompt, memory, backbone, 3)
     video = seen[0][:, :, mixed.offsets[0] : mixed.offsets[-1]].sum(-1)
@@ -123,12 +123,12 @@ def test_attention_is_explained_by_what_it_saw(x2l: VideoX2L, memory: Memory) ->
 
 def test_selectors_that_cannot_say_say_nothing(x2l: VideoX2L, memory: Memory) -> None:
     answer = x2l.ask(memory, QUESTION, selector=ManualSelector([(1, 2)]), reload=1, max_new_tokens=1, why=[9.0])
-    assert answer.looked == {}
+    assert answer.attributions == {}
     assert answer.why(9.0).score == 0.0
     with pytest.raises(SettingsError, match="00:30 is not seen by the question, which sees only 00:00-00:24"):
         x2l.ask(memory, QUESTION, why=[30.0])
     part = x2l.ask(memory, QUESTION, within=(8, 16), reload=1, max_new_tokens=1, why=[13.0])
-    assert (part.why(13.0).chunk, set(part.looked)) == (3, {3})
+    assert (part.why(13.0).chunk, set(part.attributions)) == (3, {3})
 
 
 # --- the time line ------------------------------------------------------------------------------------------------
@@ -194,17 +194,17 @@ def test_pictures_of_the_video_are_its_frames(tmp_path: Path) -> None:
     x2l = VideoX2L.from_pretrained("demo")
     memory = x2l.ingest(NASA, fps=4)
     answer = x2l.ask(memory, "what digit appears with the red star ?", reload=2, max_new_tokens=1)
-    found = pictures_of(answer.reloaded, memory, NASA)
+    found = thumbnails_of(answer.reloaded, memory, NASA)
     assert [p.moment for p in found] == answer.reloaded
-    with VideoReader(NASA, Sampling(fps=4, mode="exact")) as reader:
+    with VideoReader(NASA, FrameSampling(fps=4, mode="exact")) as reader:
         whole = {frame.pts: frame.image for frame in reader}
     for picture in found:
         inside = [pts for pts in whole if picture.moment.start <= pts < picture.moment.end]
         assert np.array_equal(picture.image, whole[inside[len(inside) // 2]])
     with pytest.raises(VideoError, match="is not the video that this memory was made of"):
-        pictures_of(answer.reloaded, memory, NASA.parent / "corrupted.mp4")
+        thumbnails_of(answer.reloaded, memory, NASA.parent / "corrupted.mp4")
     with pytest.raises(SettingsError, match="give both"):
-        pictures_of(answer.reloaded, None, NASA)
+        thumbnails_of(answer.reloaded, None, NASA)
 
 
 def test_what_cannot_be_drawn_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +213,7 @@ def test_what_cannot_be_drawn_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
         answer.plot(tmp_path / "line.txt")
     with pytest.raises(SettingsError, match="does not exist"):
         answer.plot(tmp_path / "no" / "line.png")
-    monkeypatch.setattr("videox2l.plot.find_spec", lambda _: None)
+    monkeypatch.setattr("videox2l.plot.timeline.find_spec", lambda _: None)
     with pytest.raises(SettingsError, match=r"pip install 'videox2l\[plot\]'"):
         answer.plot(tmp_path / "line.png")
 
@@ -242,7 +242,7 @@ def test_plot_and_why_on_the_command_line(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["t-1.png", "t-2.png"]
     told = json.loads(x2l_command("ask", NASA, asked[0], "--fps", 4, "--why", "3", "--json").stdout)["answers"][0]
     assert told["why"][0]["chunk"] == 1
-    assert {"rank", "of", "margin", "bar", "looked", "level", "tokens"} <= set(told["why"][0])
+    assert {"rank", "of", "margin", "bar", "attributions", "level", "tokens"} <= set(told["why"][0])
 
 
 @pytest.mark.parametrize(

@@ -12,30 +12,30 @@ from typing import TYPE_CHECKING, Any
 from videox2l.version import __version__
 
 if TYPE_CHECKING:
-    from videox2l.answer import Answer, Cost, Evidence, Step
-    from videox2l.backbones.base import Turn
-    from videox2l.chat import Chat
+    from videox2l.ask.answer import Answer, Cost, Evidence, Step
+    from videox2l.ask.chat import Chat
+    from videox2l.ask.escalation import Escalation
     from videox2l.errors import MemoryFileError, ModelError, SettingsError, VideoError, VideoWarning, X2LError
-    from videox2l.escalation import Escalation
     from videox2l.memory import Memory, Plan
     from videox2l.pipeline import VideoX2L
+    from videox2l.types import Turn
     from videox2l.video import ArraySource
 
 # Names are imported when first used: torch and transformers take seconds, `x2l --help` must not.
 _HOMES = {
-    "Answer": "answer",
+    "Answer": "ask.answer",
     "ArraySource": "video",
-    "Chat": "chat",
-    "Cost": "answer",
-    "Escalation": "escalation",
-    "Evidence": "answer",
+    "Chat": "ask.chat",
+    "Cost": "ask.answer",
+    "Escalation": "ask.escalation",
+    "Evidence": "ask.answer",
     "Memory": "memory",
     "MemoryFileError": "errors",
     "ModelError": "errors",
     "Plan": "memory",
     "SettingsError": "errors",
-    "Step": "answer",
-    "Turn": "backbones.base",
+    "Step": "ask.answer",
+    "Turn": "types",
     "VideoError": "errors",
     "VideoWarning": "errors",
     "VideoX2L": "pipeline",

@@ -11,19 +11,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from videox2l.backbones.base import Backbone, VideoCursor, VideoFacts
 from videox2l.compress import ChunkEncoder, Compressor, History
 from videox2l.compress.lazy import check_l_tier
+from videox2l.engine.backbone import Backbone
 from videox2l.errors import MemoryFileError, SettingsError, VideoError
 from videox2l.memory import Memory
 from videox2l.memory.disk.folder import content_of, head_of, memory_of
-from videox2l.memory.disk.journal import differences
-from videox2l.memory.disk.places import Place, RamPlace
-from videox2l.memory.disk.quantise import check_bits
-from videox2l.memory.disk.writer import Writer, continue_writer, open_writer
-from videox2l.memory.marks import PICTURES, chunk_marks
-from videox2l.select.encoders import DualEncoder
-from videox2l.times import Line
+from videox2l.memory.disk.journal import describe_differences
+from videox2l.memory.disk.layout import check_bits
+from videox2l.memory.disk.stores import ObjectStore, RamStore
+from videox2l.memory.disk.writer import MemoryWriter, continue_writer, open_writer
+from videox2l.memory.features import PICTURES, chunk_features
+from videox2l.select.embedding import DualEncoder
+from videox2l.types import VideoCursor, VideoInfo
+from videox2l.units import Cue
 from videox2l.video import Frame, FrameSource
 
 Progress = Callable[[int, int | None, float], None]
@@ -41,7 +42,7 @@ class IngestSettings:
     l_tier: str = "stored"
     l_bits: int | None = None
     h_bits: int | None = None
-    endless: bool = False
+    live: bool = False
     embedder: Mapping[str, str] | None = None  # name and weights of the dual encoder that frames are embedded with
 
     def __post_init__(self) -> None:
@@ -118,8 +119,8 @@ def ingest(
     settings: IngestSettings,
     identity: dict[str, str],
     progress: Progress | None = None,
-    store: Place | None = None,
-    subtitles: Sequence[Line] = (),
+    store: ObjectStore | None = None,
+    subtitles: Sequence[Cue] = (),
     embedder: DualEncoder | None = None,
 ) -> Memory:
     """Read `source` once and return its memory. Raises VideoError if it has no frames.
@@ -146,12 +147,12 @@ def ingest(
         extend(memory, source, backbone, encoder, progress=progress, embedder=embedder)
         return memory
     if store is None:
-        store = RamPlace()
+        store = RamStore()
     with open_writer(store, head_of(memory)) as writer:
         if subtitles:
             writer.subtitles([asdict(line) for line in subtitles])
         memory = memory_of(writer.source)
-        if memory.complete and not settings.endless:
+        if memory.complete and not settings.live:
             return memory
         if memory.chunks and memory.manifest.get("sha256") is None:
             raise MemoryFileError(
@@ -180,7 +181,7 @@ def append(
     shift = memory.chunks[-1].end if memory.chunks else 0.0
     if memory.source is None:
         encoder.restore(memory.prefix, memory.chunks)
-        extend(memory, source, backbone, encoder, progress=progress, endless=True, shift=shift, embedder=embedder)
+        extend(memory, source, backbone, encoder, progress=progress, live=True, shift=shift, embedder=embedder)
         return
     with continue_writer(memory.source) as writer:
         now = memory_of(writer.source)
@@ -194,7 +195,7 @@ def append(
             if content["sha256"] is not None and content == before:
                 skip, shift = journal.first, journal.begun.get("shift", 0.0)
             elif before["sha256"] is not None:
-                wrong = "; ".join(differences(before, content))
+                wrong = "; ".join(describe_differences(before, content))
                 raise MemoryFileError(
                     f"'{writer.place}' waits for the rest of another source ({wrong}): end that first"
                 )
@@ -209,7 +210,7 @@ def append(
             progress=progress,
             writer=writer,
             skip=skip,
-            endless=True,
+            live=True,
             shift=shift,
             embedder=embedder,
         )
@@ -237,9 +238,9 @@ def extend(
     encoder: ChunkEncoder,
     *,
     progress: Progress | None = None,
-    writer: Writer | None = None,
+    writer: MemoryWriter | None = None,
     skip: int | None = None,
-    endless: bool = False,
+    live: bool = False,
     shift: float = 0.0,
     embedder: DualEncoder | None = None,
 ) -> None:
@@ -256,7 +257,7 @@ def extend(
     given = (list(memory.manifest["pts"]), list(memory.manifest["indices"])) if memory.chunks else ([], [])
     begun = sum(chunk.frames for chunk in memory.chunks[:skip])
     known, length = list(zip(*given, strict=True))[begun:], int(memory.settings["chunk_frames"])
-    endless = endless or bool(memory.settings.get("endless"))
+    live = live or bool(memory.settings.get("live"))
     for run in runs(source, length, known, shift):
         pts = [frame.pts + shift for frame in run.frames]
         if origin is None:
@@ -265,11 +266,11 @@ def extend(
         if run.before is not None:
             cursor = replace(cursor, last=run.before.image)
         tokens = backbone.visual_tokens([frame.image for frame in run.frames], pts, cursor)
-        last = run.last and not endless
+        last = run.last and not live
         levels = encoder.make(tokens, last)
-        marks = chunk_marks(levels, tokens, backbone)
+        features = chunk_features(levels, tokens, backbone)
         if embedder is not None:
-            marks[PICTURES] = embedder.of_chunk([frame.image for frame in run.frames])
+            features[PICTURES] = embedder.of_chunk([frame.image for frame in run.frames])
         chunk = memory.add(
             pts[0],
             run.end + shift,
@@ -279,7 +280,7 @@ def extend(
             tokens if lazy else None,
             last,
             thumbnail(run.frames[0].image),
-            marks,
+            features,
         )
         if writer is None:
             encoder.extend(levels, tokens.positions)
@@ -310,9 +311,9 @@ def facts_of(source: FrameSource) -> dict[str, Any]:
     return facts
 
 
-def known_of(source: FrameSource) -> VideoFacts:
+def known_of(source: FrameSource) -> VideoInfo:
     """Return what is known of a source before it is read."""
-    return VideoFacts(source.expected_frames, source.manifest.duration)
+    return VideoInfo(source.expected_frames, source.manifest.duration)
 
 
 def thumbnail(image: npt.NDArray[np.uint8], side: int = 160) -> bytes:

@@ -8,24 +8,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from videox2l.answer import Answer
-from videox2l.asking import Asking, answered, joined_words
-from videox2l.backbones.base import SOURCE, Backbone, Turn
-from videox2l.chat import Chat
+from videox2l.ask.answer import Answer
+from videox2l.ask.chat import Chat
+from videox2l.ask.escalation import Escalation
+from videox2l.ask.options import resolve_options
+from videox2l.ask.run import QuestionRun, joined_words, run_question
+from videox2l.ask.view import View
 from videox2l.compress import COMPRESSORS, Compressor, compressor_by_name
+from videox2l.engine.backbone import Backbone
 from videox2l.errors import SettingsError
-from videox2l.escalation import Escalation
 from videox2l.ingest import IngestSettings, Progress, append, ingest
 from videox2l.memory import Memory
-from videox2l.memory.disk.remote import RemotePlace, place_at
-from videox2l.select import DEFAULT_SELECTOR, Budget, Range, Selector, selector_by_name
-from videox2l.select.encoders import DualEncoder, same_encoder
-from videox2l.times import Line
-from videox2l.video import FrameSource, open_video
-from videox2l.video import Sampling as FrameSampling
+from videox2l.memory.disk.stores import RemoteStore, open_store
+from videox2l.select import DEFAULT_SELECTOR, Budget, Selector, TimeRange, selector_by_name
+from videox2l.select.embedding import DualEncoder, same_encoder
+from videox2l.types import SOURCE, Turn
+from videox2l.units import Cue
+from videox2l.video import FrameSampling, FrameSource, open_video
 from videox2l.video.subtitles import read_subtitles
-from videox2l.view import View
-from videox2l.wish import wish_for
 
 
 class VideoX2L:
@@ -89,11 +89,11 @@ class VideoX2L:
         checkpoint = loading.checkpoint_of(name, revision)
         found = cls(backbone, checkpoint.source)
         if check and name not in loading.SHIPPED:
-            from videox2l import verdicts
-            from videox2l.backbones.rope_claims import check_rope
+            from videox2l.backbones.checks import check_rope
+            from videox2l.conformance import check_cache
 
             check_rope(checkpoint.config, getattr(backbone, "model", None))
-            verdicts.check_once(backbone, found.identity)
+            check_cache.check_once(backbone, found.identity)
         return found
 
     @classmethod
@@ -129,8 +129,8 @@ class VideoX2L:
         l_bits: int | None = None,
         h_bits: int | None = None,
         store: str | Path | None = None,
-        endless: bool = False,
-        subtitles: str | Path | Sequence[Line] = (),
+        live: bool = False,
+        subtitles: str | Path | Sequence[Cue] = (),
         chunk_frames: int | None = None,
         embedder: str | DualEncoder | None = None,
         progress: Progress | None = None,
@@ -191,11 +191,11 @@ class VideoX2L:
             l_tier=l_tier,
             l_bits=l_bits,
             h_bits=h_bits,
-            endless=endless,
+            live=live,
             embedder=None if encoder is None else encoder.identity(),
         )
-        place = None if store is None else place_at(store)
-        if isinstance(place, RemotePlace):
+        place = None if store is None else open_store(store)
+        if isinstance(place, RemoteStore):
             raise SettingsError(f"store='{place}' is not possible: ingest into a local folder, then save it there")
         if isinstance(subtitles, (str, Path)):
             subtitles = read_subtitles(subtitles, video if isinstance(video, (str, Path)) else None)
@@ -243,10 +243,10 @@ class VideoX2L:
         *,
         reload: int | str | Budget = 3,
         selector: str | Selector = DEFAULT_SELECTOR,
-        pinned: Sequence[Range] = (),
-        excluded: Sequence[Range] = (),
+        pinned: Sequence[TimeRange] = (),
+        excluded: Sequence[TimeRange] = (),
         as_of: float | None = None,
-        within: Range | None = None,
+        within: TimeRange | None = None,
         subtitles: bool = False,
         history: Sequence[Turn] = (),
         escalate: bool | Escalation = False,
@@ -294,7 +294,7 @@ class VideoX2L:
 
         Raises SettingsError, and MemoryFileError when the memory was made by another model.
         """
-        wish = wish_for(
+        wish = resolve_options(
             reload=reload,
             selector=self._selector(selector) if isinstance(selector, str) else selector,
             pinned=pinned,
@@ -312,8 +312,8 @@ class VideoX2L:
         memory.check_model(self.identity)
         view = View.of(memory, as_of, within)
         said = joined_words(question, history)
-        return answered(
-            Asking(self.backbone, view, question, lambda text: self.backbone.suffix(text, history), wish, said)
+        return run_question(
+            QuestionRun(self.backbone, view, question, lambda text: self.backbone.suffix(text, history), wish, said)
         )
 
     def _selector(self, name: str) -> Selector:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-from videox2l.demo.questions import ask
+from training.evaluate import MODEL, evaluate_model
+from videox2l.demo.questions import make_questions
 from videox2l.demo.tokens import SPECIAL, WORDS, build_tokenizer
-from videox2l.demo.training.evaluate import MODEL, evaluate
 from videox2l.demo.world import make_video
 
 
@@ -50,7 +50,7 @@ def test_weights_load_whole() -> None:
 
 def test_every_question_is_in_the_vocabulary(tokenizer: Any) -> None:
     for seed in range(30):
-        for question in ask(make_video(seed, 64), np.random.default_rng(seed), 8):
+        for question in make_questions(make_video(seed, 64), np.random.default_rng(seed), 8):
             ids = tokenizer(f"{question.question} {question.answer}")["input_ids"]
             assert tokenizer.unk_token_id not in ids
             assert tokenizer.decode(ids) == f"{question.question} {question.answer}"
@@ -82,6 +82,6 @@ def test_template_takes_parts_and_plain_text_over_several_turns(tokenizer: Any) 
 
 
 def test_it_answers_better_than_chance() -> None:
-    counts = evaluate(MODEL, [16], 12, split="dev")
+    counts = evaluate_model(MODEL, [16], 12, split="dev")
     right, n = (sum(values) for values in zip(*counts.values(), strict=True))
     assert right / n > 0.7

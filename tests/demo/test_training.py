@@ -11,16 +11,16 @@ import torch
 import transformers
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from videox2l.demo.questions import ask
-from videox2l.demo.training.bank import GridBank
-from videox2l.demo.training.batches import Packer
-from videox2l.demo.training.evaluate import interval
-from videox2l.demo.training.forward import decode, encode_grids
-from videox2l.demo.training.geometry import demo_config, patchify, video_positions
-from videox2l.demo.training.language import LanguagePhase, Stage, pair_up
-from videox2l.demo.training.loop import Pace, finished, run_phase
-from videox2l.demo.training.muon import orthogonalise
-from videox2l.demo.training.vision import VisionPhase, make_clip
+from training.bank import GridBank
+from training.batches import Packer
+from training.evaluate import interval
+from training.forward import decode, encode_grids
+from training.geometry import demo_config, patchify, video_positions
+from training.language import LanguagePhase, Stage, pair_up
+from training.loop import Schedule, finished, run_phase
+from training.muon import orthogonalise
+from training.vision import VisionPhase, make_clip
+from videox2l.demo.questions import make_questions
 from videox2l.demo.world import make_video
 
 pytestmark = pytest.mark.skipif(transformers.__version__ < "5", reason="the trainer is written for transformers 5")
@@ -43,7 +43,7 @@ def test_vision_tower_is_the_stock_one(model: Any) -> None:
 def test_questions_in_one_batch_do_not_see_each_other(model: Any) -> None:
     """Each conversation gets the logits that the stock model gives to it alone."""
     video, rng, packer = make_video(3, 8), np.random.default_rng(0), Packer()
-    talks = pair_up(ask(video, rng, 6), rng)
+    talks = pair_up(make_questions(video, rng, 6), rng)
     batch = packer.pack(4, [1.5], [talks])
     text = model.model.language_model
     embeds = text.embed_tokens(batch.ids)
@@ -63,7 +63,7 @@ def test_questions_in_one_batch_do_not_see_each_other(model: Any) -> None:
 def test_labels_are_the_answers() -> None:
     packer, rng = Packer(), np.random.default_rng(1)
     video = make_video(3, 32)
-    questions = ask(video, rng, 8)
+    questions = make_questions(video, rng, 8)
     batch = packer.pack(16, [2.0, 1.0], [[questions[:4], questions[4:]], [questions[:1]]])
     for number, question in enumerate([*questions, questions[0]]):
         said = batch.labels[batch.answer == number]
@@ -93,13 +93,13 @@ def test_labels_of_clips_name_what_is_seen() -> None:
 
 
 def test_a_phase_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    pace = Pace(steps=4, lr=1e-3, lr_end=1e-4, log_every=0.0)
+    pace = Schedule(steps=4, lr=1e-3, lr_end=1e-4, log_every=0.0)
     phase = VisionPhase(Qwen2_5_VLForConditionalGeneration(demo_config()), 0, 2, torch.device("cpu"))
     run_phase(phase, pace, tmp_path)
     assert finished(tmp_path / "vision.pt", pace)
     assert torch.load(tmp_path / "vision.pt", weights_only=True)["step"] == 4
     again = VisionPhase(Qwen2_5_VLForConditionalGeneration(demo_config()), 0, 2, torch.device("cpu"))
-    run_phase(again, Pace(7, 1e-3, 1e-4), tmp_path)
+    run_phase(again, Schedule(7, 1e-3, 1e-4), tmp_path)
     assert torch.load(tmp_path / "vision.pt", weights_only=True)["step"] == 7
     assert '"phase": "vision"' in (tmp_path / "log.jsonl").read_text()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from videox2l.demo.cast import SPLITS, all_things, digits_of
-from videox2l.demo.questions import DESCRIBED, KINDS, PHRASES, QUARTERS, Question, ask
+from videox2l.demo.questions import DESCRIBED, KINDS, PHRASES, QUARTERS, WorldQuestion, make_questions
 from videox2l.demo.world import STYLES, WAIT, WorldVideo, make_video
 from videox2l.errors import SettingsError
 
@@ -58,7 +58,7 @@ def test_events_are_apart_and_digits_differ(frames: int, spread: bool) -> None:
         assert len(set.union(*digits.values())) == len(video.things)
 
 
-def check(video: WorldVideo, question: Question) -> bool:
+def check(video: WorldVideo, question: WorldQuestion) -> bool:
     """Work out the answer again, from the words of the question and the events alone."""
     words, answer, kind = question.question.split(), question.answer, question.kind
     named = [thing for i in range(len(words)) if (thing := tuple(words[i : i + 2])) in all_things()]
@@ -86,7 +86,7 @@ def test_questions_tell_the_truth() -> None:
     asked = dict.fromkeys(KINDS, 0)
     for seed in range(150):
         video = make_video(seed, 64, "heldout")
-        questions = ask(video, np.random.default_rng(seed), 14, dict.fromkeys(KINDS, 1.0))
+        questions = make_questions(video, np.random.default_rng(seed), 14, dict.fromkeys(KINDS, 1.0))
         assert len({question.question for question in questions}) == len(questions)
         for q in questions:
             asked[q.kind] += 1
@@ -101,7 +101,7 @@ def test_what_an_answer_needs() -> None:
     """One entry for each thing that has to be seen, one event for each appearance that has to be counted."""
     for seed in range(40):
         video = make_video(seed, 64, repeats=1.0)
-        for q in ask(video, np.random.default_rng(seed), 20, dict.fromkeys(KINDS, 1.0)):
+        for q in make_questions(video, np.random.default_rng(seed), 20, dict.fromkeys(KINDS, 1.0)):
             if q.kind == "count":
                 assert len(q.needs) == int(q.answer)
             elif q.kind != "describe" and q.needs:
@@ -110,7 +110,9 @@ def test_what_an_answer_needs() -> None:
 
 def test_every_phrasing_is_used() -> None:
     rng = np.random.default_rng(0)
-    said = [q.question for s in range(60) for q in ask(make_video(s, 64), rng, 12, dict.fromkeys(KINDS, 1.0))]
+    said = [
+        q.question for s in range(60) for q in make_questions(make_video(s, 64), rng, 12, dict.fromkeys(KINDS, 1.0))
+    ]
     for ways in PHRASES.values():
         for way in ways:
             first, last = way.split("{}")[0], way.split("{}")[-1]
@@ -181,7 +183,7 @@ def test_unknown_visibility_is_refused() -> None:
 
 def test_answers_are_balanced() -> None:
     rng = np.random.default_rng(0)
-    said = [ask(make_video(seed, 16), rng, 1, {"presence": 1.0})[0].answer for seed in range(300)]
+    said = [make_questions(make_video(seed, 16), rng, 1, {"presence": 1.0})[0].answer for seed in range(300)]
     assert 0.42 < said.count("yes") / len(said) < 0.58
-    counts = {ask(make_video(seed, 32), rng, 1, {"count": 1.0})[0].answer for seed in range(120)}
+    counts = {make_questions(make_video(seed, 32), rng, 1, {"count": 1.0})[0].answer for seed in range(120)}
     assert counts == {"0", "1", "2", "3", "4"}

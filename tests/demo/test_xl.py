@@ -10,20 +10,20 @@ import pytest
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from training.geometry import demo_config
+from training.summary import Prompt, SummaryScene, begin, draw_scene, export_summary_model, forward, pack
 from videox2l import ArraySource, VideoX2L
-from videox2l.backbones.base import TextTokens, VisualTokens
 from videox2l.compress import ChunkEncoder, History, SummaryTokenCompressor
-from videox2l.demo.questions import Question, ask
-from videox2l.demo.training.geometry import demo_config
-from videox2l.demo.training.summary import Prompt, Scene, begin, draw_scene, export, forward, pack
+from videox2l.demo.questions import WorldQuestion, make_questions
 from videox2l.demo.world import make_video
-from videox2l.demo.xl import load
-from videox2l.memory import Memory, mix, uniform_plan
+from videox2l.demo.xl import load_demo_xl
+from videox2l.memory import Memory, build_cache, uniform_plan
+from videox2l.types import TextTokens, VisualTokens
 
 QUESTIONS = [
-    Question("what digit appears with the red star ?", "7", "digit", (((0, 1),),)),
-    Question("does a blue circle appear ?", "no", "presence"),
-    Question("which appears first , the red star or the blue circle ?", "red star", "order", (((0, 1),),)),
+    WorldQuestion("what digit appears with the red star ?", "7", "digit", (((0, 1),),)),
+    WorldQuestion("does a blue circle appear ?", "no", "presence"),
+    WorldQuestion("which appears first , the red star or the blue circle ?", "red star", "order", (((0, 1),),)),
 ]
 
 
@@ -41,9 +41,9 @@ def model() -> Any:
 @torch.no_grad()
 @pytest.mark.parametrize(("ratio", "sizes"), [(2, [36, 36, 18]), (8, [36, 36, 36]), (5, [18, 18, 18, 9])])
 def test_training_and_asking_compute_the_same(ratio: int, sizes: list[int], model: Any, tmp_path: Any) -> None:
-    export(model, tmp_path)
+    export_summary_model(model, tmp_path)
     eyes: Any = VideoX2L.from_pretrained("demo", device="cpu").backbone
-    backbone = load(eyes, "cpu", torch.float32, tmp_path)
+    backbone = load_demo_xl(eyes, "cpu", torch.float32, tmp_path)
     prompt = Prompt()
     features = torch.randn(sum(sizes), 128) * 0.3
     compressor = SummaryTokenCompressor(end_ratio=None)
@@ -60,7 +60,7 @@ def test_training_and_asking_compute_the_same(ratio: int, sizes: list[int], mode
         level = memory.chunks[-1].level(ratio)
         first = int(level.index[0, 0, 0]) + 1
         layouts.append(type(compressor.layout(tokens, ratio, _task(sizes[:i])))(ratio, first, len(level)))
-    scene = Scene(len(prefix), sizes, layouts)
+    scene = SummaryScene(len(prefix), sizes, layouts)
 
     talks = pack(prompt, [[[QUESTIONS[0]], [QUESTIONS[1]], [QUESTIONS[2], QUESTIONS[0]]]])
     found = model_logits(backbone.model, scene, features, talks, prefix)
@@ -68,7 +68,7 @@ def test_training_and_asking_compute_the_same(ratio: int, sizes: list[int], mode
     assert found.shape == (answers, model.config.vocab_size)
     expect = []
     for turns in ([QUESTIONS[0]], [QUESTIONS[1]], [QUESTIONS[2], QUESTIONS[0]]):
-        mixed = mix(memory, uniform_plan(memory, ratio), backbone)
+        mixed = build_cache(memory, uniform_plan(memory, ratio), backbone)
         ids, turn = prompt.talk(turns)
         if len(turns) == 1:
             asked = backbone.suffix(turns[0].question).ids.tolist()
@@ -78,18 +78,20 @@ def test_training_and_asking_compute_the_same(ratio: int, sizes: list[int], mode
         rows = [i - 1 for i, t in enumerate(turn) if t >= 0]
         expect.append(backbone.logits(hidden[rows]))
     torch.testing.assert_close(found, torch.cat(expect), atol=2e-3, rtol=1e-3)
-    shifted = Scene(len(prefix), sizes, [type(x)(x.ratio, max(1, x.first - 1), x.count) for x in layouts])
+    shifted = SummaryScene(len(prefix), sizes, [type(x)(x.ratio, max(1, x.first - 1), x.count) for x in layouts])
     assert (model_logits(backbone.model, shifted, features, talks, prefix) - found).abs().max() > 0.05  # the control
 
 
-def model_logits(model: Any, scene: Scene, features: torch.Tensor, talks: Any, prefix: TextTokens) -> torch.Tensor:
+def model_logits(
+    model: Any, scene: SummaryScene, features: torch.Tensor, talks: Any, prefix: TextTokens
+) -> torch.Tensor:
     return forward(model, scene, features[None], talks, prefix.ids)
 
 
 def _task(before: list[int]) -> Any:
-    from videox2l.compress import ChunkTask
+    from videox2l.compress import ChunkContext
 
-    return ChunkTask(tuple(before))
+    return ChunkContext(tuple(before))
 
 
 def test_scenes_keep_something_of_every_chunk() -> None:
@@ -111,7 +113,7 @@ def test_the_shipped_model_answers_from_summary_tokens() -> None:
     asked = 0
     for seed in range(4):
         video = make_video(seed, 32, "dev")
-        questions = ask(video, np.random.default_rng(seed), 4, {"digit": 1.0})
+        questions = make_questions(video, np.random.default_rng(seed), 4, {"digit": 1.0})
         asked += len(questions)
         pictures = video.render()
         for history in ("own", "fused"):

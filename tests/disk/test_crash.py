@@ -92,7 +92,7 @@ def x2l() -> VideoX2L:
 
 
 def sabotage(patch: pytest.MonkeyPatch, faulty: Any) -> None:
-    patch.setattr("videox2l.memory.disk.places.os", faulty)
+    patch.setattr("videox2l.memory.disk.stores.os", faulty)
     patch.setattr("videox2l.memory.disk.writer.os", faulty)
 
 

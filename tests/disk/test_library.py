@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from tests.disk.helpers import ASK, QUESTION, content, ingest, small_model
 from videox2l import Memory, MemoryFileError, VideoX2L
-from videox2l.cli import app
+from videox2l.cli.app import app
 from videox2l.memory.disk.library import collect, export, find, import_, inspect, remove
 
 NASA = Path(__file__).parents[1] / "media" / "nasa_13013.mp4"

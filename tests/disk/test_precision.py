@@ -9,7 +9,7 @@ import torch
 
 from tests.disk.helpers import QUESTION, content, ingest, small_model
 from videox2l import Memory, SettingsError
-from videox2l.memory.disk.quantise import PER_CHANNEL, PER_TOKEN, dequantise, quantise
+from videox2l.memory.disk.layout import PER_CHANNEL, PER_TOKEN, dequantise, quantise
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -16,7 +16,7 @@ from tests.disk.test_crash import run
 from videox2l import Memory, MemoryFileError, VideoX2L
 from videox2l.compress import compressor_by_name
 from videox2l.compress.history import ChunkEncoder, History
-from videox2l.memory import Plan, mix
+from videox2l.memory import Plan, build_cache
 from videox2l.memory.disk.folder import load, verify
 from videox2l.select import AttentionSelector
 
@@ -85,7 +85,7 @@ def test_opening_two_thousand_chunks_reads_no_fine_level(
     ]
     facts = {"pts": [0.5 * i for i in range(8000)], "indices": list(range(8000))}
     memory = dataclasses.replace(short, chunks=chunks, manifest={**short.manifest, **facts})
-    monkeypatch.setattr("videox2l.memory.disk.places.os.fsync", lambda _: None)
+    monkeypatch.setattr("videox2l.memory.disk.stores.os.fsync", lambda _: None)
     memory.save(tmp_path / "long")
     opened = Memory.load(tmp_path / "long")
     place = opened.source.place
@@ -119,16 +119,16 @@ def test_a_coarser_level_reads_the_first_parts_alone(x2l: VideoX2L, stored: Path
     full = memory.chunks[1].tokens // 2 * memory.shape.token_bytes
     assert sizes[4] < 0.5 * full + 4096
     plan = Plan.at([8, 3, 32, 2, 4])
-    a, b = (mix(m, plan, x2l.backbone).cache.columns(0) for m in (memory, ram))
+    a, b = (build_cache(m, plan, x2l.backbone).cache.columns(0) for m in (memory, ram))
     assert torch.equal(a[0], b[0])
     assert torch.equal(a[1], b[1])
 
 
 def test_levels_go_straight_into_the_cache(x2l: VideoX2L, stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = Memory.load(stored)
-    whole = mix(memory, Plan.at([2.0] * 5), x2l.backbone).cache.columns(0)
+    whole = build_cache(memory, Plan.at([2.0] * 5), x2l.backbone).cache.columns(0)
     monkeypatch.setattr("videox2l.memory.disk.reader.Source.read_levels", None)  # the way with a copy
-    again = mix(memory, Plan.at([2.0] * 5), x2l.backbone).cache.columns(0)
+    again = build_cache(memory, Plan.at([2.0] * 5), x2l.backbone).cache.columns(0)
     assert torch.equal(whole[0], again[0])
     assert len(memory.source.cache) == 0
 
@@ -138,12 +138,12 @@ def test_layer_by_layer_through_staging_is_the_same(
 ) -> None:
     """The way to another device, here without one: the copies are the same, only not asynchronous."""
     memory = Memory.load(stored)
-    expected = mix(memory, Plan.at([2.0, 4.0] * 2 + [2.0]), x2l.backbone).cache.columns(0)
+    expected = build_cache(memory, Plan.at([2.0, 4.0] * 2 + [2.0]), x2l.backbone).cache.columns(0)
     source = Memory.load(stored).source
     monkeypatch.setattr(type(source), "_straight", None)
     monkeypatch.setattr("videox2l.memory.disk.reader.Source._straight", type(source)._staged)
     other = Memory.load(stored)
-    got = mix(other, Plan.at([2.0, 4.0] * 2 + [2.0]), x2l.backbone).cache.columns(0)
+    got = build_cache(other, Plan.at([2.0, 4.0] * 2 + [2.0]), x2l.backbone).cache.columns(0)
     assert torch.equal(expected[0], got[0])
     assert torch.equal(expected[1], got[1])
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from tests.disk.helpers import ASK, ONE_LOOK, QUESTION, content, frames, ingest, small_model
 from videox2l import ArraySource, Memory, MemoryFileError, SettingsError, VideoError, VideoX2L
-from videox2l.cli import app
+from videox2l.cli.app import app
 from videox2l.video import FollowSource
 
 
@@ -127,8 +127,8 @@ def test_lazy_levels_of_a_part_are_those_of_the_whole(x2l: VideoX2L) -> None:
 def test_an_endless_memory_of_summary_tokens_has_no_last_chunk(tmp_path: Path) -> None:
     """Video-XL gives a video's last chunk the ratio 2; a stream's chunks are alike whatever comes after them."""
     x2l = small_model("video_xl")
-    once = x2l.ingest(whole_source(), ratios=(2, 8), chunk_frames=4, endless=True)
-    grown = ingest(x2l, tmp_path / "a", n=20, endless=True)
+    once = x2l.ingest(whole_source(), ratios=(2, 8), chunk_frames=4, live=True)
+    grown = ingest(x2l, tmp_path / "a", n=20, live=True)
     x2l.append(grown, more())
     assert [chunk.size(8) for chunk in grown.chunks] == [chunk.size(8) for chunk in once.chunks]
     assert x2l.ask(once, QUESTION, **ASK).ids == x2l.ask(grown, QUESTION, **ASK).ids
@@ -164,7 +164,7 @@ def test_a_growing_file_is_followed_and_followed_on(x2l: VideoX2L, tmp_path: Pat
     def look(*_: object) -> None:
         seen.append(len(Memory.load(tmp_path / "a")))
 
-    settings: dict[str, Any] = {"ratios": (2, 8), "chunk_frames": 2, "store": tmp_path / "a", "endless": True}
+    settings: dict[str, Any] = {"ratios": (2, 8), "chunk_frames": 2, "store": tmp_path / "a", "live": True}
     thread = threading.Thread(target=grow)
     thread.start()
     first = x2l.ingest(FollowSource(str(growing), idle=0.6), progress=look, **settings)

@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 
 from tests.disk.helpers import ASK, content, frames, ingest, small_model
 from videox2l import ArraySource, Memory, SettingsError, VideoError, VideoX2L
-from videox2l.cli import app
+from videox2l.ask.view import with_lines
+from videox2l.cli.app import app
 from videox2l.memory import Plan
 from videox2l.memory.disk.folder import verify
 from videox2l.memory.disk.library import export, import_
-from videox2l.prompt import with_lines
 from videox2l.select import TextSelector
-from videox2l.times import Line
+from videox2l.units import Cue
 from videox2l.video.subtitles import read_subtitles
 
 pytest.importorskip("pysubs2")
@@ -43,10 +43,10 @@ Nobody says <|im_end|> here.
 A red star on the board.
 """
 LINES = [
-    Line(0.5, 1.5, "Good morning, class."),
-    Line(2.0, 4.2, "The bell rings at noon & at one."),
-    Line(5.0, 5.9, "Nobody says <|im_end|> here."),
-    Line(8.0, 9.0, "A red star on the board."),
+    Cue(0.5, 1.5, "Good morning, class."),
+    Cue(2.0, 4.2, "The bell rings at noon & at one."),
+    Cue(5.0, 5.9, "Nobody says <|im_end|> here."),
+    Cue(8.0, 9.0, "A red star on the board."),
 ]
 
 

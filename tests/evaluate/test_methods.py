@@ -13,7 +13,7 @@ import torch
 from videox2l import ArraySource, VideoX2L
 from videox2l.compress import compressor_by_name
 from videox2l.errors import SettingsError
-from videox2l.evaluate.base import Reply, Sample
+from videox2l.evaluate.base import MethodOutput, Sample
 from videox2l.evaluate.encode import EncodedVideo
 from videox2l.evaluate.methods import METHODS
 from videox2l.evaluate.methods.evict import best
@@ -44,7 +44,7 @@ def encoded(model_and_processor: tuple[Any, Any]) -> EncodedVideo:
     return EncodedVideo(VideoX2L.from_model(*model_and_processor), ArraySource(frames()), chunk_frames=4)
 
 
-def ask(video: EncodedVideo, name: str, budget: float, number: int = 0) -> Reply:
+def ask(video: EncodedVideo, name: str, budget: float, number: int = 0) -> MethodOutput:
     return method_by_name(name).prepare(video, budget, 8).ask(sample(number))
 
 
@@ -63,9 +63,9 @@ def test_a_shared_ingest_is_the_pipelines_own(encoded: EncodedVideo, length: int
         for ratio in (2.0, 8.0):
             torch.testing.assert_close(one.level(ratio).keys, two.level(ratio).keys, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(one.level(ratio).values, two.level(ratio).values, atol=1e-5, rtol=1e-5)
-        assert set(one.marks) == set(two.marks)
-        for name in one.marks:
-            torch.testing.assert_close(one.marks[name], two.marks[name], atol=1e-5, rtol=1e-5)
+        assert set(one.features) == set(two.features)
+        for name in one.features:
+            torch.testing.assert_close(one.features[name], two.features[name], atol=1e-5, rtol=1e-5)
     assert mine.next_position == whole.next_position
 
 
@@ -214,8 +214,8 @@ def test_small_parts() -> None:
 
 def test_the_meter_against_the_cost_model(encoded: EncodedVideo) -> None:
     """A prefill counts as the cost model says; a look that stops early counts the layers that it ran."""
-    from videox2l.cost import text
-    from videox2l.evaluate.meter import decoder_shape
+    from videox2l.evaluate.flop_counter import decoder_shape
+    from videox2l.flops import text
     from videox2l.select import KeysSelector
 
     shape = decoder_shape(encoded.backbone)
@@ -235,8 +235,8 @@ def test_the_meter_against_the_cost_model(encoded: EncodedVideo) -> None:
 
 def test_a_press_sees_the_models_own_queries_and_keys(encoded: EncodedVideo) -> None:
     """What the view projects and rotates is what attention sees, in every layer; keys come from the full prefill."""
-    from videox2l.backbones.rope import rotate
     from videox2l.compress.ranked import QueryTap
+    from videox2l.engine.rope import rotate
     from videox2l.evaluate.methods.press import press_scores
 
     full, backbone = encoded.full, encoded.backbone

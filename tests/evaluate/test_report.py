@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from tests.evaluate.test_runner import work
 from videox2l import VideoX2L
-from videox2l.cli import app
+from videox2l.cli.app import app
 from videox2l.evaluate.document import Figure, Heading, Table, Text, to_html, to_markdown
-from videox2l.evaluate.rundata import RunData
+from videox2l.evaluate.runfile import RunData
 from videox2l.evaluate.runner import run
-from videox2l.evaluate.tables import flops, size, verdicts
+from videox2l.evaluate.tables import bytes_cell, flops, verdicts
 
 
 @pytest.fixture(scope="module")
@@ -123,5 +123,5 @@ def test_documents(tmp_path: Path) -> None:
 
 
 def test_figures_for_people() -> None:
-    assert (size(999), size(1234), size(5e9), size(None)) == ("999 B", "1.23 kB", "5 GB", "")
+    assert (bytes_cell(999), bytes_cell(1234), bytes_cell(5e9), bytes_cell(None)) == ("999 B", "1.23 kB", "5 GB", "")
     assert (flops(5.45e8), flops(12), flops(None)) == ("545 MFLOP", "12 FLOP", "")

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from tests.families.models import MAKERS, needs
 from videox2l import ArraySource, VideoX2L
-from videox2l.backbones.base import VideoFacts
-from videox2l.cli import app
+from videox2l.cli.app import app
 from videox2l.conformance import made_up_clip
+from videox2l.types import VideoInfo
 
 CLIP = Path(__file__).parent.parent / "media" / "nasa_13013.mp4"
 PROCESSORS = Path(__file__).parent.parent / "data" / "hf_processors.safetensors"
@@ -112,7 +112,7 @@ def test_numbers_and_times_go_on_in_an_appended_video(family: str) -> None:
         clip = np.concatenate(half)
     backbone: Any = x2l.backbone
     told = partial(type(backbone).prefix, backbone)
-    backbone.prefix = lambda _: told(VideoFacts(4, 4.0))  # what was known when the memory was begun
+    backbone.prefix = lambda _: told(VideoInfo(4, 4.0))  # what was known when the memory was begun
     options: dict[str, Any] = {"ratios": (1,), "chunk_frames": 4}
     grown = x2l.append(x2l.ingest(ArraySource(half[0], fps=1.0), **options), ArraySource(half[1], fps=1.0))
     whole = x2l.ingest(ArraySource(clip, fps=1.0), **options)

@@ -13,7 +13,7 @@ from tests.conftest import make_llava_onevision, make_qwen25, make_video_xl
 from tests.families.models import MAKERS, make_internvl, make_qwen3_vl, make_video_llama_3, needs
 from videox2l import VideoX2L
 from videox2l.compress import COMPRESSORS
-from videox2l.conformance import EXACTNESS, Finding, assert_conforms, check
+from videox2l.conformance import EXACTNESS, CheckResult, assert_conforms, check
 from videox2l.select import SELECTORS
 
 
@@ -115,7 +115,7 @@ def test_a_check_that_breaks_is_a_finding() -> None:
     backbone: Any = VideoX2L.from_model(*make_qwen25()).backbone
     backbone.rotation = lambda positions: 1 / 0
     assert check(backbone, only=["rotation"], matrix=False) == [
-        Finding("rotation", False, "ZeroDivisionError: division by zero")
+        CheckResult("rotation", False, "ZeroDivisionError: division by zero")
     ]
 
 

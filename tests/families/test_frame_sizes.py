@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from videox2l.backbones.frame_budgets import DividedPatchFrames, SharedPatchFrames
-from videox2l.backbones.frames import PatchFrames, TwiceFrames
+from videox2l.backbones.frames import DividedPatchFrames, PatchFrames, SharedPatchFrames, TwiceFrames
 
 CONFIG = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "merge_size": 2, "temporal_patch_size": 2}
 QWEN3 = {**CONFIG, "patch_size": 16, "size": {"shortest_edge": 4096, "longest_edge": 25165824}}

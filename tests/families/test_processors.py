@@ -16,7 +16,7 @@ from torch import Tensor
 from tests.families.models import MAKERS, needs
 from tests.families.processors import PROCESSORS, QUESTION
 from videox2l import VideoX2L
-from videox2l.backbones.base import VideoFacts
+from videox2l.types import VideoInfo
 
 DATA = Path(__file__).parent.parent / "data"
 GOLDEN = load_file(DATA / "hf_processors.safetensors")
@@ -26,7 +26,7 @@ PTS = [0.0, 0.5, 1.0, 1.5, 2.0]
 def ours(family: str) -> tuple[Any, dict[str, Tensor]]:
     backbone: Any = VideoX2L.from_model(*MAKERS[family]()).backbone
     frames = [frame.permute(1, 2, 0).numpy() for frame in GOLDEN["video"]]
-    return backbone, backbone.stock_inputs(frames, PTS, QUESTION, (), VideoFacts(5, 2.5))
+    return backbone, backbone.stock_inputs(frames, PTS, QUESTION, (), VideoInfo(5, 2.5))
 
 
 def as_the_authors_wrote(backbone: Any, ids: Tensor) -> Tensor:

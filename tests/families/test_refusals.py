@@ -14,12 +14,12 @@ import transformers
 from tests.conftest import QWEN_TEMPLATE, byte_tokenizer, make_qwen25
 from tests.families.models import FIXED, text_config
 from videox2l import ArraySource, ModelError, VideoX2L
+from videox2l.backbones.checks import unsupported_reason
 from videox2l.backbones.frames import SquareFrames
 from videox2l.backbones.linear import LinearBackbone
-from videox2l.backbones.refusals import reason_against
+from videox2l.backbones.prompts import VideoMarkup
 from videox2l.backbones.registry import adapter_for
-from videox2l.backbones.vision import FrameVision
-from videox2l.backbones.wording import Wording
+from videox2l.backbones.transformers_backbone import FrameVision
 
 WINDOW = r"layers of type .*(sliding|chunked)_attention, which see only"
 STATE = r"layers of type .*, which keep no keys and values of single tokens"
@@ -54,7 +54,7 @@ def test_a_config_says_why(name: str) -> None:
     if not hasattr(transformers, name):
         pytest.skip(f"transformers {transformers.__version__} does not have it")
     config, reason = getattr(transformers, name)(), REASONS[name]
-    found = reason_against(config)
+    found = unsupported_reason(config)
     if reason is None:
         assert found is None
         return
@@ -100,8 +100,8 @@ class Gemma3Attempt(LinearBackbone):
         frames = SquareFrames.from_config({**FIXED, "size": {"height": 16, "width": 16}})
         self.vision = FrameVision(frames, 2, "pixel_values", batched=False)
 
-    def words(self) -> Wording:
-        return Wording("<image>", "<image>")
+    def video_markup(self) -> VideoMarkup:
+        return VideoMarkup("<image>", "<image>")
 
     def front_end(self, ids: Any, pixels: Any) -> Any:
         kinds = (ids == self.tokenizer.convert_tokens_to_ids("<image>")).int()
@@ -140,7 +140,7 @@ def test_pictures_that_see_ahead_are_refused(video: np.ndarray) -> None:
 @pytest.mark.parametrize("option", ["sliding_window", "softcap", "s_aux"])
 def test_attention_of_another_kind_is_refused_where_it_is_computed(option: str) -> None:
     """Were a layer of such a kind missed by its config, its first call would be refused."""
-    from videox2l.backbones.attention import x2l_attention
+    from videox2l.engine.attention import x2l_attention
 
     q = torch.zeros(1, 2, 3, 4)
     with pytest.raises(ModelError, match=f"Module asks for attention with {option}"):

@@ -42,6 +42,6 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_another_package_registers_a_family() -> None:
     assert {"my_model", "llava_onevision"} <= set(supported())
     assert adapter_for("my_model").__module__ == "my_package"
-    assert adapter_for("qwen2_5_vl").__module__ == "videox2l.backbones.mrope"  # the package's own come first
+    assert adapter_for("qwen2_5_vl").__module__ == "videox2l.backbones.qwen2_vl"  # the package's own come first
     with pytest.raises(ModelError, match=r"'my_package:missing' for broken cannot be imported"):
         adapter_for("broken")

@@ -18,8 +18,8 @@ from tests.families.models import MAKERS, needs
 from tests.test_loading import save
 from videox2l import ArraySource, SettingsError, VideoX2L
 from videox2l.backbones import loading
-from videox2l.cli import app
-from videox2l.cost import text
+from videox2l.cli.app import app
+from videox2l.flops import text
 from videox2l.sizing.devices import device_for, parse_bytes
 from videox2l.sizing.fit import Limits, fitting
 from videox2l.sizing.footage import Footage, footage
@@ -27,7 +27,7 @@ from videox2l.sizing.forecast import Forecast, decoder_shape, forecast
 from videox2l.sizing.planning import Planner
 from videox2l.sizing.shadow import Shadow, weight_bytes
 from videox2l.sizing.sketch import Sketch, sketch
-from videox2l.sizing.wish import Wish
+from videox2l.sizing.wish import EstimateRequest
 
 MEDIA = Path(__file__).parent.parent / "media"
 FRAMES, CHUNK = 96, 24
@@ -68,10 +68,10 @@ def empty(family: str) -> Sketch:
 
 
 WISHES = [
-    Wish(chunk_frames=CHUNK, compressor="keydiff"),
-    Wish(chunk_frames=CHUNK, compressor="snap", history="own", ratios=(2.0, 8.0)),
-    Wish(chunk_frames=CHUNK, compressor="pool", history="recent:2", ratios=(4.0, 16.0)),
-    Wish(chunk_frames=2 * CHUNK, compressor="keydiff", history="L"),
+    EstimateRequest(chunk_frames=CHUNK, compressor="keydiff"),
+    EstimateRequest(chunk_frames=CHUNK, compressor="snap", history="own", ratios=(2.0, 8.0)),
+    EstimateRequest(chunk_frames=CHUNK, compressor="pool", history="recent:2", ratios=(4.0, 16.0)),
+    EstimateRequest(chunk_frames=2 * CHUNK, compressor="keydiff", history="L"),
 ]
 
 
@@ -79,7 +79,7 @@ CASES = [("qwen2_5_vl", wish) for wish in WISHES] + [(family, WISHES[0]) for fam
 
 
 @pytest.mark.parametrize(("family", "wish"), CASES)
-def test_peaks_are_what_torch_allocates(family: str, wish: Wish, tmp_path: Path) -> None:
+def test_peaks_are_what_torch_allocates(family: str, wish: EstimateRequest, tmp_path: Path) -> None:
     """Within 10 %; and a forecast for half the chunk is further off than that, so the bound says something."""
     model, processor, size = tiny(family)
     video = np.zeros((FRAMES, *size, 3), np.uint8)
@@ -126,14 +126,14 @@ def test_questions_need_what_the_answer_says(family: str) -> None:
     x2l = VideoX2L.from_model(model, processor)
     memory = x2l.ingest(ArraySource(video, fps=1.0), chunk_frames=8)
     cost = x2l.ask(memory, "What happens?", reload=3, max_new_tokens=1).cost
-    found = forecast(empty(family), Footage("", *size, float(FRAMES)), CPU, Wish(chunk_frames=8))
+    found = forecast(empty(family), Footage("", *size, float(FRAMES)), CPU, EstimateRequest(chunk_frames=8))
     assert found.question.tokens == cost.tokens
     assert found.question.full == cost.full_tokens
     assert found.question.reloaded == cost.reloaded_bytes
 
 
 def test_flops_are_those_of_the_cost_model() -> None:
-    """A pass on shapes counts what `videox2l.cost` says, which torch's own counter proves."""
+    """A pass on shapes counts what `videox2l.flops` says, which torch's own counter proves."""
     backbone = empty("qwen2_5_vl").backbone
     with Shadow() as shadow, torch.no_grad():
         cache, ids = backbone.new_cache(), torch.zeros(40, dtype=torch.long)
@@ -158,7 +158,7 @@ def test_a_header_is_enough() -> None:
     shown = footage(str(MEDIA / "nasa_13013.mp4"))
     assert (shown.width, shown.height) == (320, 240) or shown.width > 0
     memory = VideoX2L.from_pretrained("demo").ingest(MEDIA / "nasa_13013.mp4", fps=2.0)
-    found = Planner("demo", None, shown, CPU).forecast(Wish(fps=2.0))
+    found = Planner("demo", None, shown, CPU).forecast(EstimateRequest(fps=2.0))
     assert abs(found.frames - sum(chunk.frames for chunk in memory.chunks)) <= 1
     assert found.chunks == len(memory)
     assert footage("1:00:00", "640x360") == Footage("a video of 1:00:00 at 640x360", 360, 640, 3600.0)
@@ -176,7 +176,7 @@ def test_only_a_config(tmp_path: Path) -> None:
         assert bare.weights == whole.weights
         assert not whole.notes
         assert [note.split(":")[0] for note in bare.notes] == ["no tokenizer found", "no processor config found"]
-        wish = Wish(chunk_frames=8)
+        wish = EstimateRequest(chunk_frames=8)
         assert forecast(bare, Footage("", 48, 48, 64.0), CPU, wish).tokens > 0
         packed = sketch(str(folder), quantize="4bit", dtype="float16")
         assert packed.weights < 0.8 * packed.whole < whole.whole
@@ -184,7 +184,7 @@ def test_only_a_config(tmp_path: Path) -> None:
 
 def test_settings_that_fit_are_found() -> None:
     planner = Planner("demo", None, Footage("", 96, 128, 600.0), device_for("24G"))
-    wish = Wish()
+    wish = EstimateRequest()
     first = planner.forecast(wish)
     limits = Limits(first.peak - 1e6, sum(first.disk.values()) * 0.7)
     fit = fitting(wish, first, limits, planner.forecast, planner.pixels(wish))

@@ -11,12 +11,12 @@ import pytest
 from clips import MEDIA, cut, truth, write
 
 from videox2l.errors import VideoError, VideoWarning
-from videox2l.video import Sampling, VideoReader, content_hash, open_video
+from videox2l.video import FrameSampling, VideoReader, content_hash, open_video
 
 
 def read(path, **settings):
     """Frames, manifest and the texts of all warnings."""
-    with pytest.warns(VideoWarning) as caught, VideoReader(path, Sampling(**settings)) as reader:
+    with pytest.warns(VideoWarning) as caught, VideoReader(path, FrameSampling(**settings)) as reader:
         frames = list(reader)
     return frames, reader.manifest, [str(w.message) for w in caught]
 
@@ -45,7 +45,7 @@ def test_control_a_plain_decode_stops_at_the_damage():
 
 
 def test_a_range_before_the_damage_is_clean():
-    with VideoReader(MEDIA / "corrupted.mp4", Sampling(fps=5.0, end=2.0, mode="auto")) as reader:
+    with VideoReader(MEDIA / "corrupted.mp4", FrameSampling(fps=5.0, end=2.0, mode="auto")) as reader:
         assert len(list(reader)) == 10
     assert reader.manifest.warnings == ()
 
@@ -169,7 +169,7 @@ def test_only_local_files_are_opened(name):
 def test_a_file_name_may_look_like_a_protocol(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "x.mp4", count=5).rename(tmp_path / "concat:x.mp4")
-    assert len(list(VideoReader("concat:x.mp4", Sampling(fps=None)))) == 5
+    assert len(list(VideoReader("concat:x.mp4", FrameSampling(fps=None)))) == 5
 
 
 SECRET = "secret.mp4"

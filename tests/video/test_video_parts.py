@@ -14,8 +14,8 @@ import pytest
 from clips import brute_force, write
 
 from videox2l.errors import SettingsError, VideoError
-from videox2l.video import ArraySource, FrameSource, Manifest, Sampling, VideoReader
-from videox2l.video.plan import plan_decoding
+from videox2l.video import ArraySource, FrameSampling, FrameSource, Manifest, VideoReader
+from videox2l.video.decode import plan_decoding
 from videox2l.video.sampling import choose
 from videox2l.video.timeline import Timeline, scan
 
@@ -37,7 +37,7 @@ from videox2l.video.timeline import Timeline, scan
 )
 def test_settings_that_cannot_work_are_named(settings, message):
     with pytest.raises(SettingsError) as caught:
-        Sampling(**settings)
+        FrameSampling(**settings)
     assert message in str(caught.value)
 
 
@@ -50,10 +50,10 @@ def test_choices_follow_the_grid_at_any_rate(seed):
     fps = float(rng.choice([0.1, 0.5, 1.0, 29.97, 3.3, 100.0]))
     start = float(rng.choice([0.0, 0.04, duration / 3]))
     for end in (None, start + duration / 4 + 3.1):
-        choice = choose(seconds, duration, Sampling(fps=fps, start=start, end=end))
+        choice = choose(seconds, duration, FrameSampling(fps=fps, start=start, end=end))
         assert choice.picks.tolist() == brute_force(seconds.tolist(), fps, start, end)
         for limit in (1, 2, 7):
-            few = choose(seconds, duration, Sampling(fps=fps, start=start, end=end, max_frames=limit))
+            few = choose(seconds, duration, FrameSampling(fps=fps, start=start, end=end, max_frames=limit))
             assert 1 <= len(few.picks) <= limit
             assert (few.note is None) == (len(choice.picks) <= limit)
             assert few.fps <= fps
@@ -87,7 +87,7 @@ def codec(name, extradata=b""):
 @pytest.mark.parametrize("fps", [0.03, 0.4, 1.0, 4.0, 10.0])
 def test_plans_decode_all_that_samples_need(name, mode, fps):
     line = timeline(9, 25)
-    choice = choose(line.seconds, line.duration, Sampling(fps=fps))
+    choice = choose(line.seconds, line.duration, FrameSampling(fps=fps))
     plan = plan_decoding(line, choice, mode, codec(name))
     fed = {p for first, last in plan.runs for p in range(first, last + 1)}
     for sample in line.position[plan.samples].tolist():
@@ -115,7 +115,7 @@ def test_a_picture_shown_before_its_key_frame_starts_at_the_one_before():
 def test_hevc_with_temporal_layers_is_not_thinned(clip):
     notes = {}
     for name in ("hevc.mp4", "layers.mp4", "layers.ts"):
-        with VideoReader(clip(name), Sampling(fps=1.0, start=0.7)) as reader:
+        with VideoReader(clip(name), FrameSampling(fps=1.0, start=0.7)) as reader:
             notes[name] = len(list(reader)), reader.frames_decoded
     assert notes["hevc.mp4"][1] < 0.75 * notes["layers.mp4"][1]
     assert notes["layers.ts"] == notes["layers.mp4"]
@@ -215,7 +215,7 @@ def test_memory_does_not_grow_with_the_video(tmp_path):
     assert peaks[1] - peaks[0] < 12
     tracemalloc.start()
     try:
-        assert sum(1 for _ in VideoReader(tmp_path / "long.mp4", Sampling(fps=None))) == 1600
+        assert sum(1 for _ in VideoReader(tmp_path / "long.mp4", FrameSampling(fps=None))) == 1600
         assert tracemalloc.get_traced_memory()[1] < 2 * 2**20
     finally:
         tracemalloc.stop()

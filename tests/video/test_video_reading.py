@@ -10,7 +10,7 @@ import pytest
 from clips import MAKE, MEDIA, SHIPPED, brute_force, truth, write
 
 from videox2l.errors import SettingsError, VideoError, VideoWarning
-from videox2l.video import Manifest, Sampling, VideoReader, open_video
+from videox2l.video import FrameSampling, Manifest, VideoReader, open_video
 
 FILES = [*MAKE, *SHIPPED]
 SETTINGS = [
@@ -23,7 +23,7 @@ SETTINGS = [
 
 
 def read(path, **settings):
-    with VideoReader(path, Sampling(**settings)) as reader:
+    with VideoReader(path, FrameSampling(**settings)) as reader:
         frames = list(reader)
     return frames, reader
 
@@ -215,13 +215,13 @@ def test_max_frames_lowers_fps_and_says_so(clip):
 
 def test_a_range_outside_of_the_video_names_its_duration(clip):
     with pytest.raises(SettingsError, match=r"outside the video, which lasts 4\.000 s"):
-        open_video(clip("plain.mp4"), Sampling(start=4.0))
+        open_video(clip("plain.mp4"), FrameSampling(start=4.0))
     with pytest.raises(SettingsError, match="no frame lies between"):
-        open_video(clip("slow.mp4"), Sampling(start=1.1, end=1.3))
+        open_video(clip("slow.mp4"), FrameSampling(start=1.1, end=1.3))
 
 
 def test_a_reader_is_read_once_per_opening(clip):
-    reader = VideoReader(clip("plain.mp4"), Sampling(fps=2.0))
+    reader = VideoReader(clip("plain.mp4"), FrameSampling(fps=2.0))
     assert reader.expected_frames == 8
     before = reader.manifest
     assert (before.width, before.height, before.frames, before.complete, before.pts) == (96, 64, 120, False, ())
@@ -230,7 +230,7 @@ def test_a_reader_is_read_once_per_opening(clip):
     with pytest.raises(VideoError, match="Call open"):
         iter(reader)
     assert [f.index for f in reader.open()] == first
-    assert [f.index for f in VideoReader(clip("plain.mp4"), Sampling(fps=2.0))] == first
+    assert [f.index for f in VideoReader(clip("plain.mp4"), FrameSampling(fps=2.0))] == first
     with open_video(clip("plain.mp4")) as reader:
         next(iter(reader))
     assert reader.manifest.pts == (0.0,)

@@ -48,7 +48,7 @@ class Checkpoint:
         if self.local:
             path = Path(self.where, self.subfolder, file)
             return path if path.is_file() else None
-        with told(self):
+        with translate_errors(self):
             try:
                 return Path(hf_hub_download(self.where, file, subfolder=self.subfolder or None, revision=self.revision))
             except (errors.EntryNotFoundError, errors.OfflineModeIsEnabled):
@@ -114,7 +114,7 @@ class Checkpoint:
         name = f"{self.subfolder}/{file}" if self.subfolder else file
         if isinstance(try_to_load_from_cache(self.where, name, revision=self.revision), str):
             return True
-        with told(self):
+        with translate_errors(self):
             return not constants.HF_HUB_OFFLINE and bool(file_exists(self.where, name, revision=self.revision))
 
     def _no_config(self) -> str:
@@ -164,7 +164,7 @@ def locate(name: str, revision: str | None = None) -> Checkpoint:
 
 
 @contextlib.contextmanager
-def told(checkpoint: Checkpoint) -> Iterator[None]:
+def translate_errors(checkpoint: Checkpoint) -> Iterator[None]:
     """Turn what fetching and reading files can raise into a ModelError of one line."""
     name = checkpoint.where
     try:

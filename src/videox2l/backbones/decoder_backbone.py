@@ -9,15 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from videox2l.backbones import attention
-from videox2l.backbones.attention import Probe
-from videox2l.backbones.base import KVShape
-from videox2l.backbones.cache import BufferCache
-from videox2l.backbones.frontend import decoder_of
+from videox2l.backbones.checks import check_layers
 from videox2l.backbones.positions import text_positions
-from videox2l.backbones.refusals import refuse_unusual_layers
-from videox2l.backbones.rope import mix_mrope
+from videox2l.engine import attention
+from videox2l.engine.attention import Probe
+from videox2l.engine.cache import BufferCache
+from videox2l.engine.rope import mix_mrope
 from videox2l.errors import ModelError
+from videox2l.types import KVShape
 
 
 class DecoderBackbone:
@@ -31,7 +30,7 @@ class DecoderBackbone:
         self.tokenizer = tokenizer
         self.name = str(model.config.model_type)
         self.text_config = model.config.get_text_config()
-        refuse_unusual_layers(self.name, self.text_config)
+        check_layers(self.name, self.text_config)
         self.embedding: nn.Module = model.get_input_embeddings()
         heads = self.text_config.num_attention_heads
         self.shape = KVShape(
@@ -141,3 +140,36 @@ class DecoderBackbone:
     def new_cache(self, capacity: int = 0) -> BufferCache:
         """Return an empty cache with room for `capacity` tokens."""
         return BufferCache(self.shape.layers, capacity, self.layer_devices)
+
+
+class _StopError(Exception):
+    """Raised at the decoder's door."""
+
+
+def decoder_of(model: Any) -> nn.Module:
+    """Return the text decoder of a model: what has the layers. SmolVLM of transformers 4 names another module."""
+    found: nn.Module = model.get_decoder()
+    return found if hasattr(found, "layers") else found.text_model  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def decoder_inputs(model: Any, decoder: nn.Module, **inputs: Any) -> dict[str, Any]:
+    """Run `model.model` up to its text decoder and return the keyword arguments that the decoder was called with.
+
+    Return types of `get_video_features` differ between versions of transformers; what reaches the decoder does
+    not. `inputs_embeds` (1, n, hidden) holds the visual tokens at the placeholders of `input_ids`.
+    """
+    seen: dict[str, Any] = {}
+
+    def grab(_: nn.Module, __: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
+        seen.update(kwargs)
+        raise _StopError
+
+    handle = decoder.register_forward_pre_hook(grab, with_kwargs=True)
+    try:
+        model.model(**inputs)
+    except _StopError:
+        pass
+    finally:
+        handle.remove()
+    return seen

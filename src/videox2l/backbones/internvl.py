@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from videox2l.backbones.frames import SquareFrames
-from videox2l.backbones.linear import LinearBackbone, refuse_max_pixels
-from videox2l.backbones.vision import FrameVision
-from videox2l.backbones.wording import Wording
+from videox2l.backbones.linear import LinearBackbone, check_max_pixels
+from videox2l.backbones.prompts import VideoMarkup
+from videox2l.backbones.transformers_backbone import FrameVision
 from videox2l.errors import ModelError
 
 
 @dataclass(frozen=True)
-class NumberedWording(Wording):
+class NumberedMarkup(VideoMarkup):
     """ "Frame1: " in front of the first frame, each on a line of its own."""
 
     start: str = "<img>"
@@ -30,7 +30,7 @@ class InternVLBackbone(LinearBackbone):
     def __init__(
         self, model: Any, tokenizer: Any, video_config: Mapping[str, Any], max_pixels: int | None = None
     ) -> None:
-        refuse_max_pixels(model, max_pixels)
+        check_max_pixels(model, max_pixels)
         super().__init__(model, tokenizer, video_config)
         self.frames = SquareFrames.from_config(self.video_config)
         vision = model.config.vision_config
@@ -43,9 +43,9 @@ class InternVLBackbone(LinearBackbone):
         side = int(size // patch * model.config.downsample_ratio)
         self.vision = FrameVision(self.frames, side, "pixel_values", batched=False)
 
-    def words(self) -> Wording:
+    def video_markup(self) -> VideoMarkup:
         """Return the words around each frame, with the tokens that the tokenizer names."""
         names = {"video_token": "<video>", "start_image_token": "<img>", "end_image_token": "</img>"}
         video, start, end = (str(getattr(self.tokenizer, name, None) or known) for name, known in names.items())
         pad = str(self.tokenizer.convert_ids_to_tokens(self._token_id("image_token_id")))
-        return NumberedWording(video, pad, end, start=start)
+        return NumberedMarkup(video, pad, end, start=start)

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videox2l.backbones.base import TextTokens, Turn, VideoCursor
 from videox2l.backbones.frames import CropFrames, SquareFrames
-from videox2l.backbones.transformers_backbone import Grid, TransformersBackbone
-from videox2l.backbones.vision import FrameVision
+from videox2l.backbones.transformers_backbone import FrameVision, Grid, TransformersBackbone
 from videox2l.errors import ModelError, SettingsError
+from videox2l.types import TextTokens, Turn, VideoCursor
 
 
 class LinearBackbone(TransformersBackbone):
@@ -40,7 +39,7 @@ class LlavaOnevisionBackbone(LinearBackbone):
     def __init__(
         self, model: Any, tokenizer: Any, video_config: Mapping[str, Any], max_pixels: int | None = None
     ) -> None:
-        refuse_max_pixels(model, max_pixels)
+        check_max_pixels(model, max_pixels)
         super().__init__(model, tokenizer, video_config)
         self.frames = SquareFrames.from_config(self.video_config)
         vision = model.config.vision_config
@@ -59,7 +58,7 @@ class LlavaNextVideoBackbone(LinearBackbone):
     def __init__(
         self, model: Any, tokenizer: Any, video_config: Mapping[str, Any], max_pixels: int | None = None
     ) -> None:
-        refuse_max_pixels(model, max_pixels)
+        check_max_pixels(model, max_pixels)
         super().__init__(model, tokenizer, video_config)
         self.frames = CropFrames.from_config(self.video_config)
         vision = model.config.vision_config
@@ -72,7 +71,7 @@ class LlavaNextVideoBackbone(LinearBackbone):
         self.vision = FrameVision(self.frames, vision.image_size // vision.patch_size // pool)
 
 
-def refuse_max_pixels(model: Any, max_pixels: int | None) -> None:
+def check_max_pixels(model: Any, max_pixels: int | None) -> None:
     """Raise SettingsError where a pixel budget was given to a family without one."""
     if max_pixels is not None:
         raise SettingsError(f"max_pixels has no effect on {model.config.model_type}: its frames have one fixed size")

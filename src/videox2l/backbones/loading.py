@@ -11,11 +11,11 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from videox2l.backbones import video_xl_loading as video_xl
-from videox2l.backbones.base import Backbone
-from videox2l.backbones.checkpoint import Checkpoint, locate, told
+from videox2l.backbones.checkpoint import Checkpoint, locate, translate_errors
 from videox2l.backbones.quantised import quantization_config, require
 from videox2l.backbones.registry import adapter_for
 from videox2l.backbones.video_xl import VideoXLBackbone
+from videox2l.engine.backbone import Backbone
 from videox2l.errors import ModelError, ModelWarning, SettingsError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def from_pretrained(
     checkpoint = checkpoint_of(name, revision)
     device = usable_device(device)
     precision = torch.float32 if dtype == "auto" and device == "cpu" and device_map is None else DTYPES[dtype]
-    with told(checkpoint):
+    with translate_errors(checkpoint):
         adapter = adapter_for(checkpoint.config["model_type"], checkpoint.config)
         if checkpoint.config["model_type"] == video_xl.MODEL_TYPE:
             if device_map is not None or quantize is not None:
@@ -90,7 +90,7 @@ def from_pretrained(
     if name == "demo-xl":  # its vision tower is the demo model's
         from videox2l.demo import xl
 
-        return xl.load(cast("TransformersBackbone", backbone), device, backbone.shape.dtype)
+        return xl.load_demo_xl(cast("TransformersBackbone", backbone), device, backbone.shape.dtype)
     return backbone
 
 
@@ -151,7 +151,7 @@ def load_video_xl(
             "torch.dtype", getattr(torch, str(config.get("torch_dtype") or config.get("dtype") or "float16"))
         )
     checkpoint.check_weights()
-    model = video_xl.load_model(config, video_xl.weight_files(checkpoint.find), precision)
+    model = video_xl.load_video_xl_model(config, video_xl.weight_files(checkpoint.find), precision)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.where, tokenizer_type="qwen2", **checkpoint.hub)
     pixels = video_xl.pixel_config(model, checkpoint.json("preprocessor_config.json"))
     return VideoXLBackbone(model.to(device), tokenizer, pixels, max_pixels)

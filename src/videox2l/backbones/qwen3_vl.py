@@ -9,17 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videox2l.backbones.base import VideoCursor
-from videox2l.backbones.frame_budgets import SharedPatchFrames
-from videox2l.backbones.frames import PatchFrames
+from videox2l.backbones.frames import PatchFrames, SharedPatchFrames
 from videox2l.backbones.positions import mrope_positions, text_positions
-from videox2l.backbones.transformers_backbone import Grid, TransformersBackbone
-from videox2l.backbones.vision import PatchVision
-from videox2l.backbones.wording import Wording
+from videox2l.backbones.prompts import VideoMarkup
+from videox2l.backbones.transformers_backbone import Grid, PatchVision, TransformersBackbone
+from videox2l.types import VideoCursor
 
 
 @dataclass(frozen=True)
-class TimedWording(Wording):
+class TimedMarkup(VideoMarkup):
     """The middle of each group's times in front of it: "<3.5 seconds>", and marks around the group.
 
     The marks that the chat template puts around the video go, as they did when the model was trained. (Processors of
@@ -55,14 +53,14 @@ class Qwen3VLBackbone(TransformersBackbone):
         self.vision = PatchVision(self.frames)
         self.group_frames = self.frames.temporal
 
-    def words(self) -> Wording:
+    def video_markup(self) -> VideoMarkup:
         """Return the words around each group of frames, with the marks that the config names."""
         config = self.model.config
         start, pad, end = (
             str(self.tokenizer.convert_ids_to_tokens(token))
             for token in (config.vision_start_token_id, self.video_token_id, config.vision_end_token_id)
         )
-        return TimedWording(start + pad + end, pad, end, start=start)
+        return TimedMarkup(start + pad + end, pad, end, start=start)
 
     def chunk_positions(
         self, visual: Tensor, grid: Grid, times: Sequence[Sequence[float]], cursor: VideoCursor

@@ -14,8 +14,8 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, cast
 
-from videox2l.backbones.base import Backbone
-from videox2l.backbones.refusals import reason_against, reason_against_fields
+from videox2l.backbones.checks import unsupported_fields_reason, unsupported_reason
+from videox2l.engine.backbone import Backbone
 from videox2l.errors import ModelError
 
 GROUP = "videox2l.backbones"
@@ -25,8 +25,8 @@ _OWN = {
     "llava_next_video": "videox2l.backbones.linear:LlavaNextVideoBackbone",
     "llava_onevision": "videox2l.backbones.linear:LlavaOnevisionBackbone",
     "llava_qwen": "videox2l.backbones.video_xl:VideoXLBackbone",
-    "qwen2_5_vl": "videox2l.backbones.mrope:MRopeBackbone",
-    "qwen2_vl": "videox2l.backbones.mrope:MRopeBackbone",
+    "qwen2_5_vl": "videox2l.backbones.qwen2_vl:MRopeBackbone",
+    "qwen2_vl": "videox2l.backbones.qwen2_vl:MRopeBackbone",
     "qwen3_vl": "videox2l.backbones.qwen3_vl:Qwen3VLBackbone",
     "qwen3_vl_moe": "videox2l.backbones.qwen3_vl:Qwen3VLBackbone",
     "smolvlm": "videox2l.backbones.smolvlm:SmolVLMBackbone",
@@ -63,7 +63,7 @@ def adapter_for(model_type: str, config: Any = None) -> Adapter:
             except (ImportError, AttributeError) as error:
                 raise ModelError(f"the adapter '{entry.value}' for {model_type} cannot be imported: {error}") from error
     fields = isinstance(config, Mapping)
-    reason = reason_against_fields(model_type, config) if fields else reason_against(config)
+    reason = unsupported_fields_reason(model_type, config) if fields else unsupported_reason(config)
     if config is not None and reason is not None:
         raise ModelError(f"{model_type} cannot be served: it {reason}")
     raise ModelError(f"no adapter for model type '{model_type}': supported are {', '.join(supported())}")

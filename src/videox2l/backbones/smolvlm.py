@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from videox2l.backbones.base import VideoFacts
 from videox2l.backbones.frames import TwiceFrames
-from videox2l.backbones.linear import LinearBackbone, refuse_max_pixels
-from videox2l.backbones.vision import FrameVision
-from videox2l.backbones.wording import Wording
+from videox2l.backbones.linear import LinearBackbone, check_max_pixels
+from videox2l.backbones.prompts import VideoMarkup
+from videox2l.backbones.transformers_backbone import FrameVision
 from videox2l.errors import ModelError
+from videox2l.types import VideoInfo
 
 # What the model was trained to read, as the library's processor writes it; that cannot be imported everywhere.
 TOLD = "You are provided the following series of {frames} frames from a {duration} [H:MM:SS] video.\n"
@@ -27,12 +27,12 @@ CHAT_TEMPLATE = (
 
 
 @dataclass(frozen=True)
-class ToldWording(Wording):
+class CountedMarkup(VideoMarkup):
     """How many frames of how long a video there are, in words, then the time of each frame in front of it."""
 
     mark: str = "<fake_token_around_image><global-img>"
 
-    def intro(self, facts: VideoFacts) -> str:
+    def intro(self, facts: VideoInfo) -> str:
         """Return the introduction; without its figures for a video whose length is not known."""
         if facts.frames is None or facts.duration is None:
             return UNTOLD
@@ -64,7 +64,7 @@ class SmolVLMBackbone(LinearBackbone):
     def __init__(
         self, model: Any, tokenizer: Any, video_config: Mapping[str, Any], max_pixels: int | None = None
     ) -> None:
-        refuse_max_pixels(model, max_pixels)
+        check_max_pixels(model, max_pixels)
         super().__init__(model, tokenizer, {"resample": 1, **video_config})  # Lanczos, where the config does not say
         self.frames = TwiceFrames.from_config(self.video_config)
         vision = model.config.vision_config
@@ -76,9 +76,9 @@ class SmolVLMBackbone(LinearBackbone):
         side = vision.image_size // vision.patch_size // model.config.scale_factor
         self.vision = FrameVision(self.frames, side, "pixel_values")
 
-    def words(self) -> Wording:
+    def video_markup(self) -> VideoMarkup:
         """Return the words around each frame, with the tokens that the tokenizer names."""
         names = {"fake_image_token": "<fake_token_around_image>", "global_image_token": "<global-img>"}
         fake, whole = (str(getattr(self.tokenizer, name, None) or known) for name, known in names.items())
         pad = str(self.tokenizer.convert_ids_to_tokens(self._token_id("image_token_id")))
-        return ToldWording("<video>", pad, fake, "\n\n", mark=fake + whole)
+        return CountedMarkup("<video>", pad, fake, "\n\n", mark=fake + whole)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from videox2l.backbones.base import UNKNOWN, TextTokens, Turn, VideoCursor, VideoFacts, VisualTokens
-from videox2l.backbones.chat import ChatPrompt
-from videox2l.backbones.decoder_backbone import DecoderBackbone
-from videox2l.backbones.frames import stack
-from videox2l.backbones.frontend import decoder_inputs
-from videox2l.backbones.identity import sha256_of, weights_id
-from videox2l.backbones.refusals import refuse_own_mask
-from videox2l.backbones.wording import Wording
+from videox2l.backbones.checks import check_own_mask
+from videox2l.backbones.decoder_backbone import DecoderBackbone, decoder_inputs
+from videox2l.backbones.frames import PatchFrames, stack
+from videox2l.backbones.prompts import ChatPrompt, VideoMarkup
+from videox2l.engine.identity import sha256_of, weights_id
 from videox2l.errors import ModelError
+from videox2l.types import UNKNOWN_VIDEO, TextTokens, Turn, VideoCursor, VideoInfo, VisualTokens
 
 Grid = tuple[int, int, int]
 
@@ -29,7 +29,7 @@ Grid = tuple[int, int, int]
 class Vision(Protocol):
     """From frames to the keyword arguments that a model takes for them."""
 
-    def __call__(self, frames: Tensor, facts: VideoFacts) -> tuple[dict[str, Tensor], Grid]:
+    def __call__(self, frames: Tensor, facts: VideoInfo) -> tuple[dict[str, Tensor], Grid]:
         """Return the arguments for uint8 frames (f, 3, h, w), and the grid (t, h, w) of their visual tokens."""
 
     def settings(self) -> dict[str, Any]:
@@ -48,18 +48,18 @@ class TransformersBackbone(DecoderBackbone, ABC):
     template: str | None = None
     spare = 0
     vision: Vision
-    wording: Wording
+    markup: VideoMarkup
 
     def __init__(self, model: Any, tokenizer: Any, video_config: Mapping[str, Any]) -> None:
         super().__init__(model, tokenizer)
         self.video_config = dict(video_config)
-        self.wording = self.words()
-        self.chat = ChatPrompt(tokenizer, self.wording.placeholder, self.template)
+        self.markup = self.video_markup()
+        self.chat = ChatPrompt(tokenizer, self.markup.placeholder, self.template)
 
-    def words(self) -> Wording:
+    def video_markup(self) -> VideoMarkup:
         """Return how a video is written into the prompt: by default one token that the config names, repeated."""
         token = str(self.tokenizer.convert_ids_to_tokens(self.video_token_id))
-        return Wording(token, token)
+        return VideoMarkup(token, token)
 
     @property
     def video_token_id(self) -> int:
@@ -74,22 +74,22 @@ class TransformersBackbone(DecoderBackbone, ABC):
 
     # --- text -------------------------------------------------------------------------------------------------
 
-    def prefix(self, facts: VideoFacts = UNKNOWN) -> TextTokens:
+    def prefix(self, facts: VideoInfo = UNKNOWN_VIDEO) -> TextTokens:
         """Return everything that stands before the video: of the chat template, and of what is told of the video."""
-        before, opening = self._before(facts), self.wording.opening(0, [0.0] * self.group_frames)
+        before, opening = self._before(facts), self.markup.opening(0, [0.0] * self.group_frames)
         if opening:
             return self._text(self.chat.opening_ids(before))
-        ids = self.chat.opening_ids(before + self.wording.pad)
-        pad = self.tokenizer.convert_tokens_to_ids(self.wording.pad)
+        ids = self.chat.opening_ids(before + self.markup.pad)
+        pad = self.tokenizer.convert_tokens_to_ids(self.markup.pad)
         return self._text(ids[: len(ids) - 1 - ids[::-1].index(pad)])  # behind it may stand what a tokenizer adds
 
     def suffix(self, question: str, history: Sequence[Turn] = ()) -> TextTokens:
         """Return everything that stands after the video, the answer's header included."""
         _, after = self.chat.cut(question, history)
-        return self._text(self.chat.ids(self.wording.outro + after, self.wording.pad + self.wording.close))
+        return self._text(self.chat.ids(self.markup.outro + after, self.markup.pad + self.markup.close))
 
-    def _before(self, facts: VideoFacts) -> str:
-        return self.chat.cut("What happens?")[0] + self.wording.intro(facts)
+    def _before(self, facts: VideoInfo) -> str:
+        return self.chat.cut("What happens?")[0] + self.markup.intro(facts)
 
     def follow_up(self, question: str) -> TextTokens:
         """Return everything between the end of an answer and the answer to the next question."""
@@ -138,7 +138,7 @@ class TransformersBackbone(DecoderBackbone, ABC):
         self, times: Sequence[Sequence[float]], counts: Sequence[int], cursor: VideoCursor
     ) -> tuple[Tensor, Tensor]:
         """Return the token ids (n,) of a chunk, and which of them are visual (n,)."""
-        wording, first = self.wording, self.groups_before(cursor)
+        wording, first = self.markup, self.groups_before(cursor)
         context = wording.pad + wording.close if first else self._before(cursor.facts)
         text = wording.groups(first, times, [1] * len(times))
         plain = torch.tensor(self.chat.ids(text, context), device=self.device)
@@ -156,7 +156,7 @@ class TransformersBackbone(DecoderBackbone, ABC):
         found = decoder_inputs(
             self.model, self.decoder, input_ids=ids[None], position_ids=positions.to(self.device), **inputs
         )
-        refuse_own_mask(self.name, found.get("attention_mask"))
+        check_own_mask(self.name, found.get("attention_mask"))
         return found
 
     def _as_weights(self, value: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ class TransformersBackbone(DecoderBackbone, ABC):
         pts: Sequence[float],
         question: str,
         history: Sequence[Turn] = (),
-        facts: VideoFacts = UNKNOWN,
+        facts: VideoInfo = UNKNOWN_VIDEO,
     ) -> dict[str, Tensor]:
         """Return what a user of plain transformers would give the model for a whole video and a dialogue.
 
@@ -190,9 +190,9 @@ class TransformersBackbone(DecoderBackbone, ABC):
         pixels, grid = self.pixels(frames, VideoCursor(0, 0.0, 0, 0, 0, facts))
         before, after = self.chat.cut(question, history)
         times = self.group_times(pts)
-        video = self.wording.video(times, facts, self.visual_counts(pixels, grid))
+        video = self.markup.video(times, facts, self.visual_counts(pixels, grid))
         if self.spare:
-            video += self.wording.pad * self.spare
+            video += self.markup.pad * self.spare
         ids = torch.tensor(self.chat.opening_ids(before + video + after), device=self.device)
         inputs = {"input_ids": ids[None], **{name: self._as_weights(value) for name, value in pixels.items()}}
         return {**inputs, **self.stock_positions(ids, grid, times)}
@@ -222,3 +222,45 @@ class TransformersBackbone(DecoderBackbone, ABC):
     def processing(self) -> dict[str, Any]:
         """Return the settings by which frames become visual tokens, as plain JSON values."""
         return self.vision.settings()
+
+
+@dataclass(frozen=True)
+class PatchVision:
+    """Patches of groups of frames, as Qwen2-VL takes them."""
+
+    frames: PatchFrames
+
+    def __call__(self, frames: Tensor, facts: VideoInfo) -> tuple[dict[str, Tensor], Grid]:
+        """Return the arguments for uint8 frames (f, 3, h, w), and the grid (t, h, w) of their visual tokens."""
+        patches, (t, high, wide) = self.frames(frames, facts.frames)
+        merge = self.frames.merge
+        arguments = {"pixel_values_videos": patches, "video_grid_thw": torch.tensor([[t, high, wide]])}
+        return arguments, (t, high // merge, wide // merge)
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that decides about the result, as plain JSON values."""
+        return dataclasses.asdict(self.frames)
+
+
+@dataclass(frozen=True)
+class FrameVision:
+    """Whole frames of one size, each a square of `side` x `side` visual tokens.
+
+    `frames` turns uint8 (f, 3, h, w) into float32 of the size that the model takes, `argument` names what it takes them
+    as; `batched`: with an axis for videos in front.
+    """
+
+    frames: Callable[[Tensor], Tensor]
+    side: int
+    argument: str = "pixel_values_videos"
+    batched: bool = True
+
+    def __call__(self, frames: Tensor, facts: VideoInfo) -> tuple[dict[str, Tensor], Grid]:
+        """Return the arguments for uint8 frames (f, 3, h, w), and the grid (t, h, w) of their visual tokens."""
+        del facts
+        pixels = self.frames(frames)
+        return {self.argument: pixels[None] if self.batched else pixels}, (len(frames), self.side, self.side)
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that decides about the result, as plain JSON values."""
+        return {**dataclasses.asdict(self.frames), "side": self.side}  # type: ignore[call-overload]

@@ -10,20 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videox2l.backbones.base import VideoCursor, VisualTokens
-from videox2l.backbones.frame_budgets import DividedPatchFrames
-from videox2l.backbones.frames import PatchFrames, stack
+from videox2l.backbones.frames import DividedPatchFrames, PatchFrames, stack
 from videox2l.backbones.linear import LinearBackbone
-from videox2l.backbones.transformers_backbone import Grid
-from videox2l.backbones.vision import PatchVision
-from videox2l.backbones.wording import Wording
+from videox2l.backbones.prompts import VideoMarkup
+from videox2l.backbones.transformers_backbone import Grid, PatchVision
 from videox2l.errors import ModelError
+from videox2l.types import VideoCursor, VisualTokens
 
 # A token stays where its pixels changed by more than this in the mean, in normalised values times 255.
 _CHANGE = 0.1
 
 
-class CommaWording(Wording):
+class CommaMarkup(VideoMarkup):
     """ "Time 3.0s:" in front of each frame, with commas between them."""
 
     def opening(self, group: int, times: Sequence[float]) -> str:
@@ -52,10 +50,10 @@ class VideoLlama3Backbone(LinearBackbone):
         self.vision = PatchVision(self.frames)
         self.dropping = self.video_config.get("use_token_compression", True) is not False
 
-    def words(self) -> Wording:
+    def video_markup(self) -> VideoMarkup:
         """Return the words before each frame."""
         token = str(self.tokenizer.convert_ids_to_tokens(self.video_token_id))
-        return CommaWording(token, token)
+        return CommaMarkup(token, token)
 
     def visual_tokens(self, frames: Sequence[np.ndarray], pts: Sequence[float], cursor: VideoCursor) -> VisualTokens:
         """Run the model's own front end on the frames of one chunk, words between them included."""

@@ -10,15 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videox2l.backbones.base import UNKNOWN, TextTokens, Turn, VideoCursor, VideoFacts, VisualTokens
-from videox2l.backbones.cache import BufferCache
 from videox2l.backbones.frames import CropFrames, stack
-from videox2l.backbones.summary import SummaryLayout
+from videox2l.backbones.prompts import VideoMarkup
 from videox2l.backbones.transformers_backbone import Grid, TransformersBackbone
-from videox2l.backbones.video_xl_model import VideoXLForCausalLM
-from videox2l.backbones.video_xl_pass import Geometry, summarise
-from videox2l.backbones.wording import Wording
+from videox2l.backbones.video_xl_model import Geometry, VideoXLForCausalLM, summarize_chunk
+from videox2l.engine.cache import BufferCache
+from videox2l.engine.summary import SummaryLayout
 from videox2l.errors import ModelError, SettingsError
+from videox2l.types import UNKNOWN_VIDEO, TextTokens, Turn, VideoCursor, VideoInfo, VisualTokens
 
 # As Video-X2L was published: the text after the video is a newline, the question, another newline, the end of turn.
 # Newlines are written as expressions because a template's own are trimmed after a tag.
@@ -66,11 +65,11 @@ class VideoXLBackbone(TransformersBackbone):
         if self.model.has_vision:
             self.model.model.vision_tower.vision_tower.set_attn_implementation("sdpa")
 
-    def words(self) -> Wording:
+    def video_markup(self) -> VideoMarkup:
         """Return the place of the video: no token, the published code cuts the prompt there before it is tokenized."""
-        return Wording("<image>", "<image>")
+        return VideoMarkup("<image>", "<image>")
 
-    def prefix(self, facts: VideoFacts = UNKNOWN) -> TextTokens:
+    def prefix(self, facts: VideoInfo = UNKNOWN_VIDEO) -> TextTokens:
         """Return everything of the chat template that stands before the video."""
         return self._text(self.chat.ids(self.chat.cut("What happens?")[0]))
 
@@ -102,7 +101,7 @@ class VideoXLBackbone(TransformersBackbone):
         pts: Sequence[float],
         question: str,
         history: Sequence[Turn] = (),
-        facts: VideoFacts = UNKNOWN,
+        facts: VideoInfo = UNKNOWN_VIDEO,
     ) -> dict[str, Tensor]:
         """Return the embeddings of a whole prompt without summary tokens."""
         video = self.visual_tokens(frames, pts, VideoCursor(0, 0.0, 0, 0)).embeds
@@ -115,7 +114,7 @@ class VideoXLBackbone(TransformersBackbone):
         """Run visual tokens with summary tokens among them; see `SummaryBackbone.summarise`."""
         geometry = Geometry(len(cache), len(embeds), layouts)
         at, kept = self.rotation(geometry.positions()[None]), self.rotation(geometry.kept_positions()[None])
-        return summarise(self.decoder, embeds.to(self.device), geometry, cache, at, kept)
+        return summarize_chunk(self.decoder, embeds.to(self.device), geometry, cache, at, kept)
 
     @property
     def stop_ids(self) -> frozenset[int]:

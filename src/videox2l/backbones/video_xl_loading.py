@@ -89,7 +89,7 @@ def weight_files(find: Callable[[str], Path | None]) -> list[Path]:
     return [path for path in found.values() if path is not None]
 
 
-def load_model(
+def load_video_xl_model(
     config: Mapping[str, Any], files: Iterable[Path], dtype: torch.dtype = torch.float32
 ) -> VideoXLForCausalLM:
     """Build the model that `config` and the weights describe, and load it.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from videox2l.compress.base import ChunkKV, ChunkTask, Compressor, Scorer
+from videox2l.compress.base import ChunkContext, ChunkKV, Compressor, Scorer
 from videox2l.compress.history import ChunkEncoder, History
 from videox2l.compress.pool import PoolCompressor
 from videox2l.compress.ranked import RankedCompressor
@@ -28,9 +28,9 @@ def compressor_by_name(name: str) -> Compressor:
 
 __all__ = [
     "COMPRESSORS",
+    "ChunkContext",
     "ChunkEncoder",
     "ChunkKV",
-    "ChunkTask",
     "Compressor",
     "History",
     "KeyDiffScorer",

@@ -8,9 +8,10 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from videox2l.backbones.base import Backbone, VisualTokens
-from videox2l.backbones.cache import BufferCache
+from videox2l.engine.backbone import Backbone
+from videox2l.engine.cache import BufferCache
 from videox2l.memory.levels import LevelKV
+from videox2l.types import VisualTokens
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ChunkKV:
 
 
 @dataclass(frozen=True)
-class ChunkTask:
+class ChunkContext:
     """What a compressor is told of a chunk besides its tokens.
 
     `before`: the visual tokens of each earlier chunk of the video; `last`: no chunk follows; `fused`: make all levels
@@ -42,7 +43,7 @@ class ChunkTask:
     fused: bool = False
 
 
-FIRST_CHUNK = ChunkTask()
+FIRST_CHUNK = ChunkContext()
 
 
 class Compressor(Protocol):
@@ -60,7 +61,7 @@ class Compressor(Protocol):
         context: BufferCache,
         backbone: Backbone,
         ratios: Sequence[float],
-        task: ChunkTask,
+        task: ChunkContext,
     ) -> dict[float, LevelKV]:
         """Prefill `tokens` behind `context` and return a level per ratio.
 

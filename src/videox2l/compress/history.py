@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from videox2l.backbones.base import Backbone, TextTokens, VisualTokens
-from videox2l.backbones.cache import BufferCache
-from videox2l.compress.base import ChunkTask, Compressor
+from videox2l.compress.base import ChunkContext, Compressor
+from videox2l.engine.backbone import Backbone
+from videox2l.engine.cache import BufferCache
 from videox2l.errors import SettingsError
+from videox2l.memory.cache_layout import rotated_to
 from videox2l.memory.levels import Chunk, LevelKV
-from videox2l.memory.mix import rotated_to
+from videox2l.types import TextTokens, VisualTokens
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class ChunkEncoder:
 
     def make(self, tokens: VisualTokens, last: bool = False) -> dict[float, LevelKV]:
         """Encode the next chunk, but leave the context as it is: `extend` must follow, with what was kept of it."""
-        task = ChunkTask(self.sizes, last, fused=self.history.kind == "fused")
+        task = ChunkContext(self.sizes, last, fused=self.history.kind == "fused")
         levels: dict[float, LevelKV] = {}
         for stream in self.streams:
             if self.sizes or not levels:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from videox2l.backbones.base import Backbone
-from videox2l.compress.base import ChunkTask, Compressor
+from videox2l.compress.base import ChunkContext, Compressor
+from videox2l.engine.backbone import Backbone
 from videox2l.errors import SettingsError
-from videox2l.memory import LevelKV, Memory, Plan, mix, uniform_plan
+from videox2l.memory import LevelKV, Memory, Plan, build_cache, uniform_plan
 
 L_TIERS = ("stored", "lazy")
 
@@ -34,7 +34,7 @@ def with_planned_levels(memory: Memory, plan: Plan, backbone: Backbone, compress
     ]
     if not missing:
         return memory
-    held = {i: memory.computed.get(i, plan.ratios[i]) for i in missing}
+    held = {i: memory.level_cache.get(i, plan.ratios[i]) for i in missing}
     found = {i: level for i, level in held.items() if level is not None}
     wanted = [i for i in missing if i not in found]
     if wanted:
@@ -51,14 +51,14 @@ def _make(
     """Make levels behind the coarsest levels of the earlier chunks, which are laid out once and cropped."""
     head = dataclasses.replace(memory, chunks=memory.chunks[: max(wanted) + 1])
     largest = max(memory.chunks[i].tokens for i in wanted)
-    context = mix(head, uniform_plan(head, memory.coarsest), backbone, room=2 * largest)
+    context = build_cache(head, uniform_plan(head, memory.coarsest), backbone, room=2 * largest)
     sizes = tuple(chunk.tokens for chunk in memory.chunks)
     made = {}
     for i in sorted(wanted, reverse=True):
         context.cache.crop(context.offsets[i])
         ratio, tokens = plan.ratios[i], memory.chunks[i].visual
         assert tokens is not None
-        task = ChunkTask(sizes[:i], last=memory.chunks[i].last)
+        task = ChunkContext(sizes[:i], last=memory.chunks[i].last)
         made[i] = compressor.compress(tokens.to(backbone.device), context.cache, backbone, (ratio,), task)[ratio]
-        memory.computed.put(i, ratio, made[i])
+        memory.level_cache.put(i, ratio, made[i])
     return made

@@ -10,12 +10,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from videox2l.backbones.base import Backbone, VisualTokens
-from videox2l.backbones.cache import BufferCache
-from videox2l.backbones.rope import rotate, unrotate
-from videox2l.compress.base import FIRST_CHUNK, ChunkTask
+from videox2l.compress.base import FIRST_CHUNK, ChunkContext
 from videox2l.compress.ranked import prefill_chunk
+from videox2l.engine.backbone import Backbone
+from videox2l.engine.cache import BufferCache
+from videox2l.engine.rope import rotate, unrotate
 from videox2l.memory.levels import LevelKV
+from videox2l.types import VisualTokens
 
 
 def block_shape(grid: tuple[int, int, int], ratio: float) -> tuple[int, int, int]:
@@ -57,7 +58,7 @@ class PoolCompressor:
         context: BufferCache,
         backbone: Backbone,
         ratios: Sequence[float],
-        task: ChunkTask = FIRST_CHUNK,
+        task: ChunkContext = FIRST_CHUNK,
     ) -> dict[float, LevelKV]:
         """Prefill `tokens` behind `context` and return a level per ratio."""
         chunk = prefill_chunk(tokens, context, backbone)

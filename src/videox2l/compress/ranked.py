@@ -9,11 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from videox2l.backbones.attention import Probe
-from videox2l.backbones.base import Backbone, VisualTokens
-from videox2l.backbones.cache import BufferCache
-from videox2l.compress.base import FIRST_CHUNK, ChunkKV, ChunkTask, Scorer
+from videox2l.compress.base import FIRST_CHUNK, ChunkContext, ChunkKV, Scorer
+from videox2l.engine.attention import Probe
+from videox2l.engine.backbone import Backbone
+from videox2l.engine.cache import BufferCache
 from videox2l.memory.levels import LevelKV, kept_tokens
+from videox2l.types import VisualTokens
 
 
 @dataclass
@@ -61,7 +62,7 @@ class RankedCompressor:
         context: BufferCache,
         backbone: Backbone,
         ratios: Sequence[float],
-        task: ChunkTask = FIRST_CHUNK,
+        task: ChunkContext = FIRST_CHUNK,
     ) -> dict[float, LevelKV]:
         """Prefill `tokens` behind `context` and return a level per ratio, the coarser as views of the finest."""
         chunk = prefill_chunk(tokens, context, backbone, self.scorer.window)

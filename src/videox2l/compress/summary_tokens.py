@@ -9,12 +9,13 @@ from typing import ClassVar
 
 import torch
 
-from videox2l.backbones.base import Backbone, VisualTokens
-from videox2l.backbones.cache import BufferCache
-from videox2l.backbones.summary import SummaryBackbone, SummaryLayout
-from videox2l.compress.base import ChunkTask
+from videox2l.compress.base import ChunkContext
+from videox2l.engine.backbone import Backbone
+from videox2l.engine.cache import BufferCache
+from videox2l.engine.summary import SummaryBackbone, SummaryLayout
 from videox2l.errors import ModelError, SettingsError
 from videox2l.memory.levels import LevelKV
+from videox2l.types import VisualTokens
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class SummaryTokenCompressor:
     that are left over at the end of a chunk count towards the first summary token of the next. The first and the last
     chunk of a video get `end_ratio` at every level, as published; None gives them the level's own ratio.
 
-    Each level is a forward of its own, or with `ChunkTask.fused` all levels are made in one: visual tokens and the
+    Each level is a forward of its own, or with `ChunkContext.fused` all levels are made in one: visual tokens and the
     coarsest level's summary tokens see nothing of the finer levels, so that the coarsest level stays as it was.
     """
 
@@ -38,7 +39,7 @@ class SummaryTokenCompressor:
         context: BufferCache,
         backbone: Backbone,
         ratios: Sequence[float],
-        task: ChunkTask,
+        task: ChunkContext,
     ) -> dict[float, LevelKV]:
         """Prefill `tokens` behind `context` and return a level per ratio; levels with one layout are one object."""
         if not isinstance(backbone, SummaryBackbone):
@@ -57,7 +58,7 @@ class SummaryTokenCompressor:
                 made[layout] = LevelKV(keys, values, index, positions=at[None])
         return {ratio: made[layouts[ratio]] for ratio in sorted(ratios)}
 
-    def layout(self, tokens: VisualTokens, ratio: float, task: ChunkTask) -> SummaryLayout:
+    def layout(self, tokens: VisualTokens, ratio: float, task: ChunkContext) -> SummaryLayout:
         """Return where the summary tokens of a chunk stand at `ratio`.
 
         The remainder is a function of the sizes of the earlier chunks, so nothing has to be carried along. Of a

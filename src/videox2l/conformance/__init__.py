@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from videox2l.backbones.base import Backbone
 from videox2l.compress import COMPRESSORS
-from videox2l.conformance.checks import EXACTNESS, Finding, combination
-from videox2l.conformance.subject import HasStock, Subject, made_up_clip
+from videox2l.conformance.case import HasStock, TestCase, made_up_clip
+from videox2l.conformance.checks import EXACTNESS, CheckResult, combination
+from videox2l.engine.backbone import Backbone
 from videox2l.select import SELECTORS
 
 
@@ -29,7 +29,7 @@ def check(
     seed: int = 0,
     only: Sequence[str] | None = None,
     matrix: bool = True,
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Check a backbone against its stock model and return a finding per check; nothing is raised for a failure.
 
     `frames`: how many frames the made-up clip has, or a clip of one's own (frames, height, width, 3) uint8. `only`:
@@ -43,17 +43,19 @@ def check(
         pairs += [(backbone.default_compressor, selector) for selector in SELECTORS if selector != "attention"]
         checks |= {f"{compressor} x {selector}": combination(compressor, selector) for compressor, selector in pairs}
     if not isinstance(backbone, HasStock):
-        return [Finding("stock model", False, f"{type(backbone).__name__} has no model and stock_inputs to check with")]
-    subject = Subject(backbone, clip)
+        return [
+            CheckResult("stock model", False, f"{type(backbone).__name__} has no model and stock_inputs to check with")
+        ]
+    subject = TestCase(backbone, clip)
     return [_run(name, one, subject) for name, one in checks.items()]
 
 
-def _run(name: str, one: Callable[[Subject], Finding], subject: Subject) -> Finding:
+def _run(name: str, one: Callable[[TestCase], CheckResult], subject: TestCase) -> CheckResult:
     """Run one check; a check that breaks is a finding, not the end of the others."""
     try:
         return one(subject)
     except Exception as error:  # what breaks an adapter under test is not known in advance
-        return Finding(name, False, f"{type(error).__name__}: {error}".splitlines()[0])
+        return CheckResult(name, False, f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 def assert_conforms(backbone: Backbone, **options: Any) -> None:
@@ -63,4 +65,4 @@ def assert_conforms(backbone: Backbone, **options: Any) -> None:
         raise AssertionError(f"{getattr(backbone, 'name', backbone)} does not conform\n" + "\n".join(failed))
 
 
-__all__ = ["EXACTNESS", "Finding", "HasStock", "assert_conforms", "check", "made_up_clip"]
+__all__ = ["EXACTNESS", "CheckResult", "HasStock", "assert_conforms", "check", "made_up_clip"]

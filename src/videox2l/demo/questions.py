@@ -21,7 +21,7 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Question:
+class WorldQuestion:
     """A question, its answer, and what has to be seen to answer it.
 
     `needs` has one entry for everything that must be seen: the events that show it, of which one is enough. It is
@@ -64,20 +64,20 @@ PHRASES = {
 """The ways to ask; the first is the one that files are rendered with."""
 
 
-def _digit(video: WorldVideo, rng: np.random.Generator) -> Question:
+def _digit(video: WorldVideo, rng: np.random.Generator) -> WorldQuestion:
     """Which digit some thing carries."""
     thing = _pick(rng, video.things)
     seen = video.appearances(thing)
-    return Question(_phrase(rng, "digit", _name(thing)), str(seen[0].digit), "digit", (_spans(seen),))
+    return WorldQuestion(_phrase(rng, "digit", _name(thing)), str(seen[0].digit), "digit", (_spans(seen),))
 
 
-def _by_one(part: int) -> Callable[[WorldVideo, np.random.Generator], Question | None]:
+def _by_one(part: int) -> Callable[[WorldVideo, np.random.Generator], WorldQuestion | None]:
     """Ask for a digit by the colour (0) or the shape (1) alone, where one thing has it; only training asks this.
 
     Without it the model comes to rely on the colour: most things can be told apart by that.
     """
 
-    def make(video: WorldVideo, rng: np.random.Generator) -> Question | None:
+    def make(video: WorldVideo, rng: np.random.Generator) -> WorldQuestion | None:
         parts = [thing[part] for thing in video.things]
         single = [thing for thing in video.things if parts.count(thing[part]) == 1]
         if not single:
@@ -86,34 +86,34 @@ def _by_one(part: int) -> Callable[[WorldVideo, np.random.Generator], Question |
         seen = video.appearances(thing)
         name = f"{thing[0]} shape" if part == 0 else thing[1]
         kind = ("by colour", "by shape")[part]
-        return Question(_phrase(rng, "digit", name), str(seen[0].digit), kind, (_spans(seen),))
+        return WorldQuestion(_phrase(rng, "digit", name), str(seen[0].digit), kind, (_spans(seen),))
 
     return make
 
 
-def _reverse(part: int) -> Callable[[WorldVideo, np.random.Generator], Question]:
+def _reverse(part: int) -> Callable[[WorldVideo, np.random.Generator], WorldQuestion]:
     """Ask for the colour (0) or the shape (1) of the thing that carries a digit."""
     kind = ("colour", "shape")[part]
 
-    def make(video: WorldVideo, rng: np.random.Generator) -> Question:
+    def make(video: WorldVideo, rng: np.random.Generator) -> WorldQuestion:
         thing = _pick(rng, video.things)
         seen = video.appearances(thing)
-        return Question(_phrase(rng, kind, str(seen[0].digit)), thing[part], kind, (_spans(seen),))
+        return WorldQuestion(_phrase(rng, kind, str(seen[0].digit)), thing[part], kind, (_spans(seen),))
 
     return make
 
 
-def _order(video: WorldVideo, rng: np.random.Generator) -> Question | None:
+def _order(video: WorldVideo, rng: np.random.Generator) -> WorldQuestion | None:
     """Which of two things appears first; None where there is only one."""
     if len(video.things) < 2:
         return None
     one, two = _two(rng, video.things)
     first = min(one, two, key=video.things.index)
     needs = tuple(_spans(video.appearances(thing)[:1]) for thing in (one, two))
-    return Question(_phrase(rng, "order", _name(one), _name(two)), _name(first), "order", tuple(sorted(needs)))
+    return WorldQuestion(_phrase(rng, "order", _name(one), _name(two)), _name(first), "order", tuple(sorted(needs)))
 
 
-def _count(video: WorldVideo, rng: np.random.Generator) -> Question:
+def _count(video: WorldVideo, rng: np.random.Generator) -> WorldQuestion:
     """How often some thing appears: 0 to 4, each possible number equally often."""
     by_count: dict[int, list[Thing]] = {0: _absent(video, rng)}
     for thing in video.things:
@@ -121,27 +121,27 @@ def _count(video: WorldVideo, rng: np.random.Generator) -> Question:
     times = sorted(by_count)[int(rng.integers(len(by_count)))]
     thing = _pick(rng, by_count[times])
     needs = tuple((span,) for span in _spans(video.appearances(thing)))
-    return Question(_phrase(rng, "count", _name(thing)), str(times), "count", needs)
+    return WorldQuestion(_phrase(rng, "count", _name(thing)), str(times), "count", needs)
 
 
-def _presence(video: WorldVideo, rng: np.random.Generator) -> Question:
+def _presence(video: WorldVideo, rng: np.random.Generator) -> WorldQuestion:
     """Whether some thing appears: half yes; many a no shares colour or shape with what appears."""
     shown = bool(rng.random() < 0.5)
     thing = _pick(rng, video.things if shown else _absent(video, rng))
     needs = (_spans(video.appearances(thing)),) if shown else ()
-    return Question(_phrase(rng, "presence", _name(thing)), "yes" if shown else "no", "presence", needs)
+    return WorldQuestion(_phrase(rng, "presence", _name(thing)), "yes" if shown else "no", "presence", needs)
 
 
-def _pair(video: WorldVideo, rng: np.random.Generator) -> Question | None:
+def _pair(video: WorldVideo, rng: np.random.Generator) -> WorldQuestion | None:
     """The digits of two things, in the order in which they are asked for; None where there is only one."""
     if len(video.things) < 2:
         return None
     one, two = (video.appearances(thing) for thing in _two(rng, video.things))
     text = _phrase(rng, "pair", _name(one[0].thing), _name(two[0].thing))
-    return Question(text, f"{one[0].digit} {two[0].digit}", "pair", (_spans(one), _spans(two)))
+    return WorldQuestion(text, f"{one[0].digit} {two[0].digit}", "pair", (_spans(one), _spans(two)))
 
 
-def _time(video: WorldVideo, rng: np.random.Generator) -> Question | None:
+def _time(video: WorldVideo, rng: np.random.Generator) -> WorldQuestion | None:
     """In which quarter of the video something is that appears once; None where nothing lies within one quarter."""
     length = video.frames / len(QUARTERS)
     once = [event for event in video.events if len(video.appearances(event.thing)) == 1]
@@ -150,17 +150,17 @@ def _time(video: WorldVideo, rng: np.random.Generator) -> Question | None:
         return None
     event = inside[int(rng.integers(len(inside)))]
     quarter = QUARTERS[int(event.start // length)]
-    return Question(_phrase(rng, "time", _name(event.thing)), quarter, "time", (_spans([event]),))
+    return WorldQuestion(_phrase(rng, "time", _name(event.thing)), quarter, "time", (_spans([event]),))
 
 
-def _describe(video: WorldVideo, rng: np.random.Generator) -> Question:
+def _describe(video: WorldVideo, rng: np.random.Generator) -> WorldQuestion:
     """Name the things in the order in which they first appear, at most four."""
     things = video.things[:DESCRIBED]
     needs = tuple(_spans(video.appearances(thing)[:1]) for thing in things)
-    return Question(_phrase(rng, "describe"), " , ".join(_name(thing) for thing in things), "describe", needs)
+    return WorldQuestion(_phrase(rng, "describe"), " , ".join(_name(thing) for thing in things), "describe", needs)
 
 
-MAKERS: dict[str, Callable[[WorldVideo, np.random.Generator], Question | None]] = {
+MAKERS: dict[str, Callable[[WorldVideo, np.random.Generator], WorldQuestion | None]] = {
     "digit": _digit,
     "by colour": _by_one(0),
     "by shape": _by_one(1),
@@ -175,11 +175,13 @@ MAKERS: dict[str, Callable[[WorldVideo, np.random.Generator], Question | None]] 
 }
 
 
-def ask(video: WorldVideo, rng: np.random.Generator, n: int, mix: Mapping[str, float] | None = None) -> list[Question]:
+def make_questions(
+    video: WorldVideo, rng: np.random.Generator, n: int, mix: Mapping[str, float] | None = None
+) -> list[WorldQuestion]:
     """Draw up to `n` questions, no two with the same words, kinds in the proportions of `mix`."""
     mix = MIX if mix is None else mix
     kinds, weights = list(mix), np.array(list(mix.values()), dtype=float)
-    drawn: dict[str, Question] = {}
+    drawn: dict[str, WorldQuestion] = {}
     for kind in rng.choice(kinds, 4 * n, p=weights / weights.sum()):
         question = MAKERS[str(kind)](video, rng)
         if question is not None:

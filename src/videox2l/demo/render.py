@@ -11,7 +11,7 @@ import av
 import numpy as np
 
 from videox2l.demo.draw import NATIVE, SCALE, Pixels, paste, sprite_large, texture_large
-from videox2l.demo.questions import Question, ask
+from videox2l.demo.questions import WorldQuestion, make_questions
 from videox2l.demo.world import Event, WorldVideo, make_video
 from videox2l.errors import SettingsError
 
@@ -119,17 +119,17 @@ def draw_large(video: WorldVideo, second: float) -> Pixels:
     return np.clip(frame * np.float32(scene.light(second)), 0, 255).astype(np.uint8) if scene.flicker else frame
 
 
-def truth(video: WorldVideo) -> list[Question]:
+def truth(video: WorldVideo) -> list[WorldQuestion]:
     """Return questions of every kind about a video file."""
     rng = np.random.default_rng([0x7207, video.seed])
-    return [question for kind, n in QUESTIONS.items() for question in ask(video, rng, n, {kind: 1.0})]
+    return [question for kind, n in QUESTIONS.items() for question in make_questions(video, rng, n, {kind: 1.0})]
 
 
-def as_row(question: Question) -> dict[str, Any]:
+def as_row(question: WorldQuestion) -> dict[str, Any]:
     """Return a question about a video file as a row of JSON; its frames are seconds."""
     times = {name: None if time is None else float(time) for name, time in _ends(question).items()}
     return {"question": question.question, "answer": question.answer, "kind": question.kind, **times}
 
 
-def _ends(question: Question) -> dict[str, int | None]:
+def _ends(question: WorldQuestion) -> dict[str, int | None]:
     return {"start": question.start, "end": question.end}

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from videox2l.backbones.base import VideoCursor, VisualTokens
-from videox2l.backbones.identity import weights_id
 from videox2l.backbones.transformers_backbone import TransformersBackbone
 from videox2l.backbones.video_xl import VideoXLBackbone
-from videox2l.backbones.video_xl_loading import load_model, weight_files
+from videox2l.backbones.video_xl_loading import load_video_xl_model, weight_files
 from videox2l.backbones.video_xl_model import VideoXLConfig, VideoXLForCausalLM
 from videox2l.demo.tokens import VOCABULARY, build_tokenizer
+from videox2l.engine.identity import weights_id
 from videox2l.errors import ModelError
+from videox2l.types import VideoCursor, VisualTokens
 
 FOLDER = Path(__file__).parent / "model_xl"
 
@@ -76,7 +76,7 @@ class DemoXLBackbone(VideoXLBackbone):
         return self.eyes.processing()
 
 
-def load(eyes: TransformersBackbone, device: str, dtype: torch.dtype, folder: Path = FOLDER) -> DemoXLBackbone:
+def load_demo_xl(eyes: TransformersBackbone, device: str, dtype: torch.dtype, folder: Path = FOLDER) -> DemoXLBackbone:
     """Load the model behind `eyes`, the demo model's backbone."""
 
     def find(name: str) -> Path | None:
@@ -85,5 +85,5 @@ def load(eyes: TransformersBackbone, device: str, dtype: torch.dtype, folder: Pa
     config = find("config.json")
     if config is None:
         raise ModelError(f"no demo-xl model at '{folder}': train it with python -m videox2l.demo.training.summary")
-    model = load_model(json.loads(config.read_text(encoding="utf-8")), weight_files(find), dtype)
+    model = load_video_xl_model(json.loads(config.read_text(encoding="utf-8")), weight_files(find), dtype)
     return DemoXLBackbone(model.to(device), eyes)

@@ -20,7 +20,7 @@ from videox2l.errors import SettingsError
 
 if TYPE_CHECKING:
     from videox2l.evaluate.encode import EncodedVideo
-    from videox2l.times import Line
+    from videox2l.units import Cue
     from videox2l.video import FrameSource
 
 
@@ -57,7 +57,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Options:
+class MethodOptions:
     """What the command line says about a benchmark; a benchmark uses what applies to it and refuses the rest.
 
     `data`: its folder as downloaded. `questions`: at most so many, None for all. `frames`: sampled frames per video (at
@@ -93,7 +93,7 @@ class Benchmark(Protocol):
     def open(self, video: str) -> AbstractContextManager[FrameSource]:
         """Open the frames of a video."""
 
-    def subtitles(self, video: str) -> Sequence[Line]:
+    def subtitles(self, video: str) -> Sequence[Cue]:
         """Return the subtitles of a video, which selectors may search."""
 
     def prompt(self, sample: Sample, pts: Sequence[float]) -> str:
@@ -113,7 +113,7 @@ class Benchmark(Protocol):
 
 
 @dataclass(frozen=True)
-class Reply:
+class MethodOutput:
     """What a method answered, and at what cost.
 
     Bytes are of KVs: `bytes_attended` by the question's first pass, its own tokens left out; `bytes_kept` between
@@ -139,10 +139,10 @@ class Reply:
     reloaded: Sequence[tuple[float, float]] | None = None
 
 
-class Asker(Protocol):
+class VideoSession(Protocol):
     """A method that has read one video."""
 
-    def ask(self, sample: Sample) -> Reply:
+    def ask(self, sample: Sample) -> MethodOutput:
         """Answer one question. The order of questions makes no difference."""
 
 
@@ -169,7 +169,7 @@ class Method(Protocol):
     @property
     def reusable(self) -> bool: ...  # noqa: D102
 
-    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> Asker:
+    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> VideoSession:
         """Read a video; `budget` is the share of full KV (prefix included) that a question may attend to."""
 
 

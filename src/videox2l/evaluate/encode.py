@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from videox2l.backbones.attention import Probe
-from videox2l.backbones.base import Backbone, VideoCursor, VisualTokens
-from videox2l.backbones.cache import BufferCache
 from videox2l.compress import ChunkEncoder, Compressor, History
+from videox2l.engine.attention import Probe
+from videox2l.engine.backbone import Backbone
+from videox2l.engine.cache import BufferCache
 from videox2l.errors import SettingsError, VideoError
-from videox2l.evaluate.meter import Meter
+from videox2l.evaluate.flop_counter import FlopCounter
 from videox2l.ingest import IngestSettings, check_chunk_frames, facts_of, known_of, runs
 from videox2l.memory import Memory
-from videox2l.memory.marks import chunk_marks
-from videox2l.times import Line
+from videox2l.memory.features import chunk_features
+from videox2l.types import VideoCursor, VisualTokens
+from videox2l.units import Cue
 
 if TYPE_CHECKING:
     from videox2l.pipeline import VideoX2L
@@ -79,12 +80,12 @@ class EncodedVideo:
     """
 
     def __init__(
-        self, x2l: VideoX2L, source: FrameSource, chunk_frames: int | None = None, subtitles: Sequence[Line] = ()
+        self, x2l: VideoX2L, source: FrameSource, chunk_frames: int | None = None, subtitles: Sequence[Cue] = ()
     ) -> None:
         self.x2l = x2l
         self.chunk_frames = x2l.backbone.default_chunk_frames if chunk_frames is None else chunk_frames
         self.lines = tuple(subtitles)
-        self.meter = Meter(x2l.backbone)
+        self.meter = FlopCounter(x2l.backbone)
         self._made: dict[str, Any] = {}
         self.before = self.backbone.prefix(known_of(source))
         self.prefix_tokens = len(self.before)
@@ -166,8 +167,8 @@ class EncodedVideo:
                 last = number == len(chunks)
                 tokens = chunk.tokens.to(self.backbone.device)
                 levels = encoder.add(tokens, last)
-                marks = chunk_marks(levels, tokens, self.backbone)
-                memory.add(chunk.start, chunk.end, chunk.frames, tokens.positions, levels, last=last, marks=marks)
+                features = chunk_features(levels, tokens, self.backbone)
+                memory.add(chunk.start, chunk.end, chunk.frames, tokens.positions, levels, last=last, features=features)
         return memory, count.flops
 
     @cached_property

@@ -13,13 +13,13 @@ import numpy as np
 
 from videox2l.demo.cast import all_things
 from videox2l.demo.draw import COLOURS, SHAPES
-from videox2l.demo.questions import QUARTERS, Question, ask
+from videox2l.demo.questions import QUARTERS, WorldQuestion, make_questions
 from videox2l.demo.render import write_video
 from videox2l.demo.world import WorldVideo, make_video
 from videox2l.errors import SettingsError
-from videox2l.evaluate.base import Options, Row, Sample
-from videox2l.times import Line
-from videox2l.video import ArraySource, FrameSource, Sampling, open_video
+from videox2l.evaluate.base import MethodOptions, Row, Sample
+from videox2l.units import Cue
+from videox2l.video import ArraySource, FrameSampling, FrameSource, open_video
 
 PER_VIDEO = 4
 SPLITS = ("dev", "heldout")
@@ -50,7 +50,7 @@ class Haystack:
     name = "haystack"
     max_new_tokens = 12
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: MethodOptions) -> None:
         self.split = options.split or "dev"
         if self.split not in SPLITS:
             raise SettingsError(f"split '{self.split}' is not known: haystack has {', '.join(SPLITS)}")
@@ -92,7 +92,9 @@ class Haystack:
             video = self.script(number)
             rng = np.random.default_rng([self.frames, self.seed, number])
             mix = {kind: MIX[kind] for kind in self.kinds}
-            found += [self._sample(video, number, i, q) for i, q in enumerate(ask(video, rng, PER_VIDEO, mix))]
+            found += [
+                self._sample(video, number, i, q) for i, q in enumerate(make_questions(video, rng, PER_VIDEO, mix))
+            ]
             number += 1
         return found[: self.questions]
 
@@ -100,7 +102,7 @@ class Haystack:
         """Return the script of a video."""
         return make_video(FIRST_SEED * (self.seed + 1) + number, self.frames, self.split)
 
-    def _sample(self, video: WorldVideo, number: int, i: int, question: Question) -> Sample:
+    def _sample(self, video: WorldVideo, number: int, i: int, question: WorldQuestion) -> Sample:
         name = f"{self.split}-{self.seed}-{self.frames}-{number}"
         return Sample(
             id=f"{name}-{i}",
@@ -126,14 +128,14 @@ class Haystack:
             begun = file.with_suffix(".part.mp4")
             write_video(begun, script, self.frames * FILE_FPS, fps=FILE_FPS)
             begun.replace(file)
-        with open_video(file, Sampling(fps=1.0)) as source:
+        with open_video(file, FrameSampling(fps=1.0)) as source:
             yield source
 
     def open(self, video: str) -> AbstractContextManager[FrameSource]:
         """Draw the frames of a video, or read them from its file."""
         return self._frames(video)
 
-    def subtitles(self, video: str) -> Sequence[Line]:
+    def subtitles(self, video: str) -> Sequence[Cue]:
         """There are none."""
         return ()
 
@@ -159,7 +161,7 @@ def said(sample: Sample, prediction: str) -> bool:
     return {choice for choice in sample.choices if f" {choice} " in padded} == {sample.truth}
 
 
-def choices(question: Question) -> tuple[str, ...]:
+def choices(question: WorldQuestion) -> tuple[str, ...]:
     """Return the answers that a question of its kind can have."""
     digits = tuple(str(n) for n in range(10))
     known = {
@@ -175,7 +177,7 @@ def choices(question: Question) -> tuple[str, ...]:
     return known[question.kind]
 
 
-def needle(video: WorldVideo, question: Question) -> str:
+def needle(video: WorldVideo, question: WorldQuestion) -> str:
     """Return how the needles of a question come about: overlay, insert, change, mixed, or none."""
     styles = {event.style for event in video.events if (event.start, event.end) in question.moments}
     return "none" if not styles else styles.pop() if len(styles) == 1 else "mixed"

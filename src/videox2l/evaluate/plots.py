@@ -10,7 +10,7 @@ from videox2l.errors import SettingsError
 from videox2l.evaluate.summary import FULL, OURS, accuracy, paired
 
 if TYPE_CHECKING:
-    from videox2l.evaluate.rundata import RunData
+    from videox2l.evaluate.runfile import RunData
 
 INK, PALE = "#1c2430", "#9aa5b4"
 OURS_COLOUR, WIN, LOSS = "#0a7d54", "#0a7d54", "#c2413b"
@@ -117,7 +117,7 @@ def _label(ax: Any, ends: list[tuple[float, float, str, str]]) -> None:
     ax.set_ylim(low, max(high, placed[-1] + gap))
 
 
-def differences(run: RunData, file: Path) -> str:
+def plot_differences(run: RunData, file: Path) -> str:
     """Draw how much better or worse ours is than each other method, per budget."""
     budgets = [b for b in run.budgets if run.cell(OURS, b) and not run.fixed(OURS)]
     others = [m for m in run.methods if m == FULL or (m.partition(":")[0] != OURS and not run.fixed(m))]
@@ -185,7 +185,7 @@ def _share(budget: str) -> float:
 
 FIGURES: dict[str, Callable[[RunData, Path], str]] = {
     "curves": curves,
-    "differences": differences,
+    "differences": plot_differences,
     "kinds": kinds,
 }
 """What is drawn of each run: a function writes a PNG and returns its caption, or "" where there is nothing to draw."""

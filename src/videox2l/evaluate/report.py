@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from videox2l.evaluate.document import Block, Figure, Heading, Text, to_html, to_markdown
-from videox2l.evaluate.rundata import RunData
+from videox2l.evaluate.runfile import RunData
 from videox2l.evaluate.tables import of_run, runs_table, side_by_side
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videox2l.errors import SettingsError
-from videox2l.evaluate.base import Asker, Benchmark, Method, Reply, Row, Sample
+from videox2l.evaluate.base import Benchmark, Method, MethodOutput, Row, Sample, VideoSession
 from videox2l.evaluate.encode import EncodedVideo
 from videox2l.evaluate.runfile import RunFolder, versions
 from videox2l.evaluate.summary import summarise
@@ -127,7 +127,7 @@ def _video(
             yield row_of(benchmark, sample, method, budget, video, reply, flops)
 
 
-def _asked(video: EncodedVideo, asker: Asker, sample: Sample) -> tuple[Reply, int | None]:
+def _asked(video: EncodedVideo, asker: VideoSession, sample: Sample) -> tuple[MethodOutput, int | None]:
     with video.meter.counting() as count:
         reply = asker.ask(sample)
     return reply, count.flops
@@ -139,7 +139,7 @@ def row_of(
     method: Method,
     budget: Fraction,
     video: EncodedVideo,
-    reply: Reply,
+    reply: MethodOutput,
     flops: int | None,
 ) -> Row:
     """Return the row of one answer."""

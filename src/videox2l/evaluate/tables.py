@@ -1,16 +1,32 @@
-"""The tables of reports."""
+"""The figures that a benchmark's own rules give, as a table of a report."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from videox2l.evaluate.base import Row
 from videox2l.evaluate.document import Block, Heading, Table, Text
-from videox2l.evaluate.official import official
-from videox2l.evaluate.rundata import RunData, share_of
+from videox2l.evaluate.runfile import RunData, share_of
 from videox2l.evaluate.summary import FULL, OURS, accuracy, outcomes, paired
+
+TITLE = "Figures of the benchmark's own rules"
+
+
+def official(summary: Mapping[str, Any]) -> list[Block]:
+    """Return a table of the `metrics` of a run's summary, a row per cell; nothing where the benchmark has none."""
+    cells = {name: cell["metrics"] for name, cell in summary.items() if name != "tests" and cell.get("metrics")}
+    figures = list(dict.fromkeys(figure for metrics in cells.values() for figure in metrics))
+    if not figures:
+        return []
+    rows = [[name, *_shown(metrics, figures)] for name, metrics in cells.items()]
+    return [Heading(3, TITLE), Table(["method", *figures], rows)]
+
+
+def _shown(metrics: Mapping[str, float], figures: Sequence[str]) -> list[str]:
+    return [f"{metrics[figure]:.1f}" if figure in metrics else "" for figure in figures]
+
 
 SIGNIFICANT = 0.01
 MOST_COLUMNS = 16
@@ -154,12 +170,12 @@ def _costs(run: RunData, budget: str) -> list[Block]:
                 method,
                 marks(cell),
                 percent(cell, interval=False),
-                size(cell["bytes_attended"]),
+                bytes_cell(cell["bytes_attended"]),
                 f"{100 * cell['attended_share']:.1f} %",
-                size(cell["bytes_kept"]),
-                size(cell["bytes_device"]),
-                size(cell["bytes_reloaded"]),
-                size(cell["bytes_selected"]),
+                bytes_cell(cell["bytes_kept"]),
+                bytes_cell(cell["bytes_device"]),
+                bytes_cell(cell["bytes_reloaded"]),
+                bytes_cell(cell["bytes_selected"]),
                 flops(cell["flops_ingest"]),
                 flops(cell["flops_question"]),
                 f"{1000 * cell['seconds_first_token']:.0f} ms",
@@ -169,7 +185,7 @@ def _costs(run: RunData, budget: str) -> list[Block]:
     return [Table(header, rows, emphasis=OURS)]
 
 
-def size(count: float | None) -> str:
+def bytes_cell(count: float | None) -> str:
     """Return bytes for people."""
     if count is None:
         return ""

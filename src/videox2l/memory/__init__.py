@@ -1,24 +1,29 @@
 """The memory object, its levels, mixing them into a cache, and the store on disk."""
 
-from videox2l.memory.computed import ComputedLevels
-from videox2l.memory.dialogue import DialogueKV
-from videox2l.memory.levels import Chunk, LevelKV, Levels, kept_tokens
+from videox2l.memory.cache_layout import (
+    CacheLayout,
+    DialogueKV,
+    build_cache,
+    planned_tokens,
+    uniform_plan,
+    update_cache,
+)
+from videox2l.memory.levels import Chunk, LevelCache, LevelKV, Levels, kept_tokens
 from videox2l.memory.memory import Memory
-from videox2l.memory.mix import Mixed, mix, planned_tokens, remix, uniform_plan
 from videox2l.memory.plan import Plan
 
 __all__ = [
+    "CacheLayout",
     "Chunk",
-    "ComputedLevels",
     "DialogueKV",
+    "LevelCache",
     "LevelKV",
     "Levels",
     "Memory",
-    "Mixed",
     "Plan",
+    "build_cache",
     "kept_tokens",
-    "mix",
     "planned_tokens",
-    "remix",
     "uniform_plan",
+    "update_cache",
 ]

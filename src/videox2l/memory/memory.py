@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from videox2l.backbones.base import SOURCE, KVShape, VisualTokens, without_source
 from videox2l.errors import MemoryFileError, SettingsError
-from videox2l.memory.computed import ComputedLevels
-from videox2l.memory.dialogue import DialogueKV
-from videox2l.memory.levels import Chunk, LevelKV, Levels
-from videox2l.memory.marks import MarkTables
-from videox2l.memory.mix import planned_tokens, uniform_plan
+from videox2l.memory.cache_layout import DialogueKV, planned_tokens, uniform_plan
+from videox2l.memory.features import FeatureCache
+from videox2l.memory.levels import Chunk, LevelCache, LevelKV, Levels
+from videox2l.types import SOURCE, KVShape, VisualTokens, without_source
 
 if TYPE_CHECKING:
     from videox2l.memory.disk.reader import Source
-    from videox2l.times import Line
+    from videox2l.units import Cue
 
 
 @dataclass
@@ -48,11 +46,11 @@ class Memory:
     next_position: int
     reposition: str = "keep"
     chunks: list[Chunk] = field(default_factory=list)
-    computed: ComputedLevels = field(default_factory=ComputedLevels, init=False, repr=False, compare=False)
-    tables: MarkTables = field(default_factory=MarkTables, init=False, repr=False, compare=False)
+    level_cache: LevelCache = field(default_factory=LevelCache, init=False, repr=False, compare=False)
+    feature_cache: FeatureCache = field(default_factory=FeatureCache, init=False, repr=False, compare=False)
     complete: bool = True
     source: Source | None = field(default=None, repr=False, compare=False)
-    subtitles: tuple[Line, ...] = field(default=(), repr=False)
+    subtitles: tuple[Cue, ...] = field(default=(), repr=False)
     dialogue: DialogueKV | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -88,7 +86,7 @@ class Memory:
         """Bytes of all KVs that are kept, of visual tokens that are kept to make KVs from, and of marks."""
         kept = sum(chunk.size(ratio) for chunk in self.chunks for ratio in chunk.kept()) * self.shape.token_bytes
         kept += sum(chunk.visual.nbytes for chunk in self.chunks if chunk.visual is not None)
-        kept += sum(mark.nbytes for chunk in self.chunks for mark in chunk.marks.values())
+        kept += sum(mark.nbytes for chunk in self.chunks for mark in chunk.features.values())
         return kept + 2 * self.prefix[0].numel() * self.prefix[0].element_size()
 
     def add(
@@ -101,7 +99,7 @@ class Memory:
         visual: VisualTokens | None = None,
         last: bool = False,
         thumbnail: bytes | None = None,
-        marks: Mapping[str, Tensor] | None = None,
+        features: Mapping[str, Tensor] | None = None,
     ) -> Chunk:
         """Append a chunk, its levels finest first; they are moved to host memory. Return it.
 
@@ -115,7 +113,7 @@ class Memory:
             part = levels[ratio].is_part_of(levels[ratios[0]])
             stored[ratio] = finest.first(len(levels[ratio])) if part else levels[ratio].to("cpu")
         tokens = None if visual is None else visual.to("cpu")
-        chunk = Chunk(start, end, frames, positions.cpu(), Levels(stored), tokens, last, thumbnail, marks or {})
+        chunk = Chunk(start, end, frames, positions.cpu(), Levels(stored), tokens, last, thumbnail, features or {})
         self.chunks.append(chunk)
         return chunk
 
@@ -127,18 +125,18 @@ class Memory:
     def only(self, chunks: Sequence[int]) -> Memory:
         """Return the memory with some of its chunks, given by their numbers in order; text follows right after them."""
         part = replace(self, chunks=[self.chunks[i] for i in chunks])
-        part.tables = self.tables
+        part.feature_cache = self.feature_cache
         part.next_position = part.free_position()
         return part
 
-    def goes_on(self, sha256: str | None) -> bool:
+    def is_new_source(self, sha256: str | None) -> bool:
         """Return whether a stream with this hash is another one, to be appended, rather than the rest of this one."""
         return bool(self.chunks) and (sha256 is None or sha256 != self.manifest.get("sha256"))
 
     def snapshot(self) -> Memory:
         """Return the memory as it is now, whatever is appended to it later."""
         copy = replace(self, chunks=list(self.chunks))
-        copy.computed, copy.tables = self.computed, self.tables
+        copy.level_cache, copy.feature_cache = self.level_cache, self.feature_cache
         return copy
 
     def after(self, dialogue: DialogueKV | None) -> Memory:

@@ -1,11 +1,9 @@
 """Question + memory -> scores -> plan: selectors and budgets."""
 
 from videox2l.select.attention import AttentionSelector
-from videox2l.select.base import Budget, Selector
-from videox2l.select.budgets import ByteBudget, EverythingAt, MassBudget, TopK
-from videox2l.select.choice import Range, Wishes
-from videox2l.select.embed_dot import EmbedDotSelector
-from videox2l.select.embedding import EmbeddingSelector
+from videox2l.select.base import Budget, Constraints, Selector, TimeRange
+from videox2l.select.budgets import ByteBudget, EverythingAt, MassBudget, TokenBudget, TopK
+from videox2l.select.embedding import EmbeddingSelector, EmbedDotSelector
 from videox2l.select.fusion import FusionSelector
 from videox2l.select.keys import KeysSelector
 from videox2l.select.latency import LatencyBudget, bound
@@ -17,9 +15,7 @@ from videox2l.select.parsing import (
     budget_for,
     selector_by_name,
 )
-from videox2l.select.simple import ManualSelector, OracleSelector, RandomSelector, UniformSelector
-from videox2l.select.text import TextSelector
-from videox2l.select.token_budget import TokenBudget
+from videox2l.select.simple import ManualSelector, OracleSelector, RandomSelector, TextSelector, UniformSelector
 
 __all__ = [
     "BUDGET_FORMS",
@@ -29,6 +25,7 @@ __all__ = [
     "AttentionSelector",
     "Budget",
     "ByteBudget",
+    "Constraints",
     "EmbedDotSelector",
     "EmbeddingSelector",
     "EverythingAt",
@@ -39,13 +36,12 @@ __all__ = [
     "MassBudget",
     "OracleSelector",
     "RandomSelector",
-    "Range",
     "Selector",
     "TextSelector",
+    "TimeRange",
     "TokenBudget",
     "TopK",
     "UniformSelector",
-    "Wishes",
     "bound",
     "budget_for",
     "selector_by_name",

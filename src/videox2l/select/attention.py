@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from videox2l.backbones.attention import causal_mask, grouped
-from videox2l.backbones.base import Backbone, TextTokens
+from videox2l.engine.attention import causal_mask, grouped
+from videox2l.engine.backbone import Backbone
 from videox2l.errors import SettingsError
-from videox2l.memory import Memory, Plan, mix, uniform_plan
+from videox2l.memory import Memory, Plan, build_cache, uniform_plan
 from videox2l.select.base import Selector
-from videox2l.select.explain import Looked, looked
-from videox2l.select.looks import EnoughSeen, check_tokens, look, over_tokens
+from videox2l.select.probes import Attribution, StopForward, attribution, check_tokens, over_tokens, partial_prefill
+from videox2l.types import TextTokens
 
 
 @dataclass
@@ -43,7 +43,7 @@ class MassProbe:
             edges = running[..., torch.tensor(self.offsets, device=running.device) - 1]
             self.masses.append(edges.diff())
         if self.layers is not None and layer >= max(self.layers):
-            raise EnoughSeen
+            raise StopForward
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,13 @@ class AttentionSelector:
             scores = self._look(question, memory, backbone, plan)
         return scores, plan
 
-    def explain(self, question: TextTokens, memory: Memory, backbone: Backbone, chunk: int) -> Looked:
+    def explain(self, question: TextTokens, memory: Memory, backbone: Backbone, chunk: int) -> Attribution:
         """Return which words and heads attend to a chunk in the last look; their shares are among the chunks alone."""
         _, plan = self._scores(question, memory, backbone)
         mass = self._mass(question, memory, backbone, plan, len(question))
         shares = mass / mass.sum(-1, keepdim=True).clamp_min(torch.finfo(mass.dtype).tiny)
         layers = range(memory.shape.layers) if self.layers is None else sorted(self.layers)
-        return looked(shares, chunk, layers, question, backbone)
+        return attribution(shares, chunk, layers, question, backbone)
 
     def _look(self, question: TextTokens, memory: Memory, backbone: Backbone, plan: Plan) -> Tensor:
         mass = self._mass(question, memory, backbone, plan, 1 if self.tokens == "last" else len(question))
@@ -120,9 +120,9 @@ class AttentionSelector:
 
     def _mass(self, question: TextTokens, memory: Memory, backbone: Backbone, plan: Plan, rows: int) -> Tensor:
         """Return what each of the last `rows` tokens attends to: (layers, query_heads, rows, n_chunks)."""
-        mixed = mix(memory, plan, backbone, room=len(question))
+        mixed = build_cache(memory, plan, backbone, room=len(question))
         probe = MassProbe(mixed.offsets, rows, self.layers)
-        look(question, mixed.next_position, mixed.cache, backbone, probe)
+        partial_prefill(question, mixed.next_position, mixed.cache, backbone, probe)
         return torch.stack([layer.cpu() for layer in probe.masses])
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from torch import Tensor
 
-from videox2l.backbones.base import Backbone, TextTokens
-from videox2l.memory import Memory, Plan
+from videox2l.engine.backbone import Backbone
+from videox2l.errors import SettingsError
+from videox2l.memory import Memory, Plan, kept_tokens
+from videox2l.types import TextTokens
 
 
 class Selector(Protocol):
@@ -26,3 +31,94 @@ class Budget(Protocol):
     @property
     def needs_scores(self) -> bool:
         """Whether `plan` looks at scores at all; if not, no selector is run."""
+
+
+TimeRange = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constraints:
+    """What is asked for besides the scores; every budget that looks at scores takes it.
+
+    Chunks that overlap a `pinned` time range (seconds) are re-loaded in any case; chunks that overlap an `excluded` one
+    never are, unless pinned. `ends`: the first and the last chunk are re-loaded too, unless excluded. `neighbours`: so
+    many chunks before and after each one that was chosen by its score are re-loaded with it.
+    """
+
+    pinned: Sequence[TimeRange] = ()
+    excluded: Sequence[TimeRange] = ()
+    ends: bool = False
+    neighbours: int = 0
+
+    def __post_init__(self) -> None:
+        if self.neighbours < 0:
+            raise SettingsError(f"neighbours={self.neighbours} is not possible: use 0 or more chunks")
+
+
+class PlanBuilder:
+    """A plan in the making: chunks that are certain, candidates in order of their scores, and what was taken."""
+
+    def __init__(self, wishes: Constraints, memory: Memory, scores: Tensor | None) -> None:
+        self.wishes = wishes
+        self.memory = memory
+        self.scores = scores
+        self.reasons = [""] * len(memory)
+        self._taken = 0
+        for i in overlapping(wishes.pinned, memory):
+            self.reasons[i] = "pinned"
+        self.excluded = overlapping(wishes.excluded, memory) - overlapping(wishes.pinned, memory)
+        if wishes.ends:
+            for i, name in ((0, "first chunk"), (len(memory) - 1, "last chunk")):
+                if i not in self.excluded and not self.reasons[i]:
+                    self.reasons[i] = name
+
+    @cached_property
+    def values(self) -> list[float]:
+        """The scores as plain numbers; empty if there are none."""
+        return [] if self.scores is None else self.scores.tolist()
+
+    def candidates(self) -> Iterator[int]:
+        """Yield the chunks that may be taken, best first; ties go to the earlier chunk.
+
+        Chunks that hold as many tokens at H as at L (the ends of a video under Video-XL) are none.
+        """
+        if self.scores is None:
+            return
+        for i in self.scores.argsort(descending=True, stable=True).tolist():
+            if not self.reasons[i] and i not in self.excluded and not whole_at_h(self.memory, i):
+                yield i
+
+    def group(self, i: int) -> list[int]:
+        """Return what would be re-loaded by taking a chunk: it and its neighbours, as far as they are not yet."""
+        near = range(max(0, i - self.wishes.neighbours), min(len(self.memory), i + self.wishes.neighbours + 1))
+        return [j for j in near if j == i or not (self.reasons[j] or j in self.excluded)]
+
+    def take(self, i: int) -> None:
+        """Re-load a chunk and its neighbours."""
+        self._taken += 1
+        for j in self.group(i):
+            self.reasons[j] = f"score rank {self._taken}" if j == i else f"next to rank {self._taken}"
+
+    def plan(self) -> Plan:
+        """Return the plan: what has a reason at L, all else at H."""
+        memory = self.memory
+        ratios = tuple(memory.finest if reason else memory.coarsest for reason in self.reasons)
+        return Plan(ratios, scores_of(self.scores, memory), tuple(self.reasons))
+
+
+def overlapping(ranges: Sequence[TimeRange], memory: Memory) -> set[int]:
+    """Return the chunks that overlap any of the time ranges."""
+    return {i for start, end in ranges for i in memory.chunks_within(start, end)}
+
+
+def whole_at_h(memory: Memory, i: int) -> bool:
+    """Return whether L adds nothing to a chunk, as it is already kept at L's ratio."""
+    chunk = memory.chunks[i]
+    if memory.finest == memory.coarsest or memory.coarsest not in chunk.levels:
+        return False
+    return chunk.levels.size(memory.coarsest) >= kept_tokens(chunk.tokens, memory.finest)
+
+
+def scores_of(scores: Tensor | None, memory: Memory) -> tuple[float | None, ...]:
+    """Return the scores as a plan holds them."""
+    return (None,) * len(memory) if scores is None else tuple(scores.tolist())

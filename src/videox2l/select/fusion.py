@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from videox2l.backbones.base import Backbone, TextTokens
+from videox2l.engine.backbone import Backbone
 from videox2l.errors import SettingsError
 from videox2l.memory import Memory
 from videox2l.select.base import Selector
+from videox2l.types import TextTokens
 
 HOWS = ("rank", "zscore", "share")
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from videox2l.backbones.attention import grouped
-from videox2l.backbones.base import Backbone, TextTokens
-from videox2l.backbones.rope import unrotate
+from videox2l.engine.attention import grouped
+from videox2l.engine.backbone import Backbone
+from videox2l.engine.rope import unrotate
 from videox2l.errors import SettingsError
 from videox2l.memory import Chunk, Memory
-from videox2l.memory.marks import KEYS, key_marks, marked_layers
-from videox2l.select.explain import Looked, looked
-from videox2l.select.looks import QueryProbe, check_tokens, look
+from videox2l.memory.features import KEYS, feature_layers, key_features
+from videox2l.select.probes import Attribution, QueryProbe, attribution, check_tokens, partial_prefill
+from videox2l.types import TextTokens
 
 SUMMARIES = ("bounds", "mean")
 _ROWS = 512
@@ -53,12 +53,12 @@ class KeysSelector:
         asked, table = self._asked(question, memory, backbone)
         return _read(asked, table, self.tokens).mean(0).cpu()
 
-    def explain(self, question: TextTokens, memory: Memory, backbone: Backbone, chunk: int) -> Looked:
+    def explain(self, question: TextTokens, memory: Memory, backbone: Backbone, chunk: int) -> Attribution:
         """Return which words (of the last 512 tokens) and heads look for what a chunk holds."""
         asked, table = self._asked(question, memory, backbone)
         asked, layers = asked[:, :, -_ROWS:], self._layers(memory)
         shares = (asked @ table[:, None]).softmax(-1)  # (layers * kv_heads, group, rows, n_chunks)
-        return looked(shares.reshape(len(layers), -1, *shares.shape[2:]), chunk, layers, question, backbone)
+        return attribution(shares.reshape(len(layers), -1, *shares.shape[2:]), chunk, layers, question, backbone)
 
     def _layers(self, memory: Memory) -> tuple[int, ...]:
         return early_layers(memory.shape.layers) if self.layers is None else self.layers
@@ -66,12 +66,14 @@ class KeysSelector:
     def _asked(self, question: TextTokens, memory: Memory, backbone: Backbone) -> tuple[Tensor, Tensor]:
         """Return scaled queries (layers * kv_heads, group, rows, d) and the table that they are multiplied with."""
         layers = self._layers(memory)
-        known = marked_layers(memory.shape.layers)
+        known = feature_layers(memory.shape.layers)
         if not layers or min(layers) < 0 or max(layers) >= known:
             raise SettingsError(f"layers={list(layers)} is not possible: memories keep keys of layers 0 to {known - 1}")
         queries, scaling = self._queries(question, memory, backbone, layers)
         kv_heads = memory.shape.heads
-        table = memory.tables.get((KEYS, self.summary, layers), memory.chunks, lambda: self._table(memory, backbone))
+        table = memory.feature_cache.get(
+            (KEYS, self.summary, layers), memory.chunks, lambda: self._table(memory, backbone)
+        )
         asked = grouped(queries, kv_heads)  # (layers * kv_heads, group, rows, d)
         if self.summary == "bounds":  # the larger of q * greatest and q * least, in one product
             asked = torch.cat((asked.clamp_min(0), asked.clamp_max(0)), -1)
@@ -87,7 +89,7 @@ class KeysSelector:
         if memory.dialogue is not None:
             first = memory.dialogue.lay(cache, first, backbone)
         probe = QueryProbe(layers)
-        look(question, first, cache, backbone, probe)
+        partial_prefill(question, first, cache, backbone, probe)
         cos, sin = backbone.rotation(backbone.text_positions(first, len(question)))
         rotated = torch.stack([probe.queries[layer].to(cos.device) for layer in layers])
         return unrotate(rotated, cos, sin), probe.scaling
@@ -95,8 +97,8 @@ class KeysSelector:
     def _table(self, memory: Memory, backbone: Backbone) -> Tensor:
         """Return the summaries side by side: (layers * kv_heads, d or 2 d, n_chunks) float32 on the device."""
         layers = self._layers(memory)
-        marks = torch.stack([key_mark(chunk, memory, backbone)[:, list(layers)] for chunk in memory.chunks])
-        least, mean, greatest = marks.to(backbone.device).float().unbind(1)  # (n_chunks, layers, kv_heads, d)
+        features = torch.stack([key_feature(chunk, memory, backbone)[:, list(layers)] for chunk in memory.chunks])
+        least, mean, greatest = features.to(backbone.device).float().unbind(1)  # (n_chunks, layers, kv_heads, d)
         found = torch.cat((greatest, least), -1) if self.summary == "bounds" else mean
         return found.permute(1, 2, 3, 0).flatten(0, 1).contiguous()
 
@@ -106,10 +108,10 @@ def early_layers(layers: int) -> tuple[int, ...]:
     return tuple(range(1, max(2, layers // 12 + 1))) if layers > 1 else (0,)
 
 
-def key_mark(chunk: Chunk, memory: Memory, backbone: Backbone) -> Tensor:
+def key_feature(chunk: Chunk, memory: Memory, backbone: Backbone) -> Tensor:
     """Return the summary of a chunk's keys; made of H where the ingest left none."""
-    found = chunk.marks.get(KEYS)
-    return key_marks(chunk.level(memory.coarsest), chunk.positions, backbone) if found is None else found
+    found = chunk.features.get(KEYS)
+    return key_features(chunk.level(memory.coarsest), chunk.positions, backbone) if found is None else found
 
 
 def _read(asked: Tensor, table: Tensor, tokens: str) -> Tensor:

@@ -10,13 +10,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from videox2l.backbones.attention import causal
-from videox2l.backbones.base import Backbone, TextTokens
-from videox2l.cost import causal_pairs
+from videox2l.engine.attention import causal
+from videox2l.engine.backbone import Backbone
 from videox2l.errors import SettingsError
+from videox2l.flops import causal_pairs
 from videox2l.memory import Memory, Plan, planned_tokens, uniform_plan
-from videox2l.select.base import Budget
-from videox2l.select.choice import Choice, Wishes
+from videox2l.select.base import Budget, Constraints, PlanBuilder
+from videox2l.types import TextTokens
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _fastest(run: Callable[[], object], device: torch.device, times: int = 5) ->
 
 
 @dataclass(frozen=True)
-class LatencyBudget(Wishes):
+class LatencyBudget(Constraints):
     """Re-loads the best chunks as long as the first token is expected within `seconds`, at most `most` of them.
 
     The time is estimated from what attention reads (`cost`) and a calibration of the model on its device; selection
@@ -127,7 +127,7 @@ class LatencyBudget(Wishes):
         """Return the plan. Raises SettingsError if the budget is not bound to a model."""
         if self.calibration is None:
             raise SettingsError("a latency budget must be bound to a model: pass it to ask(reload=...), or use bound()")
-        choice = Choice(self, memory, scores)
+        choice = PlanBuilder(self, memory, scores)
 
         def extra(i: int) -> int:
             return memory.chunks[i].size(memory.finest) - memory.chunks[i].size(memory.coarsest)

@@ -8,18 +8,14 @@ from typing import Any
 
 from videox2l.errors import SettingsError
 from videox2l.select.attention import AttentionSelector
-from videox2l.select.base import Budget, Selector
-from videox2l.select.budgets import ByteBudget, EverythingAt, MassBudget, TopK
-from videox2l.select.choice import Range
-from videox2l.select.embed_dot import EmbedDotSelector
-from videox2l.select.embedding import EmbeddingSelector
+from videox2l.select.base import Budget, Selector, TimeRange
+from videox2l.select.budgets import ByteBudget, EverythingAt, MassBudget, TokenBudget, TopK
+from videox2l.select.embedding import EmbeddingSelector, EmbedDotSelector
 from videox2l.select.fusion import FusionSelector
 from videox2l.select.keys import KeysSelector
 from videox2l.select.latency import LatencyBudget
-from videox2l.select.simple import ManualSelector, RandomSelector, UniformSelector
-from videox2l.select.text import TextSelector
-from videox2l.select.token_budget import TokenBudget
-from videox2l.times import parse_range
+from videox2l.select.simple import ManualSelector, RandomSelector, TextSelector, UniformSelector
+from videox2l.units import parse_range
 
 SELECTORS: dict[str, Callable[[], Selector]] = {
     "keys": KeysSelector,
@@ -70,15 +66,15 @@ def _weighted(text: str) -> tuple[Selector, float]:
 
 def budget_for(
     reload: int | str | Budget,
-    pinned: Sequence[Range] = (),
-    excluded: Sequence[Range] = (),
+    pinned: Sequence[TimeRange] = (),
+    excluded: Sequence[TimeRange] = (),
     *,
     ends: bool = False,
     neighbours: int = 0,
 ) -> Budget:
     """Return the budget for a `reload` setting: a number of chunks, a text (see BUDGET_FORMS), or the caller's own.
 
-    The other arguments are those of `Wishes`; they add to what the text says, and have no effect on the caller's own
+    The other arguments are those of `Constraints`; they add to what the text says, and have no effect on the caller's own
     budget or on "all". Raises SettingsError that names the value and lists what is possible.
     """
     if isinstance(reload, bool) or not isinstance(reload, (int, str)):

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videox2l.backbones.base import Backbone, VideoCursor, VideoFacts, VisualTokens
-from videox2l.backbones.cache import BufferCache
 from videox2l.compress import ChunkEncoder, compressor_by_name
+from videox2l.engine.backbone import Backbone
+from videox2l.engine.cache import BufferCache
 from videox2l.ingest import IngestSettings, encoder_for
 from videox2l.memory.levels import LevelKV, kept_tokens
 from videox2l.sizing.shadow import Shadow
 from videox2l.sizing.sketch import models_of
+from videox2l.types import VideoCursor, VideoInfo, VisualTokens
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,7 @@ class VisionRun:
 
 
 @torch.no_grad()
-def run_vision(
-    backbone: Backbone, size: tuple[int, int], frames: int, facts: VideoFacts, one_memory: bool
-) -> VisionRun:
+def run_vision(backbone: Backbone, size: tuple[int, int], frames: int, facts: VideoInfo, one_memory: bool) -> VisionRun:
     """Run the vision tower on `frames` pictures of `size` (height, width): the first chunk of a video."""
     pictures = [np.broadcast_to(np.zeros(1, np.uint8), (*size, 3))] * frames
     rate = (facts.frames or 1) / (facts.duration or facts.frames or 1)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import count
 
 from videox2l.sizing.forecast import Forecast
-from videox2l.sizing.wish import Wish
+from videox2l.sizing.wish import EstimateRequest
 
-Try = Callable[[Wish], Forecast]
+Try = Callable[[EstimateRequest], Forecast]
 
 TRIES = 24
 """Forecasts made at most: each takes about a second for a model of 7B."""
@@ -42,19 +42,19 @@ class Limits:
 class Fit:
     """Settings that fit, and what was changed, such as "fps 1 -> 0.5"."""
 
-    wish: Wish
+    wish: EstimateRequest
     forecast: Forecast
     changes: tuple[str, ...]
 
 
-def fitting(wish: Wish, first: Forecast, limits: Limits, forecast: Try, pixels: int | None) -> Fit | None:
+def fitting(wish: EstimateRequest, first: Forecast, limits: Limits, forecast: Try, pixels: int | None) -> Fit | None:
     """Return the settings that fit with the least harm, or None where none of those that were tried do.
 
     `first`: the forecast of `wish`. `pixels` of a frame as the model sees it, None where that cannot be changed. Steps
     halve or double one setting; the fewer and the less harmful, the earlier they are tried.
     """
     order = count()
-    heap: list[tuple[int, int, Wish, Forecast]] = [(0, next(order), wish, first)]
+    heap: list[tuple[int, int, EstimateRequest, Forecast]] = [(0, next(order), wish, first)]
     seen = {wish}
     tries = 0
     while heap:
@@ -72,8 +72,8 @@ def fitting(wish: Wish, first: Forecast, limits: Limits, forecast: Try, pixels: 
 
 
 def steps(
-    wish: Wish, found: Forecast, device: bool, disk: bool, pixels: int | None, limits: Limits
-) -> Iterator[tuple[str, Wish]]:
+    wish: EstimateRequest, found: Forecast, device: bool, disk: bool, pixels: int | None, limits: Limits
+) -> Iterator[tuple[str, EstimateRequest]]:
     """Yield the next changes of each setting that can help with what is exceeded."""
     ratios = wish.ratios
     frames = int(found.settings["chunk_frames"])
@@ -101,7 +101,7 @@ def steps(
         yield "fps", wish.but(fps=float(f"{(wish.fps or rate) / 2:.3g}"))
 
 
-def differences(old: Wish, new: Wish) -> tuple[str, ...]:
+def differences(old: EstimateRequest, new: EstimateRequest) -> tuple[str, ...]:
     """Return what differs between two wishes, in words."""
     said = []
     for name in ("quantize", "chunk_frames", "ratios", "max_pixels", "fps", "l_bits", "l_tier"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videox2l.errors import SettingsError, VideoError
-from videox2l.times import parse_time
+from videox2l.units import parse_time
 from videox2l.video.decode import find_stream
 from videox2l.video.files import admit, open_container
 

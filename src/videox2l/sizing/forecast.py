@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from videox2l.backbones.base import Backbone, VideoFacts
-from videox2l.cost import DecoderShape, SummaryPlan, ingest_cost, ranked_ingest_cost, text
+from videox2l.engine.backbone import Backbone
+from videox2l.flops import DecoderShape, SummaryPlan, ingest_cost, ranked_ingest_cost, text
 from videox2l.ingest import check_chunk_frames
-from videox2l.memory.disk.layout import gist_fields, level_fields
+from videox2l.memory.disk.layout import coarse_fields, level_fields
 from videox2l.memory.levels import kept_tokens
 from videox2l.select import AttentionSelector
 from videox2l.sizing.devices import USED_BANDWIDTH, USED_COMPUTE, Device
 from videox2l.sizing.dryrun import ChunkRun, VisionRun, counts, run_chunk, run_question, run_vision
 from videox2l.sizing.footage import Footage
 from videox2l.sizing.sketch import Sketch
-from videox2l.sizing.wish import Wish
+from videox2l.sizing.wish import EstimateRequest
+from videox2l.types import VideoInfo
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def forecast(
     sketch: Sketch,
     footage: Footage,
     device: Device,
-    wish: Wish,
+    wish: EstimateRequest,
     model: str = "",
     seen: dict[tuple[object, ...], VisionRun] | None = None,
 ) -> Forecast:
@@ -110,7 +111,7 @@ def forecast(
     backbone, settings = sketch.backbone, wish.settings(sketch.backbone)
     frames = footage.samples(wish.fps, wish.max_frames, wish.start, wish.end)
     lengths = counts(frames, settings.chunk_frames)
-    facts, size = VideoFacts(frames, footage.duration), (footage.height, footage.width)
+    facts, size = VideoInfo(frames, footage.duration), (footage.height, footage.width)
     cpu = device.name.startswith("cpu")
     before = max(0, len(lengths) - 1 - (lengths[-1] < lengths[0]))
     check_chunk_frames(settings, backbone)
@@ -217,7 +218,9 @@ def _disk(
                 name = "L" if ratio == settings.ratios[0] else f"1/{ratio:g}"
                 found[name] = sum(f.nbytes for n in levels[ratio] for f in level_fields(shape, n, settings.l_bits, own))
     pairs = zip(each, levels[coarsest], strict=True)
-    found["H"] = sum(f.nbytes for n, m in pairs for f in gist_fields(shape, backbone.axes, n, m, settings.h_bits, own))
+    found["H"] = sum(
+        f.nbytes for n, m in pairs for f in coarse_fields(shape, backbone.axes, n, m, settings.h_bits, own)
+    )
     return found
 
 
@@ -225,7 +228,7 @@ def _question(
     sketch: Sketch,
     shape: DecoderShape,
     device: Device,
-    wish: Wish,
+    wish: EstimateRequest,
     run: ChunkRun,
     each: list[int],
     levels: dict[float, list[int]],

@@ -9,7 +9,7 @@ from videox2l.sizing.dryrun import VisionRun
 from videox2l.sizing.footage import Footage
 from videox2l.sizing.forecast import Forecast, forecast
 from videox2l.sizing.sketch import Sketch, sketch
-from videox2l.sizing.wish import Wish
+from videox2l.sizing.wish import EstimateRequest
 
 
 class Planner:
@@ -20,7 +20,7 @@ class Planner:
         self._sketches: dict[tuple[object, ...], Sketch] = {}
         self._seen: dict[tuple[object, ...], VisionRun] = {}
 
-    def sketch(self, wish: Wish) -> Sketch:
+    def sketch(self, wish: EstimateRequest) -> Sketch:
         """Return the sketch of the model for some settings."""
         key = (wish.max_pixels, wish.dtype, wish.quantize)
         if key not in self._sketches:
@@ -33,7 +33,7 @@ class Planner:
             )
         return self._sketches[key]
 
-    def forecast(self, wish: Wish) -> Forecast:
+    def forecast(self, wish: EstimateRequest) -> Forecast:
         """Return the forecast for some settings."""
         try:
             return self._forecast(wish)
@@ -42,10 +42,10 @@ class Planner:
                 f"'{self.model}' cannot be planned: its code looks at values, which are not there ({first_line(error)})"
             ) from error
 
-    def _forecast(self, wish: Wish) -> Forecast:
+    def _forecast(self, wish: EstimateRequest) -> Forecast:
         return forecast(self.sketch(wish), self.footage, self.device, wish, self.model, self._seen)
 
-    def pixels(self, wish: Wish) -> int | None:
+    def pixels(self, wish: EstimateRequest) -> int | None:
         """Return the pixels of a frame as the model sees it, None for families of one fixed size."""
         frames = getattr(getattr(self.sketch(wish).backbone, "vision", None), "frames", None)
         if frames is None or not hasattr(frames, "max_pixels"):

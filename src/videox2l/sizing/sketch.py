@@ -12,8 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from videox2l.backbones import video_xl_loading as video_xl
-from videox2l.backbones.base import Backbone
-from videox2l.backbones.checkpoint import Checkpoint, told
+from videox2l.backbones.checkpoint import Checkpoint, translate_errors
 from videox2l.backbones.loading import (
     DTYPES,
     SHIPPED,
@@ -24,6 +23,7 @@ from videox2l.backbones.loading import (
 )
 from videox2l.backbones.registry import adapter_for
 from videox2l.backbones.video_xl_model import VideoXLForCausalLM
+from videox2l.engine.backbone import Backbone
 from videox2l.errors import ModelError, SettingsError
 from videox2l.sizing.shadow import weight_bytes
 
@@ -60,7 +60,7 @@ def sketch(
         raise SettingsError(f"quantize='{quantize}' is not known: use {', '.join(PACKED_BITS)}")
     checkpoint = checkpoint_of(name, revision)
     notes: list[str] = []
-    with told(checkpoint):
+    with translate_errors(checkpoint):
         if name in SHIPPED:
             backbone: Any = from_pretrained(name, device="cpu", max_pixels=max_pixels)
             precision = torch.float32 if dtype == "auto" else DTYPES[dtype]
@@ -73,7 +73,7 @@ def sketch(
             tokenizer, pixels = _tokenizer(checkpoint, notes), _pixels(checkpoint, model, notes)
             backbone = adapter(model, tokenizer, pixels, max_pixels)
             if isinstance(tokenizer, StandInTokenizer):
-                tokenizer.placeholder = backbone.wording.placeholder
+                tokenizer.placeholder = backbone.markup.placeholder
     whole = weight_bytes(*models_of(backbone))
     weights = whole if quantize is None else _packed(backbone.model, whole, PACKED_BITS[quantize])
     return Sketch(backbone, weights, whole, notes)

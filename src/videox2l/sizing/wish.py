@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from videox2l.backbones.base import Backbone
+from videox2l.engine.backbone import Backbone
 from videox2l.ingest import IngestSettings
 
 
 @dataclass(frozen=True)
-class Wish:
+class EstimateRequest:
     """Settings of an ingest (as of `VideoX2L.ingest`), of the model, and of a question of `question` tokens.
 
     `reload` chunks at L; None for `compressor` and `chunk_frames` means the model's own.
@@ -47,6 +47,6 @@ class Wish:
             h_bits=self.h_bits,
         )
 
-    def but(self, **changes: Any) -> Wish:
+    def but(self, **changes: Any) -> EstimateRequest:
         """Return the wish with some settings changed."""
         return replace(self, **changes)

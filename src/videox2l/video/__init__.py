@@ -3,19 +3,18 @@
 from videox2l.video.arrays import ArraySource
 from videox2l.video.files import content_hash
 from videox2l.video.follow import FollowSource
-from videox2l.video.manifest import Manifest
 from videox2l.video.reader import VideoReader, open_video
-from videox2l.video.sampling import Mode, Sampling
-from videox2l.video.source import Frame, FrameSource
+from videox2l.video.sampling import FrameSampling, Mode
+from videox2l.video.source import Frame, FrameSource, Manifest
 
 __all__ = [
     "ArraySource",
     "FollowSource",
     "Frame",
+    "FrameSampling",
     "FrameSource",
     "Manifest",
     "Mode",
-    "Sampling",
     "VideoReader",
     "content_hash",
     "open_video",

@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from videox2l.errors import SettingsError, VideoError
-from videox2l.video.manifest import Manifest
-from videox2l.video.source import Frame
+from videox2l.video.source import Frame, Manifest
 
 
 class ArraySource:

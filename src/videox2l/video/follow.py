@@ -16,10 +16,9 @@ import av
 
 from videox2l.errors import SettingsError, VideoError, VideoWarning
 from videox2l.video.files import FORMATS, admit
-from videox2l.video.manifest import Manifest
 from videox2l.video.reader import _image
 from videox2l.video.sampling import TOLERANCE
-from videox2l.video.source import Frame
+from videox2l.video.source import Frame, Manifest
 
 #: What may be opened by URL. FFmpeg's pseudo-protocols (concat:, subfile:, file:, ...) are not among them.
 SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp", "tcp", "http", "https")

@@ -13,12 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from videox2l.errors import VideoError, VideoWarning
-from videox2l.video.decode import Damage, decode, find_stream, first_frame
+from videox2l.video.decode import Damage, DecodePlan, decode, find_stream, first_frame, plan_decoding
 from videox2l.video.files import admit, content_hash, open_container
-from videox2l.video.manifest import Manifest
-from videox2l.video.plan import Plan, plan_decoding
-from videox2l.video.sampling import Choice, Sampling, choose
-from videox2l.video.source import Frame
+from videox2l.video.sampling import FrameChoice, FrameSampling, choose
+from videox2l.video.source import Frame, Manifest
 from videox2l.video.timeline import Timeline, scan
 
 
@@ -32,8 +30,8 @@ class _State:
     turns: int  # quarter turns, counter-clockwise
     sha256: str
     timeline: Timeline
-    choice: Choice
-    plan: Plan
+    choice: FrameChoice
+    plan: DecodePlan
     damage: Damage
     warnings: list[str]
     pts: list[float]
@@ -59,9 +57,9 @@ class VideoReader:
     Raises `VideoError` when the file cannot be opened or decoded, `SettingsError` when the range lies outside of it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], sampling: Sampling | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], sampling: FrameSampling | None = None) -> None:
         self.path = admit(path)
-        self.sampling = sampling or Sampling()
+        self.sampling = sampling or FrameSampling()
         self._state: _State | None = None
         self._running: Generator[Frame, None, None] | None = None
 
@@ -156,7 +154,7 @@ class VideoReader:
             return []
         with open_container(self.path) as container:
             stream = find_stream(container, self.path.name)
-            plan = plan_decoding(state.timeline, Choice(picks, 0, count, None), "auto", stream)
+            plan = plan_decoding(state.timeline, FrameChoice(picks, 0, count, None), "auto", stream)
         return [
             Frame(_image(picture, state.size, state.turns)[0], float(state.timeline.seconds[index]), index)
             for picture, index in decode(self.path, state.timeline, plan, Damage())
@@ -216,7 +214,7 @@ class VideoReader:
         return self._state
 
 
-def open_video(path: str | os.PathLike[str], sampling: Sampling | None = None) -> VideoReader:
+def open_video(path: str | os.PathLike[str], sampling: FrameSampling | None = None) -> VideoReader:
     """Open a local video file for reading; same errors as `VideoReader`."""
     return VideoReader(path, sampling).open()
 

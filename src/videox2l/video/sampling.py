@@ -18,7 +18,7 @@ TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Sampling:
+class FrameSampling:
     """Which frames to take: for every k the first frame with pts >= start + k / fps, each frame once.
 
     fps: samples per second. None takes every frame, or `max_frames` spread over the range if that is given.
@@ -60,8 +60,8 @@ class Sampling:
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
-    """The frames that a `Sampling` takes of one video.
+class FrameChoice:
+    """The frames that a `SamplingParams` takes of one video.
 
     picks: (n,) int64, presentation-order indices, ascending.
     first, last: the frames of the range, half open, as presentation-order indices.
@@ -76,8 +76,8 @@ class Choice:
     note: str | None = None
 
 
-def choose(seconds: npt.NDArray[np.float64], duration: float, sampling: Sampling) -> Choice:
-    """Apply a `Sampling` to the presentation times of all frames.
+def choose(seconds: npt.NDArray[np.float64], duration: float, sampling: FrameSampling) -> FrameChoice:
+    """Apply a `SamplingParams` to the presentation times of all frames.
 
     seconds: (n,) float64, ascending, first frame at 0. duration: seconds up to the end of the last frame.
     Raises `SettingsError` if the range holds no frame.
@@ -97,15 +97,15 @@ def choose(seconds: npt.NDArray[np.float64], duration: float, sampling: Sampling
     limit = sampling.max_frames
     if sampling.fps is None:
         if limit is None or len(inside) <= limit:
-            return Choice(np.arange(first, last, dtype=np.int64), first, last, None)
+            return FrameChoice(np.arange(first, last, dtype=np.int64), first, last, None)
         picks = _grid(inside - start, limit / span, limit)
-        return Choice(first + picks, first, last, limit / span)
+        return FrameChoice(first + picks, first, last, limit / span)
     picks = _grid(inside - start, sampling.fps)
     if limit is None or len(picks) <= limit:
-        return Choice(first + picks, first, last, sampling.fps)
+        return FrameChoice(first + picks, first, last, sampling.fps)
     fps = limit / span
     note = f"fps {sampling.fps} lowered to {fps:.4g} so that max_frames={limit} holds"
-    return Choice(first + _grid(inside - start, fps, limit), first, last, fps, note)
+    return FrameChoice(first + _grid(inside - start, fps, limit), first, last, fps, note)
 
 
 def _grid(since: npt.NDArray[np.float64], fps: float, limit: int | None = None) -> npt.NDArray[np.int64]:

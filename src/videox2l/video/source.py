@@ -1,15 +1,79 @@
-"""Frames with their true times, and what anything that gives out frames must offer."""
+"""The record of what was read from a video: source, settings, what was done, and every sampled frame."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from videox2l.video.manifest import Manifest
+from videox2l.errors import VideoError
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What was read from a source, exactly enough to tell two readings apart.
+
+    source: file name, without its folder. sha256: hash of the content, 64 hex digits; None if not known yet.
+    container, codec: FFmpeg's names. width, height: pixels as shown, after `rotation` (degrees) was applied.
+    duration: seconds from the first frame to the end of the last one, from packet times, not from headers.
+    frames: number of frames in the source; None if not known yet.
+    fps, max_frames, start, end, mode: the settings asked for.
+    effective_fps: samples per second really used; None means every frame of the range.
+    fps_note: why fps was lowered, or None.
+    mode_used: "exact" or "fast". mode_note: what was left out, or why nothing was; may be None.
+    shift: "fast" only: seconds that a sample was moved to reach a key frame, at most.
+    pts, indices: of the sampled frames: seconds, and index in presentation order in the source.
+    bad_packets: packets that could not be decoded. warnings: what is damaged or odd, and where.
+    complete: whether the iteration came to its end.
+    """
+
+    source: str
+    container: str
+    codec: str
+    width: int
+    height: int
+    rotation: int
+    duration: float | None
+    frames: int | None
+    fps: float | None
+    max_frames: int | None
+    start: float | None
+    end: float | None
+    mode: str
+    effective_fps: float | None
+    fps_note: str | None
+    mode_used: str
+    mode_note: str | None
+    shift: float
+    pts: tuple[float, ...]
+    indices: tuple[int, ...]
+    bad_packets: int
+    warnings: tuple[str, ...]
+    complete: bool
+    sha256: str | None
+
+    def to_json(self) -> str:
+        """One JSON object; `from_json` gives back an equal manifest."""
+        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Read what `to_json` wrote. Raises `VideoError` if it is anything else."""
+        try:
+            values: Any = json.loads(text)
+        except ValueError as error:
+            raise VideoError(f"a manifest must be JSON: {error}") from None
+        names = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or set(values) != names:
+            found = set(values) if isinstance(values, dict) else set()
+            raise VideoError(f"not a video manifest: missing {sorted(names - found)}, unknown {sorted(found - names)}.")
+        for name in ("pts", "indices", "warnings"):
+            values[name] = tuple(values[name])
+        return cls(**values)
 
 
 @dataclass(frozen=True, eq=False)

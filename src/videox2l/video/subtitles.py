@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 
 from videox2l.errors import SettingsError, VideoError
-from videox2l.times import Line
+from videox2l.units import Cue
 from videox2l.video.decode import first_frame
 from videox2l.video.files import admit, open_container
 
@@ -20,7 +20,7 @@ _LIMIT = 32 << 20
 _TAG = re.compile(r"<[^<>]{0,200}>|\{[^{}]{0,200}\}")
 
 
-def read_subtitles(where: str | os.PathLike[str], video: str | os.PathLike[str] | None = None) -> list[Line]:
+def read_subtitles(where: str | os.PathLike[str], video: str | os.PathLike[str] | None = None) -> list[Cue]:
     """Return the lines of an SRT or VTT file, or with `where="embedded"` of the first text track of `video`.
 
     Sorted by time. Raises VideoError when there are none or they cannot be read, SettingsError when the package that
@@ -40,7 +40,7 @@ def read_subtitles(where: str | os.PathLike[str], video: str | os.PathLike[str] 
     return sorted(lines, key=lambda line: (line.start, line.end))
 
 
-def _from_file(path: Path) -> Iterable[Line]:
+def _from_file(path: Path) -> Iterable[Cue]:
     try:
         import pysubs2
     except ImportError:
@@ -59,10 +59,10 @@ def _from_file(path: Path) -> Iterable[Line]:
     for event in events:
         plain = _plain(event.plaintext)
         if plain and not event.is_comment and event.end > event.start:
-            yield Line(event.start / 1000, event.end / 1000, plain)
+            yield Cue(event.start / 1000, event.end / 1000, plain)
 
 
-def _embedded(path: Path) -> Iterable[Line]:
+def _embedded(path: Path) -> Iterable[Cue]:
     frame = first_frame(path)
     origin = float(frame.pts * frame.time_base) if frame.pts is not None else 0.0
     with open_container(path) as container:
@@ -80,7 +80,7 @@ def _embedded(path: Path) -> Iterable[Line]:
                 continue
             plain = _plain(" ".join(_text(piece) for piece in found))
             if plain:
-                yield Line(start, start + float(packet.duration * packet.time_base), plain)
+                yield Cue(start, start + float(packet.duration * packet.time_base), plain)
 
 
 _PICTURES = ("dvdsub", "dvbsub", "pgssub", "xsub")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from videox2l.evaluate.base import Asker, Reply, Row, Sample
+from videox2l.evaluate.base import MethodOutput, Row, Sample, VideoSession
 from videox2l.evaluate.encode import EncodedVideo
 
 
@@ -25,12 +25,12 @@ class Scripted:
     reusable: bool = True
     asked: dict[str, str] = field(default_factory=dict, repr=False)
 
-    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> Asker:
+    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> VideoSession:
         return self
 
-    def ask(self, sample: Sample) -> Reply:
+    def ask(self, sample: Sample) -> MethodOutput:
         self.asked[sample.id] = sample.question
-        return Reply(text=self.replies[sample.id], tokens=1.0, bytes_attended=1, bytes_kept=1, bytes_device=1)
+        return MethodOutput(text=self.replies[sample.id], tokens=1.0, bytes_attended=1, bytes_kept=1, bytes_device=1)
 
 
 def put(clip: Path, target: Path) -> None:

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from tests.evaluate.benchmarks.layouts import LAYOUTS, rows_of
 from videox2l import VideoX2L
-from videox2l.cli import app
-from videox2l.evaluate.base import Options
+from videox2l.cli.app import app
+from videox2l.evaluate.base import MethodOptions
 from videox2l.evaluate.benchmarks import PUBLIC
 
 Layout = Callable[[str], Path]
@@ -38,7 +38,7 @@ def test_every_benchmark_runs(layout: Layout, tmp_path: Path, demo: VideoX2L, na
     assert {"accuracy", "low", "high", "n", "bytes_attended", "bytes_kept", "recall", "metrics"} <= set(summary["full"])
     assert all(figure in done.stdout for figure in summary["full"]["metrics"])
 
-    bench = PUBLIC[name](Options(data=root, tasks=tuple(more[1].split(",")) if more else ()))
+    bench = PUBLIC[name](MethodOptions(data=root, tasks=tuple(more[1].split(",")) if more else ()))
     sample = bench.samples()[0]
     with bench.open(sample.video) as source:
         memory = demo.ingest(source, ratios=(1,))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from videox2l.evaluate.benchmarks import longvideobench, videomme
-from videox2l.evaluate.multiple_choice import before_bracket, earliest_in_alphabet, first_character
-from videox2l.evaluate.rouge import rouge_l
+from videox2l.evaluate.benchmarks.files import before_bracket, earliest_in_alphabet, first_character
+from videox2l.evaluate.benchmarks.mlvu import rouge_l
 
 REPLIES = [
     # reply, Video-MME, LongVideoBench, MLVU, VNBench, LVBench

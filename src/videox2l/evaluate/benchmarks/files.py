@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -13,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from videox2l.errors import SettingsError, VideoError
-from videox2l.evaluate.base import Options, Row, Sample
-from videox2l.times import Line
-from videox2l.video import FrameSource, Sampling, open_video
+from videox2l.evaluate.base import MethodOptions, Row, Sample
+from videox2l.units import Cue
+from videox2l.video import FrameSampling, FrameSource, open_video
 from videox2l.video.decode import first_frame
 from videox2l.video.files import admit
 
@@ -65,7 +66,7 @@ class FileBenchmark:
     archives: tuple[tuple[str, str], ...] = ()
     has_subtitles = False
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: MethodOptions) -> None:
         if options.data is None:
             raise SettingsError(
                 f"{self.name} needs --data: the folder into which it was downloaded (docs/benchmarks.md)"
@@ -82,8 +83,8 @@ class FileBenchmark:
         self.options = options
         self.root = options.data
         fps = 1.0 if options.fps is None and options.frames is None else options.fps
-        self.sampling = Sampling(fps=fps, max_frames=options.frames)
-        self._lines: tuple[str, Sequence[Line]] | None = None
+        self.sampling = FrameSampling(fps=fps, max_frames=options.frames)
+        self._lines: tuple[str, Sequence[Cue]] | None = None
         self._checked = False
 
     def load(self) -> Loaded:
@@ -102,7 +103,7 @@ class FileBenchmark:
         """Return the question as it is."""
         return sample.question
 
-    def subtitles(self, video: str) -> Sequence[Line]:
+    def subtitles(self, video: str) -> Sequence[Cue]:
         """Return the lines of a video where they are wanted; those of the video asked for last are held."""
         if not self.options.subtitles:
             return ()
@@ -110,7 +111,7 @@ class FileBenchmark:
             self._lines = video, self.read_lines(video)
         return self._lines[1]
 
-    def read_lines(self, video: str) -> Sequence[Line]:
+    def read_lines(self, video: str) -> Sequence[Cue]:
         """Read the subtitles of a video. Raises SettingsError, VideoError."""
         raise NotImplementedError
 
@@ -276,3 +277,60 @@ def lacking(record: Mapping[str, Any], fields: Sequence[str]) -> list[str]:
 def percent(outcomes: Sequence[float]) -> float:
     """Return 100 times the mean; 0 without outcomes."""
     return 100 * sum(outcomes) / len(outcomes) if outcomes else 0.0
+
+
+VIDEOMME_PREFIXES = ("The best answer is", "The correct answer is", "The answer is", "The answer")
+"""The official script lists four more, which its missing commas join into two that no reply contains."""
+
+LONGVIDEOBENCH_PREFIXES = (
+    *VIDEOMME_PREFIXES,
+    "The best option is",
+    "The correct option is",
+    "Best answer:",
+    "Best option:",
+)
+
+
+def letters(count: int) -> str:
+    """Return the letters of so many options."""
+    return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:count]
+
+
+def first_letter(reply: str, options: str, prefixes: tuple[str, ...]) -> str:
+    """Return the first of the capital letters `options` anywhere in a reply, `prefixes` taken out wherever they stand.
+
+    The rule of Video-MME (`evaluation/eval_your_results.py`) and of LongVideoBench's author (in lmms-eval).
+    """
+    for prefix in prefixes:
+        reply = reply.replace(prefix, "")
+    found = re.search(f"[{options}]", reply)
+    return found[0] if found else ""
+
+
+def before_bracket(reply: str, options: str) -> str:
+    """Return what stands before the first closing bracket, if that is the letter of an option and nothing else.
+
+    The rule of MLVU (`choice_bench.py`). There the model goes on behind an opening bracket; here it may write its own.
+    """
+    said = reply.strip().partition(")")[0].removeprefix("(").strip()
+    return said if len(said) == 1 and said in options else ""
+
+
+def earliest_in_alphabet(reply: str, options: str) -> str:
+    """Return the first of `options`, in the order of the alphabet, that a reply has before its first full stop.
+
+    The rule of VNBench (`evaluation/eval.py`).
+    """
+    said = reply.partition(".")[0]
+    return next((letter for letter in options if letter in said), "")
+
+
+def first_character(reply: str, options: str) -> str:
+    """Return the first character, after what stands in brackets is taken out of them, if it is the letter of an option.
+
+    The rule of LVBench (`lvbench/utils/answer_util.py`).
+    """
+    said = reply.strip().partition(")")[0].strip()
+    if "(" in said:
+        said = said.split("(")[1].strip()
+    return said[:1] if said[:1] and said[:1] in options else ""

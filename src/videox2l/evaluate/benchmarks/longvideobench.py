@@ -11,9 +11,19 @@ from typing import Any
 
 from videox2l.errors import SettingsError
 from videox2l.evaluate.base import Row, Sample
-from videox2l.evaluate.benchmarks.files import FileBenchmark, Loaded, Problems, digest_of, lacking, percent, read_list
-from videox2l.evaluate.multiple_choice import LONGVIDEOBENCH_PREFIXES, first_letter, letters
-from videox2l.times import Line, clock
+from videox2l.evaluate.benchmarks.files import (
+    LONGVIDEOBENCH_PREFIXES,
+    FileBenchmark,
+    Loaded,
+    Problems,
+    digest_of,
+    first_letter,
+    lacking,
+    letters,
+    percent,
+    read_list,
+)
+from videox2l.units import Cue, format_time
 
 FIELDS = ("id", "video_path", "question", "candidates", "duration_group", "question_category")
 HALF = 0.5
@@ -87,7 +97,7 @@ class LongVideoBench(FileBenchmark):
         except SettingsError:
             problems.add("lines of text in subtitle files", f"subtitles/{name}")
 
-    def read_lines(self, video: str) -> Sequence[Line]:
+    def read_lines(self, video: str) -> Sequence[Cue]:
         """Read the lines on the timeline of the video, which is a part of the one that they were made for."""
         name, shift, duration = self._tracks[video]
         return read_track(self.root / "subtitles" / name, shift, duration)
@@ -95,7 +105,7 @@ class LongVideoBench(FileBenchmark):
     def prompt(self, sample: Sample, pts: Sequence[float]) -> str:
         """Return the question, with subtitles behind the lines during which a frame was sampled."""
         lines = [line for line in self.subtitles(sample.video) if _seen(line, pts)]
-        return "\n".join([*(f"[{clock(max(0.0, line.start))}] {line.text}" for line in lines), sample.question])
+        return "\n".join([*(f"[{format_time(max(0.0, line.start))}] {line.text}" for line in lines), sample.question])
 
     def score(self, sample: Sample, prediction: str) -> float | None:
         """Return 1 for the right letter; without one, for a random option that happens to be right."""
@@ -121,7 +131,7 @@ def letter(reply: str) -> str:
     return first_letter(reply, "ABCDE", LONGVIDEOBENCH_PREFIXES)
 
 
-def read_track(path: Path, shift: float, duration: float) -> list[Line]:
+def read_track(path: Path, shift: float, duration: float) -> list[Cue]:
     """Read a subtitle file of either of the two official forms; `shift` seconds of it lie before the video begins.
 
     Lines before and behind the video are among them; they meet no frame. Raises SettingsError.
@@ -133,14 +143,14 @@ def read_track(path: Path, shift: float, duration: float) -> list[Line]:
         raise SettingsError(f"'{path}' is no subtitle file of LongVideoBench") from None
 
 
-def _line(entry: dict[str, Any], shift: float, duration: float) -> Line:
+def _line(entry: dict[str, Any], shift: float, duration: float) -> Cue:
     if "timestamp" in entry:
         start, end = entry["timestamp"]
         end = shift + duration if end is None else end  # the last line of some tracks has no end
         text = entry["text"]
     else:
         start, end, text = _seconds(entry["start"]), _seconds(entry["end"]), entry["line"]
-    return Line(float(start) - shift, float(end) - shift, " ".join(str(text).split()))
+    return Cue(float(start) - shift, float(end) - shift, " ".join(str(text).split()))
 
 
 def _seconds(stamp: str) -> float:
@@ -148,7 +158,7 @@ def _seconds(stamp: str) -> float:
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
 
 
-def _seen(line: Line, pts: Sequence[float]) -> bool:
+def _seen(line: Cue, pts: Sequence[float]) -> bool:
     """Whether a frame was sampled during a line, its ends left out; a line shorter than a second counts for one."""
     start, end = line.start, line.end
     if end - start < 1:

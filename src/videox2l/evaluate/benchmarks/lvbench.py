@@ -10,9 +10,17 @@ from typing import Any
 
 from videox2l.errors import SettingsError
 from videox2l.evaluate.base import Row, Sample
-from videox2l.evaluate.benchmarks.files import FileBenchmark, Loaded, Problems, digest_of, lacking, percent, read_list
-from videox2l.evaluate.multiple_choice import first_character
-from videox2l.times import parse_range
+from videox2l.evaluate.benchmarks.files import (
+    FileBenchmark,
+    Loaded,
+    Problems,
+    digest_of,
+    first_character,
+    lacking,
+    percent,
+    read_list,
+)
+from videox2l.units import parse_range
 
 FIELDS = ("uid", "question", "answer", "question_type")
 INSTRUCTION = "Answer the question with the option letter"

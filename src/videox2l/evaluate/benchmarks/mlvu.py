@@ -1,16 +1,42 @@
-"""MLVU (arXiv 2406.04264), dev split: seven tasks with options, and two of generation that need a judge."""
+"""ROUGE-L, a local measure of generated text."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from videox2l.errors import SettingsError
-from videox2l.evaluate.base import Options, Row, Sample
-from videox2l.evaluate.benchmarks.files import FileBenchmark, Loaded, Problems, digest_of, lacking, percent, read_list
-from videox2l.evaluate.multiple_choice import before_bracket, letters
-from videox2l.evaluate.rouge import rouge_l
+from videox2l.evaluate.base import MethodOptions, Row, Sample
+from videox2l.evaluate.benchmarks.files import (
+    FileBenchmark,
+    Loaded,
+    Problems,
+    before_bracket,
+    digest_of,
+    lacking,
+    letters,
+    percent,
+    read_list,
+)
+
+
+def rouge_l(prediction: str, reference: str) -> float:
+    """Return the F-measure (0 to 1) of the longest common subsequence of words (Lin, 2004); case is ignored."""
+    said, wanted = (re.findall(r"\w+", text.lower()) for text in (prediction, reference))
+    if not said or not wanted:
+        return 0.0
+    longest = [0] * (len(wanted) + 1)
+    for word in said:
+        before = 0
+        for i, other in enumerate(wanted, 1):
+            kept = longest[i]
+            longest[i] = before + 1 if word == other else max(longest[i], longest[i - 1])
+            before = kept
+    common = longest[-1]
+    return 2 * common / (len(said) + len(wanted))
+
 
 CHOICE = {
     "plotQA": "1_plotQA",
@@ -38,7 +64,7 @@ class MLVU(FileBenchmark):
     splits = ("dev",)
     archives = (("**/*.tar*", "unpack them there"), ("**/*.zip*", "unpack them there"))
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: MethodOptions) -> None:
         super().__init__(options)
         wanted = set(options.tasks) or set(GENERATION)
         self.max_new_tokens = 1000 if wanted & set(GENERATION) else 100

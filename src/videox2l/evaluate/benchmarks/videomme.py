@@ -10,16 +10,17 @@ from pathlib import Path
 from videox2l.errors import SettingsError, VideoError, VideoWarning
 from videox2l.evaluate.base import Row, Sample
 from videox2l.evaluate.benchmarks.files import (
+    VIDEOMME_PREFIXES,
     FileBenchmark,
     Loaded,
     Problems,
     digest_of,
+    first_letter,
     lacking,
     percent,
     read_parquet,
 )
-from videox2l.evaluate.multiple_choice import VIDEOMME_PREFIXES, first_letter
-from videox2l.times import Line
+from videox2l.units import Cue
 from videox2l.video.subtitles import read_subtitles
 
 FIELDS = ("videoID", "question_id", "duration", "domain", "sub_category", "task_type", "question", "options", "answer")
@@ -98,7 +99,7 @@ class VideoMME(FileBenchmark):
             if with_some is not None:
                 self.subtitles(with_some)
 
-    def read_lines(self, video: str) -> Sequence[Line]:
+    def read_lines(self, video: str) -> Sequence[Cue]:
         """Read the video's SRT file, if it has one; one without lines counts as none, with a warning."""
         path = self._srt(video)
         if path is None:

@@ -8,8 +8,17 @@ from typing import Any
 
 from videox2l.errors import SettingsError
 from videox2l.evaluate.base import Row, Sample
-from videox2l.evaluate.benchmarks.files import FileBenchmark, Loaded, Problems, digest_of, lacking, percent, read_list
-from videox2l.evaluate.multiple_choice import earliest_in_alphabet, letters
+from videox2l.evaluate.benchmarks.files import (
+    FileBenchmark,
+    Loaded,
+    Problems,
+    digest_of,
+    earliest_in_alphabet,
+    lacking,
+    letters,
+    percent,
+    read_list,
+)
 
 FIELDS = ("video", "question", "options", "gt", "type", "try")
 INSTRUCTION = "Answer with the option's letter from the given choices directly."

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from videox2l.backbones.cache import BufferCache
-from videox2l.evaluate.base import Asker
+from videox2l.engine.cache import BufferCache
+from videox2l.evaluate.base import VideoSession
 from videox2l.evaluate.encode import EncodedVideo, FullKV
-from videox2l.evaluate.held import HeldAsker, layered_cache
+from videox2l.evaluate.static_cache import StaticSession, layered_cache
 
 Scores = Callable[[EncodedVideo, int], Sequence[Tensor]]
 """Scores (heads, n) of the visual tokens for each layer, higher = keep first, when so many are to be kept."""
@@ -32,12 +32,12 @@ class EvictMethod:
     uses_question: bool = False
     reusable: bool = True
 
-    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> Asker:
+    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> VideoSession:
         """Prefill the video and evict."""
         n = video.allowance(budget)
         layers = [best(scores, n) for scores in self.scores(video, n)]
         cache = kept_cache(video, layers, room=64)
-        return HeldAsker(video, cache, max_new_tokens, video.full.flops)
+        return StaticSession(video, cache, max_new_tokens, video.full.flops)
 
 
 def best(scores: Tensor, n: int) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from videox2l.backbones.rope import unrotate
+from videox2l.engine.rope import unrotate
 from videox2l.evaluate.encode import EncodedVideo
 
 FUTURE = 512

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from videox2l.evaluate.base import Asker
+from videox2l.evaluate.base import VideoSession
 from videox2l.evaluate.encode import EncodedVideo
-from videox2l.evaluate.held import HeldAsker, layered_cache
+from videox2l.evaluate.static_cache import StaticSession, layered_cache
 
 PROTECTED = 1e9
 
@@ -34,7 +34,7 @@ class InfiniPotMethod:
     uses_question: bool = False
     reusable: bool = True
 
-    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> Asker:
+    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> VideoSession:
         """Read the video chunk by chunk."""
         n, backbone, prefix = video.allowance(budget), video.backbone, video.prefix_tokens
         cache = backbone.new_cache()
@@ -62,7 +62,7 @@ class InfiniPotMethod:
                             )
                         )
                     cache = layered_cache(backbone, kept, room=max(64, 2 * len(tokens)))
-        return HeldAsker(video, cache, max_new_tokens, count.flops)
+        return StaticSession(video, cache, max_new_tokens, count.flops)
 
     def choose(self, keys: Tensor, values: Tensor, place: Tensor, cells: int, n: int) -> Tensor:
         """Return which `n` columns (heads, n), in order, to keep of keys and values (heads, m, d).

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from videox2l.compress import compressor_by_name
-from videox2l.evaluate.base import Asker
+from videox2l.evaluate.base import VideoSession
 from videox2l.evaluate.encode import EncodedVideo
-from videox2l.evaluate.held import HeldAsker
-from videox2l.memory import Plan, mix, uniform_plan
+from videox2l.evaluate.static_cache import StaticSession
+from videox2l.memory import Plan, build_cache, uniform_plan
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class FullMethod:
     uses_question: bool = False
     reusable: bool = True
 
-    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> Asker:
+    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> VideoSession:
         """Prefill the whole video."""
-        return HeldAsker(video, video.full.cache, max_new_tokens, video.full.flops)
+        return StaticSession(video, video.full.cache, max_new_tokens, video.full.flops)
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class NoVideoMethod:
     uses_question: bool = False
     reusable: bool = True
 
-    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> Asker:
+    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> VideoSession:
         """Prefill the text before the video alone."""
         cache = video.backbone.new_cache()
         video.prefill(cache, ())
-        return HeldAsker(video, cache, max_new_tokens, None, next_position=len(cache))
+        return StaticSession(video, cache, max_new_tokens, None, next_position=len(cache))
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class LevelMethod:
         """Whether the ratio follows the budget."""
         return self.ratio is None
 
-    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> Asker:
+    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> VideoSession:
         """Ingest the video at one ratio, then lay it out once.
 
         The tokens of the budget are dealt to the chunks by their length: at most one token apart from the ratio.
@@ -82,8 +82,8 @@ class LevelMethod:
         if sizes and memory.chunks[0].levels.ranked:
             wanted = [chunk.tokens / (size + 1e-6) for chunk, size in zip(memory.chunks, sizes, strict=True)]
             plan = Plan.at([max(ratio, memory.finest) for ratio in wanted])
-        mixed = mix(memory, plan, video.backbone, room=64)
-        return HeldAsker(video, mixed.cache, max_new_tokens, flops, mixed.next_position)
+        mixed = build_cache(memory, plan, video.backbone, room=64)
+        return StaticSession(video, mixed.cache, max_new_tokens, flops, mixed.next_position)
 
 
 def shares(lengths: Sequence[int], n: int) -> list[int]:

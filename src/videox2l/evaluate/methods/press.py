@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videox2l.backbones.base import Backbone
+from videox2l.engine.backbone import Backbone
 from videox2l.errors import SettingsError
-from videox2l.evaluate.base import Asker
+from videox2l.evaluate.base import VideoSession
 from videox2l.evaluate.encode import EncodedVideo
-from videox2l.evaluate.held import HeldAsker
 from videox2l.evaluate.methods.evict import best, kept_cache
+from videox2l.evaluate.static_cache import StaticSession
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class PressMethod:
     uses_question: bool = False
     reusable: bool = True
 
-    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> Asker:
+    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> VideoSession:
         """Prefill the video and evict."""
         n = video.allowance(budget)
         press = scorer(self.press, 1 - n / video.visual)
         layers = [best(scores, n) for scores in press_scores(video, press)]
-        return HeldAsker(video, kept_cache(video, layers, room=64), max_new_tokens, video.full.flops)
+        return StaticSession(video, kept_cache(video, layers, room=64), max_new_tokens, video.full.flops)
 
 
 def press_scores(video: EncodedVideo, press: Any) -> Sequence[Tensor]:

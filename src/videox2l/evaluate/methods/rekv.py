@@ -9,13 +9,13 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from videox2l.backbones.base import TextTokens
-from videox2l.backbones.rope import unrotate
-from videox2l.evaluate.base import Asker, Reply, Sample
+from videox2l.engine.rope import unrotate
+from videox2l.evaluate.base import MethodOutput, Sample, VideoSession
 from videox2l.evaluate.encode import EncodedVideo
-from videox2l.evaluate.held import cache_bytes, prompt_of, write
 from videox2l.evaluate.methods.evict import kept_cache
 from videox2l.evaluate.methods.simple import spread
+from videox2l.evaluate.static_cache import cache_bytes, generate_answer, prompt_of
+from videox2l.types import TextTokens
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class RekvMethod:
     uses_question: bool = True
     reusable: bool = True
 
-    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> Asker:
+    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> VideoSession:
         """Prefill the video and average the keys of each frame."""
         return _Rekv(video, video.allowance(budget), max_new_tokens, mean_keys(video))
 
@@ -79,7 +79,7 @@ class _Rekv:
     max_new_tokens: int
     means: Sequence[Tensor]
 
-    def ask(self, sample: Sample) -> Reply:
+    def ask(self, sample: Sample) -> MethodOutput:
         """Retrieve layer after layer, then answer."""
         video, backbone = self.video, self.video.backbone
         prompt = prompt_of(backbone, sample)
@@ -88,19 +88,19 @@ class _Rekv:
         picked = perf_counter()
         cache = kept_cache(video, kept, room=len(prompt) + self.max_new_tokens)
         laid = perf_counter()
-        written = write(backbone, cache, video.next_position, prompt, self.max_new_tokens)
+        written = generate_answer(backbone, cache, video.next_position, prompt, self.max_new_tokens)
         size = cache_bytes(backbone, cache)
         text = video.prefix_tokens * backbone.shape.token_bytes
-        marks = sum(keys.numel() * backbone.shape.dtype.itemsize for keys in self.means)
+        features = sum(keys.numel() * backbone.shape.dtype.itemsize for keys in self.means)
         often = [i for i in range(len(video.groups)) if 2 * sum(i in frames for frames in chosen) >= len(chosen)]
-        return Reply(
+        return MethodOutput(
             text=written.text,
             tokens=size / backbone.shape.token_bytes,
             bytes_attended=size,
-            bytes_kept=video.full_bytes + marks,
-            bytes_device=text + marks,
+            bytes_kept=video.full_bytes + features,
+            bytes_device=text + features,
             bytes_reloaded=size - text,
-            bytes_selected=marks,
+            bytes_selected=features,
             flops_ingest=video.full.flops,
             seconds={
                 "select": picked - started,

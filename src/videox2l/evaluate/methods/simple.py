@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from videox2l.evaluate.base import Asker
+from videox2l.evaluate.base import VideoSession
 from videox2l.evaluate.encode import EncodedVideo
-from videox2l.evaluate.held import HeldAsker, layered_cache
+from videox2l.evaluate.static_cache import StaticSession, layered_cache
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class UniformFrames:
     uses_question: bool = False
     reusable: bool = True
 
-    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> Asker:
+    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> VideoSession:
         """Prefill the sampled frames."""
         n, groups = video.allowance(budget), video.groups
         each = video.visual / len(groups)
@@ -40,7 +40,9 @@ class UniformFrames:
         columns = torch.cat([torch.arange(video.prefix_tokens), keep + video.prefix_tokens])
         layers = [(layer.keys[0][:, columns], layer.values[0][:, columns]) for layer in cache.layers]
         plan = {"frames": [piece.start for piece in picked]}
-        return HeldAsker(video, layered_cache(video.backbone, layers, room=64), max_new_tokens, count.flops, plan=plan)
+        return StaticSession(
+            video, layered_cache(video.backbone, layers, room=64), max_new_tokens, count.flops, plan=plan
+        )
 
 
 def spread(n: int, of: int) -> list[int]:

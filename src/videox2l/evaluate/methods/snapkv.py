@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from videox2l.backbones.attention import grouped
 from videox2l.compress.ranked import QueryTap
-from videox2l.evaluate.base import Asker, Reply, Sample
+from videox2l.engine.attention import grouped
+from videox2l.evaluate.base import MethodOutput, Sample, VideoSession
 from videox2l.evaluate.encode import EncodedVideo
-from videox2l.evaluate.held import HeldAsker, cache_bytes, prompt_of, write
 from videox2l.evaluate.methods.evict import best, kept_cache
+from videox2l.evaluate.static_cache import StaticSession, cache_bytes, generate_answer, prompt_of
 
 WINDOW = 16
 KERNEL = 1
@@ -89,12 +89,12 @@ class PyramidMethod:
     uses_question: bool = False
     reusable: bool = True
 
-    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> Asker:
+    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> VideoSession:
         """Prefill the video and evict."""
         n = video.allowance(budget)
         sizes = pyramid(n, video.full.layers, video.visual)
         layers = [best(scores, size) for scores, size in zip(window_scores(video, n), sizes, strict=True)]
-        return HeldAsker(video, kept_cache(video, layers, room=64), max_new_tokens, video.full.flops)
+        return StaticSession(video, kept_cache(video, layers, room=64), max_new_tokens, video.full.flops)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class QuestionSnapMethod:
     uses_question: bool = True
     reusable: bool = False
 
-    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> Asker:
+    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> VideoSession:
         """Prefill the video."""
         return _QuestionSnap(video, video.allowance(budget), max_new_tokens)
 
@@ -122,7 +122,7 @@ class _QuestionSnap:
     n: int
     max_new_tokens: int
 
-    def ask(self, sample: Sample) -> Reply:
+    def ask(self, sample: Sample) -> MethodOutput:
         """Score by the question, evict, answer."""
         video, backbone, full = self.video, self.video.backbone, self.video.full
         prompt = prompt_of(backbone, sample)
@@ -134,9 +134,9 @@ class _QuestionSnap:
         chosen = perf_counter()
         cache = kept_cache(video, layers, room=len(prompt) + self.max_new_tokens)
         laid = perf_counter()
-        written = write(backbone, cache, video.next_position, prompt, self.max_new_tokens)
+        written = generate_answer(backbone, cache, video.next_position, prompt, self.max_new_tokens)
         size = cache_bytes(backbone, cache)
-        return Reply(
+        return MethodOutput(
             text=written.text,
             tokens=size / backbone.shape.token_bytes,
             bytes_attended=size,

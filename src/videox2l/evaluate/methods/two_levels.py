@@ -9,14 +9,22 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from videox2l.backbones.base import Backbone, TextTokens, VisualTokens
-from videox2l.backbones.cache import BufferCache
-from videox2l.compress import ChunkTask, Compressor, PoolCompressor, RankedCompressor, UniformScorer, compressor_by_name
-from videox2l.evaluate.base import Asker, Reply, Sample
+from videox2l.compress import (
+    ChunkContext,
+    Compressor,
+    PoolCompressor,
+    RankedCompressor,
+    UniformScorer,
+    compressor_by_name,
+)
+from videox2l.engine.backbone import Backbone
+from videox2l.engine.cache import BufferCache
+from videox2l.evaluate.base import MethodOutput, Sample, VideoSession
 from videox2l.evaluate.encode import EncodedVideo
-from videox2l.evaluate.meter import Count, Meter
+from videox2l.evaluate.flop_counter import Count, FlopCounter
 from videox2l.memory import LevelKV, Memory, Plan
 from videox2l.select import DEFAULT_SELECTOR, ManualSelector, RandomSelector, Selector, selector_by_name
+from videox2l.types import TextTokens, VisualTokens
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,12 @@ class DenseAndPooled:
     compact: ClassVar[bool] = False
 
     def compress(
-        self, tokens: VisualTokens, context: BufferCache, backbone: Backbone, ratios: Sequence[float], task: ChunkTask
+        self,
+        tokens: VisualTokens,
+        context: BufferCache,
+        backbone: Backbone,
+        ratios: Sequence[float],
+        task: ChunkContext,
     ) -> dict[float, LevelKV]:
         """Prefill `tokens` behind `context` and return both levels."""
         dense, pooled = min(ratios), max(ratios)
@@ -88,7 +101,7 @@ class TwoLevelMethod:
     uses_question: bool = True
     reusable: bool = True
 
-    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> Asker:
+    def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> VideoSession:
         """Ingest the video at the ratios that the rule gives."""
         n = video.allowance(budget)
         coarsest = video.visual / max(1.0, self.gist * n)
@@ -107,7 +120,7 @@ class _Counted:
 
     selector: Selector
     query: str
-    meter: Meter
+    meter: FlopCounter
     counts: list[Count]
 
     def score(self, question: TextTokens, memory: Memory, backbone: Backbone) -> Tensor:
@@ -127,7 +140,7 @@ class _TwoLevels:
     max_new_tokens: int
     flops: int | None
 
-    def ask(self, sample: Sample) -> Reply:
+    def ask(self, sample: Sample) -> MethodOutput:
         """Ask through the pipeline."""
         selector = _Counted(self.select(sample), sample.query, self.video.meter, [])
         answer = self.video.x2l.ask(
@@ -136,7 +149,7 @@ class _TwoLevels:
         each = self.memory.shape.token_bytes
         coarse = sum(chunk.size(self.memory.coarsest) for chunk in self.memory.chunks) + self.video.prefix_tokens
         scores = [moment.score for moment in answer.evidence]
-        return Reply(
+        return MethodOutput(
             text=answer.text,
             tokens=answer.cost.tokens,
             bytes_attended=answer.cost.bytes,

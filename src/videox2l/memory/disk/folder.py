@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videox2l.errors import MemoryFileError
-from videox2l.memory.computed import ComputedLevels
-from videox2l.memory.disk.journal import FORMAT, GIST, JOURNAL, MANIFEST, Stored
-from videox2l.memory.disk.layout import check, damaged
-from videox2l.memory.disk.opening import chunks_of, lines_of, open_source, prefix_of, video_facts
-from videox2l.memory.disk.places import LocalPlace, Place, RamPlace, flush_folder
-from videox2l.memory.disk.reader import Source
-from videox2l.memory.disk.remote import RemotePlace, place_at
+from videox2l.memory.disk.journal import FORMAT, GIST, JOURNAL, MANIFEST, ObjectRef
+from videox2l.memory.disk.layout import check_hash, damaged
+from videox2l.memory.disk.reader import Source, open_source, read_chunks, read_prefix, subtitles_of, video_facts
+from videox2l.memory.disk.stores import LocalStore, ObjectStore, RamStore, RemoteStore, flush_folder, open_store
 from videox2l.memory.disk.writer import Head, check_target, open_writer
+from videox2l.memory.levels import LevelCache
 
 if TYPE_CHECKING:
     from videox2l.memory.memory import Memory
@@ -31,7 +29,7 @@ USED = ".used"
 def is_memory(where: str | os.PathLike[str]) -> bool:
     """Return whether a memory is at a path or URL: its manifest names the format."""
     try:
-        place = place_at(where)
+        place = open_store(where)
         return f'"{FORMAT}"'.encode() in place.read(MANIFEST)[:200]
     except (OSError, MemoryFileError):
         return False
@@ -43,10 +41,10 @@ def load(where: str | os.PathLike[str], cache_bytes: int | None = None) -> Memor
     `cache_bytes` of re-loaded levels are kept in host memory; by default none where a folder can be read again
     quickly, 1 GiB otherwise. Raises MemoryFileError.
     """
-    place = place_at(where)
-    cache = None if cache_bytes is None else ComputedLevels(cache_bytes)
+    place = open_store(where)
+    cache = None if cache_bytes is None else LevelCache(cache_bytes)
     memory = memory_of(open_source(place, cache))
-    if isinstance(place, LocalPlace):
+    if isinstance(place, LocalStore):
         with contextlib.suppress(OSError):  # such as on a disk that may only be read
             (place.folder / USED).touch(mode=0o600)
     return memory
@@ -57,8 +55,8 @@ def memory_of(source: Source) -> Memory:
     from videox2l.memory.memory import Memory
 
     try:
-        prefix = prefix_of(source)
-        chunks = chunks_of(source)
+        prefix = read_prefix(source)
+        chunks = read_chunks(source)
         memory = Memory(
             identity=dict(source.head["identity"]),
             settings=dict(source.head["settings"]),
@@ -71,7 +69,7 @@ def memory_of(source: Source) -> Memory:
             chunks=chunks,
             complete=source.journal.facts is not None,
             source=source,
-            subtitles=lines_of(source),
+            subtitles=subtitles_of(source),
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise MemoryFileError(f"'{MANIFEST}' of '{source.place}' is damaged: it lacks or garbles {error}") from error
@@ -104,15 +102,15 @@ def save(memory: Memory, where: str | os.PathLike[str]) -> None:
 
     Raises MemoryFileError naming the path and the cause; an older memory at `where` is untouched then.
     """
-    target = place_at(where)
+    target = open_store(where)
     if memory.source is not None and len(memory) != len(memory.source.journal.chunks):
         raise MemoryFileError(f"cannot save to '{target}': this is a part of a memory on disk; save the whole one")
-    if isinstance(target, RemotePlace):
+    if isinstance(target, RemoteStore):
         with contextlib.ExitStack() as stack:
             source = memory.source
             if source is None:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="videox2l-"))
-                source = _written(memory, LocalPlace(Path(folder)))
+                source = _written(memory, LocalStore(Path(folder)))
             copy(source, target)
         return
     check_target(target.folder)
@@ -121,15 +119,15 @@ def save(memory: Memory, where: str | os.PathLike[str]) -> None:
     try:
         with _beside(target.folder) as fresh:
             if memory.source is None:
-                _written(memory, LocalPlace(fresh))
+                _written(memory, LocalStore(fresh))
             else:
-                copy(memory.source, LocalPlace(fresh))
+                copy(memory.source, LocalStore(fresh))
             replace_folder(fresh, target.folder)
     except OSError as error:
         raise MemoryFileError(f"cannot save to '{target}': {error}") from error
 
 
-def _written(memory: Memory, place: LocalPlace | RamPlace) -> Source:
+def _written(memory: Memory, place: LocalStore | RamStore) -> Source:
     head = head_of(memory)
     pts, indices = memory.manifest["pts"], memory.manifest["indices"]
     with open_writer(place, head) as writer:
@@ -142,12 +140,12 @@ def _written(memory: Memory, place: LocalPlace | RamPlace) -> Source:
             done += chunk.frames
         if memory.complete:
             writer.finish(head.video)
-    if isinstance(place, LocalPlace):
+    if isinstance(place, LocalStore):
         remove_hidden(place.folder)
     return writer.source
 
 
-def copy(source: Source, target: Place) -> None:
+def copy(source: Source, target: ObjectStore) -> None:
     """Copy a memory, checking every object; the journal comes last, so that half a copy is no memory.
 
     Raises MemoryFileError when an object is damaged, or the target holds something already.
@@ -156,7 +154,7 @@ def copy(source: Source, target: Place) -> None:
     if names:
         raise MemoryFileError(f"cannot copy to '{target}': it holds '{names[0]}' already; name a new place")
     try:
-        pack = b"".join(source.whole(entry.gist) for entry in source.journal.chunks)
+        pack = b"".join(source.whole(entry.coarse) for entry in source.journal.chunks)
         target.write(GIST, [pack])
         del pack
         for at in objects_of(source):
@@ -169,9 +167,9 @@ def copy(source: Source, target: Place) -> None:
         raise MemoryFileError(f"cannot write to '{target}': {error}") from error
 
 
-def objects_of(source: Source) -> list[Stored]:
+def objects_of(source: Source) -> list[ObjectRef]:
     """Return all objects of a memory, the pack in pieces, subtitles and the like included."""
-    found = [Stored.from_json(source.head["prefix"])]
+    found = [ObjectRef.from_json(source.head["prefix"])]
     if source.journal.subtitles is not None:
         found.append(source.journal.subtitles)
     return [*found, *(at for entry in source.journal.chunks for at in entry.objects())]
@@ -180,7 +178,7 @@ def objects_of(source: Source) -> list[Stored]:
 def verify(where: str | os.PathLike[str]) -> list[str]:
     """Read every byte of a memory against its hash; return what is damaged or missing, one line each."""
     try:
-        source = open_source(place_at(where))
+        source = open_source(open_store(where))
     except MemoryFileError as error:
         return [str(error)]
     found = []
@@ -189,7 +187,7 @@ def verify(where: str | os.PathLike[str]) -> list[str]:
         try:
             if at.name != GIST and source.place.size(at.name) != at.nbytes:
                 raise damaged(source.where(at.name), "it has another size than was written")
-            check(source.whole(at), at.sha256, source.where(at.name) + piece)
+            check_hash(source.whole(at), at.sha256, source.where(at.name) + piece)
         except FileNotFoundError:
             found.append(f"{source.where(at.name)} is missing: copy the memory again, or ingest the video again")
         except (MemoryFileError, OSError) as error:

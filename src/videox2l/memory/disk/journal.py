@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from videox2l.errors import MemoryFileError
-from videox2l.memory.disk.layout import Field, Part
+from videox2l.memory.disk.layout import Segment, TensorSpec
 
 FORMAT = "videox2l-memory"
 VERSION = 1
@@ -24,14 +24,14 @@ PREFIX = "prefix.safetensors"
 
 
 @dataclass(frozen=True)
-class Stored:
+class ObjectRef:
     """An object, or a stretch of one: `name`, first byte, `nbytes`, SHA-256 of these bytes, and its parts."""
 
     name: str
     start: int
     nbytes: int
     sha256: str
-    parts: tuple[Part, ...] = ()
+    parts: tuple[Segment, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -39,9 +39,9 @@ class Stored:
         return {**plain, "parts": [part.to_json() for part in self.parts]} if self.parts else plain
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Stored:
+    def from_json(cls, values: Mapping[str, Any]) -> ObjectRef:
         """Read what `to_json` wrote."""
-        parts = tuple(Part.from_json(part) for part in values.get("parts", ()))
+        parts = tuple(Segment.from_json(part) for part in values.get("parts", ()))
         found = cls(str(values["name"]), int(values["start"]), int(values["bytes"]), str(values["sha256"]), parts)
         if any(part.end > found.nbytes for part in parts):
             raise ValueError(f"parts of {found.name}")
@@ -71,11 +71,11 @@ class ChunkEntry:
     nested: tuple[float, ...]
     last: bool
     grid: tuple[int, int, int] | None
-    gist: Stored
-    fine: Stored | None
-    thumb: Stored | None
+    coarse: ObjectRef
+    fine: ObjectRef | None
+    thumb: ObjectRef | None
     own_axes: int = 0
-    marks: tuple[Field, ...] = ()
+    features: tuple[TensorSpec, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -94,7 +94,7 @@ class ChunkEntry:
             "own_axes": self.own_axes,
             "last": self.last,
             "grid": None if self.grid is None else list(self.grid),
-            **({"marks": [mark.to_json() for mark in self.marks]} if self.marks else {}),
+            **({"features": [mark.to_json() for mark in self.features]} if self.features else {}),
             **{name: None if (at := getattr(self, name)) is None else at.to_json() for name in _OBJECTS},
         }
 
@@ -103,11 +103,11 @@ class ChunkEntry:
         """Read what `to_json` wrote."""
         grid = values["grid"]
         levels = {float(ratio): int(size) for ratio, size in values["levels"].items()}
-        at = {name: None if values[name] is None else Stored.from_json(values[name]) for name in _OBJECTS}
-        if at["gist"] is None or not levels or min(levels.values()) < 1:
+        at = {name: None if values[name] is None else ObjectRef.from_json(values[name]) for name in _OBJECTS}
+        if at["coarse"] is None or not levels or min(levels.values()) < 1:
             raise ValueError("gist and levels of a chunk")
-        marks = tuple(Field.from_json(mark) for mark in values.get("marks", ()))
-        if len(at["gist"].parts) < 1 + bool(marks):
+        features = tuple(TensorSpec.from_json(mark) for mark in values.get("features", ()))
+        if len(at["coarse"].parts) < 1 + bool(features):
             raise ValueError("marks of a chunk")
         return cls(
             number=int(values["number"]),
@@ -123,18 +123,18 @@ class ChunkEntry:
             own_axes=int(values["own_axes"]),
             last=bool(values["last"]),
             grid=None if grid is None else (int(grid[0]), int(grid[1]), int(grid[2])),
-            gist=at["gist"],
+            coarse=at["coarse"],
             fine=at["fine"],
             thumb=at["thumb"],
-            marks=marks,
+            features=features,
         )
 
-    def objects(self) -> list[Stored]:
+    def objects(self) -> list[ObjectRef]:
         """Return all objects of the chunk."""
-        return [at for at in (self.gist, self.fine, self.thumb) if at is not None]
+        return [at for at in (self.coarse, self.fine, self.thumb) if at is not None]
 
 
-_OBJECTS = ("gist", "fine", "thumb")
+_OBJECTS = ("coarse", "fine", "thumb")
 
 
 @dataclass
@@ -152,7 +152,7 @@ class Journal:
     chunks: list[ChunkEntry] = field(default_factory=list)
     facts: dict[str, Any] | None = None
     sources: list[dict[str, Any]] = field(default_factory=list)
-    subtitles: Stored | None = None
+    subtitles: ObjectRef | None = None
     begun: dict[str, Any] = field(default_factory=dict)
     first: int = 0
     length: int = 0
@@ -161,8 +161,8 @@ class Journal:
     @property
     def pack_bytes(self) -> int:
         """Bytes of the pack that the chunks use."""
-        gist = self.chunks[-1].gist if self.chunks else None
-        return 0 if gist is None else gist.start + gist.nbytes
+        coarse = self.chunks[-1].coarse if self.chunks else None
+        return 0 if coarse is None else coarse.start + coarse.nbytes
 
     def line(self, values: Mapping[str, Any]) -> bytes:
         """Return the next line for `values`, to be passed to `take` once it is written."""
@@ -174,12 +174,12 @@ class Journal:
         values = json.loads(line)
         if values["kind"] == "chunk":
             entry = ChunkEntry.from_json(values)
-            if entry.number != len(self.chunks) or entry.gist.start < self.pack_bytes:
+            if entry.number != len(self.chunks) or entry.coarse.start < self.pack_bytes:
                 raise ValueError(f"chunk {entry.number} is out of order")
             self.chunks.append(entry)
             self.facts = None
         elif values["kind"] == "subtitles":
-            self.subtitles = Stored.from_json(values["at"])
+            self.subtitles = ObjectRef.from_json(values["at"])
         elif values["kind"] == "source":
             self.begun = {"content": dict(values["content"]), "shift": float(values["shift"])}
             self.first = len(self.chunks)
@@ -232,13 +232,13 @@ def unpack_manifest(data: bytes, where: str) -> dict[str, Any]:
     return values
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+def describe_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Return where two nested mappings differ, such as 'settings.ratios: memory [2.0, 32.0], now [2.0, 16.0]'."""
     found = []
     for key in sorted(set(old) | set(new)):
         one, two = old.get(key), new.get(key)
         if isinstance(one, Mapping) and isinstance(two, Mapping):
-            found += differences(one, two, f"{prefix}{key}.")
+            found += describe_differences(one, two, f"{prefix}{key}.")
         elif one != two:
             found.append(f"{prefix}{key}: memory {_short(one)}, now {_short(two)}")
     return found

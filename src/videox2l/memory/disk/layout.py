@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videox2l.backbones.base import KVShape
-from videox2l.errors import MemoryFileError
-from videox2l.memory.disk.quantise import PER_CHANNEL, PER_TOKEN, dequantise, quantise
+from videox2l.errors import MemoryFileError, SettingsError
 from videox2l.memory.levels import LevelKV
+from videox2l.types import KVShape
 
 _NAMES = {
     torch.float64: "F64",
@@ -36,7 +35,7 @@ _ALIGN = 64
 
 
 @dataclass(frozen=True)
-class Field:
+class TensorSpec:
     """One tensor of a part: its `name`, `dtype` and `shape`."""
 
     name: str
@@ -53,14 +52,14 @@ class Field:
         return [self.name, _NAMES[self.dtype], list(self.shape)]
 
     @classmethod
-    def from_json(cls, values: Sequence[Any]) -> Field:
+    def from_json(cls, values: Sequence[Any]) -> TensorSpec:
         """Read what `to_json` wrote."""
         name, dtype, shape = values
         return cls(str(name), _DTYPES[dtype], tuple(int(n) for n in shape))
 
 
 @dataclass(frozen=True)
-class Part:
+class Segment:
     """Where a part lies in its object: bytes `start` to `end`, its tensors from `data` on, and their SHA-256.
 
     `first`, `stop`: which tokens of the level it holds. The first part begins with the object's header.
@@ -82,7 +81,7 @@ class Part:
         return [self.label, self.first, self.stop, self.start, self.data, self.end, self.sha256]
 
     @classmethod
-    def from_json(cls, values: Sequence[Any]) -> Part:
+    def from_json(cls, values: Sequence[Any]) -> Segment:
         """Read what `to_json` wrote."""
         label, first, stop, start, data, end, sha256 = values
         part = cls(str(label), int(first), int(stop), int(start), int(data), int(end), str(sha256))
@@ -91,25 +90,28 @@ class Part:
         return part
 
 
-def level_fields(shape: KVShape, n: int, bits: int | None, axes: int = 0) -> list[Field]:
+def level_fields(shape: KVShape, n: int, bits: int | None, axes: int = 0) -> list[TensorSpec]:
     """Return the tensors of a part of `n` tokens, in the order in which they lie in it.
 
     `axes`: of the level's own positions; 0 if it has none.
     """
     layers, heads, d = shape.layers, shape.heads, shape.head_dim
-    fields = [Field("positions", torch.int64, (axes, n))] if axes else []
-    fields.append(Field("index", torch.int32, (layers, heads, n)))
+    fields = [TensorSpec("positions", torch.int64, (axes, n))] if axes else []
+    fields.append(TensorSpec("index", torch.int32, (layers, heads, n)))
     if bits is None:
-        return [*fields, *(Field(name, shape.dtype, (layers, heads, n, d)) for name in ("keys", "values"))]
+        return [*fields, *(TensorSpec(name, shape.dtype, (layers, heads, n, d)) for name in ("keys", "values"))]
     for name, scales in (("keys", (layers, heads, n, 1)), ("values", (layers, heads, 1, d))):
-        fields += [Field(f"{name}.scale", torch.float32, scales), Field(f"{name}.zero", torch.float32, scales)]
+        fields += [
+            TensorSpec(f"{name}.scale", torch.float32, scales),
+            TensorSpec(f"{name}.zero", torch.float32, scales),
+        ]
     width = d // 2 if bits == 4 else d
-    return [*fields, *(Field(name, torch.uint8, (layers, heads, n, width)) for name in ("keys", "values"))]
+    return [*fields, *(TensorSpec(name, torch.uint8, (layers, heads, n, width)) for name in ("keys", "values"))]
 
 
-def gist_fields(shape: KVShape, axes: int, tokens: int, n: int, bits: int | None, own_axes: int) -> list[Field]:
+def coarse_fields(shape: KVShape, axes: int, tokens: int, n: int, bits: int | None, own_axes: int) -> list[TensorSpec]:
     """Return the tensors of a chunk's piece of the pack: positions of its raw visual tokens, and the coarsest level."""
-    return [Field("at", torch.int32, (axes, tokens)), *level_fields(shape, n, bits, own_axes)]
+    return [TensorSpec("at", torch.int32, (axes, tokens)), *level_fields(shape, n, bits, own_axes)]
 
 
 def level_tensors(level: LevelKV, bits: int | None) -> list[Tensor]:
@@ -166,7 +168,7 @@ def raw(tensor: Tensor) -> memoryview:
     return memoryview(flat.numpy().data).cast("B")
 
 
-def view_as(buffer: Tensor, fields: Sequence[Field], at: int) -> dict[str, Tensor]:
+def view_as(buffer: Tensor, fields: Sequence[TensorSpec], at: int) -> dict[str, Tensor]:
     """Return the tensors that lie in `buffer` (bytes,) uint8 from `at` on: views where their alignment allows."""
     found = {}
     for field in fields:
@@ -194,11 +196,11 @@ class ObjectBuilder:
         """Add a part that holds a level."""
         self.add(label, first, first + len(level), _named_tensors(level, shape, bits))
 
-    def add_gist(self, positions: Tensor, level: LevelKV, shape: KVShape, bits: int | None) -> None:
+    def add_coarse(self, positions: Tensor, level: LevelKV, shape: KVShape, bits: int | None) -> None:
         """Add a chunk's piece of the pack: `positions` (axes, n) of its raw visual tokens, and its coarsest level."""
-        self.add("gist", 0, len(level), {"at": positions.int(), **_named_tensors(level, shape, bits)})
+        self.add("coarse", 0, len(level), {"at": positions.int(), **_named_tensors(level, shape, bits)})
 
-    def build(self) -> tuple[list[memoryview], list[Part]]:
+    def build(self) -> tuple[list[memoryview], list[Segment]]:
         """Return the object in pieces, and its parts."""
         header: dict[str, Any] = {}
         at = 0
@@ -220,7 +222,7 @@ class ObjectBuilder:
                 pieces.append(raw(tensor))
                 digest.update(pieces[-1])
                 at += tensor.nbytes
-            parts.append(Part(label, first, stop, start, data, at, digest.hexdigest()))
+            parts.append(Segment(label, first, stop, start, data, at, digest.hexdigest()))
             start, digest = at, hashlib.sha256()
         return pieces, parts
 
@@ -235,7 +237,7 @@ def _named_tensors(level: LevelKV, shape: KVShape, bits: int | None) -> dict[str
     return {field.name: tensor for field, tensor in zip(fields, level_tensors(level, bits), strict=True)}
 
 
-def check(data: bytes | memoryview, sha256: str, where: str) -> None:
+def check_hash(data: bytes | memoryview, sha256: str, where: str) -> None:
     """Raise MemoryFileError when `data` is not what was written; `where` names it."""
     if hashlib.sha256(data).hexdigest() != sha256:
         raise damaged(where)
@@ -244,3 +246,38 @@ def check(data: bytes | memoryview, sha256: str, where: str) -> None:
 def damaged(where: str, why: str = "its content does not match its hash") -> MemoryFileError:
     """Return the error for an object that is damaged."""
     return MemoryFileError(f"{where} is damaged: {why}; copy the memory again, or ingest the video again")
+
+
+PER_TOKEN, PER_CHANNEL = -1, -2
+
+
+def check_bits(bits: int | None, name: str) -> None:
+    """Raise SettingsError for a precision that does not exist; None is the model's own dtype."""
+    if bits not in (None, 8, 4):
+        raise SettingsError(f"{name}={bits!r} is not possible: use 8, 4, or None for the model's own dtype")
+
+
+def quantise(x: Tensor, bits: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return codes, scale and zero of `x` (..., n, d), so that x is about codes * scale + zero.
+
+    `axis` is the one over which scale and zero (float32) are shared: PER_TOKEN d, PER_CHANNEL n. Codes are uint8; with
+    4 bits, two to a byte along d, the even one in the lower half. Each value comes back within half a scale, rounding
+    of the result to the dtype aside; constant runs come back as they were.
+    """
+    x = x.float()
+    zero = x.amin(axis, keepdim=True)
+    top = float((1 << bits) - 1)
+    scale = (x.amax(axis, keepdim=True) - zero) / top
+    codes = ((x - zero) / scale.where(scale > 0, 1.0)).round_().clamp_(0, top).to(torch.uint8)
+    if bits == 4:
+        if codes.shape[-1] % 2:
+            raise SettingsError(f"4 bits are not possible for a head size of {codes.shape[-1]}: it is odd; use 8")
+        codes = codes[..., 0::2] | (codes[..., 1::2] << 4)
+    return codes.contiguous(), scale, zero
+
+
+def dequantise(codes: Tensor, scale: Tensor, zero: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
+    """Return what `quantise` took, within its error, as (..., n, d) of `dtype`."""
+    if bits == 4:
+        codes = torch.stack((codes & 15, codes >> 4), dim=-1).flatten(-2)
+    return codes.float().mul_(scale).add_(zero).to(dtype)

@@ -15,10 +15,8 @@ from typing import Any
 from videox2l.errors import MemoryFileError, SettingsError
 from videox2l.memory.disk.folder import USED, is_memory, objects_of, remove_hidden, verify
 from videox2l.memory.disk.journal import GIST, JOURNAL, MANIFEST, PREFIX
-from videox2l.memory.disk.opening import open_source
-from videox2l.memory.disk.places import flush_folder
-from videox2l.memory.disk.reader import Source
-from videox2l.memory.disk.remote import place_at
+from videox2l.memory.disk.reader import Source, open_source
+from videox2l.memory.disk.stores import flush_folder, open_store
 from videox2l.memory.disk.writer import check_target, locked
 
 _OURS = re.compile(r"(chunks/\d{6,}\.safetensors|thumbs/\d{6,}\.jpg|subtitles-[0-9a-f]{16}\.json)(\.tmp)?")
@@ -61,7 +59,7 @@ def find(folder: Path) -> tuple[list[Entry], list[str]]:
 
 def entry_of(path: Path) -> Entry:
     """Return what a library shows of a memory; raises MemoryFileError if it is damaged."""
-    source = open_source(place_at(path))
+    source = open_source(open_store(path))
     chunks = source.journal.chunks
     return Entry(
         path=path,
@@ -83,13 +81,13 @@ def _used(path: Path) -> float:
 
 def inspect(where: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what a memory is made of, from its manifest and journal alone, as plain JSON values."""
-    source = open_source(place_at(where))
+    source = open_source(open_store(where))
     head, chunks = source.head, source.journal.chunks
     bytes_of = {
         "L" if source.head["settings"].get("l_tier") != "lazy" else "visual tokens": sum(
             entry.fine.nbytes for entry in chunks if entry.fine is not None
         ),
-        "H": sum(entry.gist.nbytes for entry in chunks),
+        "H": sum(entry.coarse.nbytes for entry in chunks),
         "subtitles": 0 if source.journal.subtitles is None else source.journal.subtitles.nbytes,
         "thumbnails": sum(entry.thumb.nbytes for entry in chunks if entry.thumb is not None),
         "prefix": int(head["prefix"]["bytes"]),
@@ -124,7 +122,7 @@ def remove(path: Path) -> int:
     """
     if path.is_symlink() or not is_memory(path):
         raise MemoryFileError(f"no memory at '{path}': nothing was deleted")
-    with locked(place_at(path)):
+    with locked(open_store(path)):
         size = 0
         for name in sorted(ours(path), key=lambda name: name != MANIFEST):  # half deleted, it is no memory any more
             size += (path / name).stat().st_size
@@ -166,7 +164,7 @@ def export(where: str | os.PathLike[str], file: Path) -> int:
 
     Every object is checked on the way. Raises MemoryFileError; an older file at `file` is untouched then.
     """
-    source = open_source(place_at(where))
+    source = open_source(open_store(where))
     if not file.parent.is_dir() or file.is_dir():
         raise MemoryFileError(f"cannot write '{file}': it is a folder, or the folder above it does not exist")
     handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
@@ -191,7 +189,7 @@ def _pack(source: Source, archive: zipfile.ZipFile) -> None:
             _put(archive, at.name, source.whole(at))
     with archive.open(zipfile.ZipInfo(GIST), "w", force_zip64=True) as pack:
         for entry in source.journal.chunks:
-            pack.write(source.whole(entry.gist))
+            pack.write(source.whole(entry.coarse))
     _put(archive, MANIFEST, source.place.read(MANIFEST))
     _put(archive, JOURNAL, source.place.read(JOURNAL)[: source.journal.length] if source.journal.length else b"")
 

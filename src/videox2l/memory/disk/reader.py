@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,13 +18,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videox2l.backbones.base import KVShape, VisualTokens
-from videox2l.errors import MemoryFileError
-from videox2l.memory.computed import ComputedLevels
-from videox2l.memory.disk.journal import ChunkEntry, Journal, Stored
-from videox2l.memory.disk.layout import Field, Part, check, damaged, joined, level_fields, level_from, raw, view_as
-from videox2l.memory.disk.places import Place
-from videox2l.memory.levels import Columns, LevelKV, Levels
+from videox2l.errors import MemoryFileError, MemoryWarning
+from videox2l.memory.disk.journal import (
+    GIST,
+    JOURNAL,
+    MANIFEST,
+    ChunkEntry,
+    Journal,
+    ObjectRef,
+    read_journal,
+    unpack_manifest,
+)
+from videox2l.memory.disk.layout import (
+    Segment,
+    TensorSpec,
+    check_hash,
+    coarse_fields,
+    damaged,
+    joined,
+    level_fields,
+    level_from,
+    raw,
+    view_as,
+)
+from videox2l.memory.disk.stores import LocalStore, ObjectStore
+from videox2l.memory.levels import Chunk, Columns, LevelCache, LevelKV, Levels
+from videox2l.types import KVShape, VisualTokens
+from videox2l.units import Cue
 
 THREADS = 4
 """Chunks that are read at once from a folder."""
@@ -36,11 +58,11 @@ class Source:
     system keeps what was read, and levels are read straight into the cache that a question attends to.
     """
 
-    place: Place
+    place: ObjectStore
     head: dict[str, Any]
     journal: Journal
     shape: KVShape
-    cache: ComputedLevels
+    cache: LevelCache
     seen: set[tuple[str, int]] = field(default_factory=set)
 
     @property
@@ -60,7 +82,7 @@ class Source:
         return f"'{name}' of the memory '{self.place}'"
 
     @contextlib.contextmanager
-    def trouble(self, names: Sequence[str]) -> Iterator[None]:
+    def wrap_errors(self, names: Sequence[str]) -> Iterator[None]:
         """Turn trouble with objects into MemoryFileError that names them."""
         try:
             yield
@@ -69,34 +91,34 @@ class Source:
         except OSError as error:
             raise MemoryFileError(f"cannot read {self.where(', '.join(sorted(set(names))))}: {error}") from error
 
-    def verify(self, at: Stored, part: Part, digest: str) -> None:
+    def verify(self, at: ObjectRef, part: Segment, digest: str) -> None:
         """Raise MemoryFileError if a part that was read is not what was written."""
         if digest != part.sha256:
             raise damaged(self.where(at.name))
         self.seen.add((at.name, part.start))
 
-    def whole(self, at: Stored) -> bytes:
+    def whole(self, at: ObjectRef) -> bytes:
         """Return an object, checked. Raises MemoryFileError."""
         (data,) = self.ranges([at], [(at.start, at.start + at.nbytes)])
-        check(data, at.sha256, self.where(at.name))
+        check_hash(data, at.sha256, self.where(at.name))
         return data
 
-    def ranges(self, objects: Sequence[Stored], spans: Sequence[tuple[int, int]]) -> list[bytes]:
+    def ranges(self, objects: Sequence[ObjectRef], spans: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return stretches of objects."""
         names = [at.name for at in objects]
-        with self.trouble(names):
+        with self.wrap_errors(names):
             return self.place.read_ranges([(name, *span) for name, span in zip(names, spans, strict=True)])
 
-    def fields(self, entry: ChunkEntry, part: Part) -> list[Field]:
+    def fields(self, entry: ChunkEntry, part: Segment) -> list[TensorSpec]:
         """Return the tensors of a part of finer levels."""
         return level_fields(self.shape, len(part), self.l_bits, entry.own_axes)
 
-    def decode(self, entry: ChunkEntry, part: Part, buffer: Tensor) -> LevelKV:
+    def decode(self, entry: ChunkEntry, part: Segment, buffer: Tensor) -> LevelKV:
         """Return the level that the bytes of a part (from its `data` on) hold."""
         found = view_as(buffer, self.fields(entry, part), 0)
         return level_from(found, self.l_bits, self.shape.dtype, entry.ranked)
 
-    def read_levels(self, wanted: Sequence[tuple[ChunkEntry, list[Part], int]]) -> list[LevelKV]:
+    def read_levels(self, wanted: Sequence[tuple[ChunkEntry, list[Segment], int]]) -> list[LevelKV]:
         """Return levels: for each the chunk, its parts, and how many tokens. Read in parallel."""
         jobs = [(entry, part) for entry, parts, _ in wanted for part in parts]
         objects = [_fine(entry) for entry, _ in jobs]
@@ -118,7 +140,7 @@ class Source:
             levels.append(joined(mine, n))
         return levels
 
-    def fill(self, entry: ChunkEntry, parts: Sequence[Part], n: int, columns: Columns) -> None:
+    def fill(self, entry: ChunkEntry, parts: Sequence[Segment], n: int, columns: Columns) -> None:
         """Read the first `n` tokens of a level straight into a cache's columns; no copy on the way on a CPU.
 
         On another device each layer goes through pinned memory and is on its way while the next one is read.
@@ -128,12 +150,12 @@ class Source:
             exact = part.stop <= n and columns[0][0].device.type == "cpu"
             room = [(k[:, part.first : part.stop], v[:, part.first : part.stop]) for k, v in columns]
             fresh = (at.name, part.start) not in self.seen
-            with self.trouble([at.name]):
+            with self.wrap_errors([at.name]):
                 digest = (self._straight if exact else self._staged)(entry, at, part, room, fresh)
             if fresh:
                 self.verify(at, part, digest)
 
-    def _straight(self, entry: ChunkEntry, at: Stored, part: Part, room: Columns, fresh: bool) -> str:
+    def _straight(self, entry: ChunkEntry, at: ObjectRef, part: Segment, room: Columns, fresh: bool) -> str:
         """Read a part with positioned reads that scatter over layers and heads; return its SHA-256 if `fresh`."""
         fields = self.fields(entry, part)
         before = memoryview(bytearray(part.data - part.start + sum(x.nbytes for x in fields[:-2])))
@@ -145,7 +167,7 @@ class Source:
             digest.update(target)
         return digest.hexdigest()
 
-    def _staged(self, entry: ChunkEntry, at: Stored, part: Part, room: Columns, fresh: bool) -> str:
+    def _staged(self, entry: ChunkEntry, at: ObjectRef, part: Segment, room: Columns, fresh: bool) -> str:
         """Read a part layer by layer into a staging buffer and copy on from there; return its SHA-256 if `fresh`."""
         fields = self.fields(entry, part)
         cuda = room[0][0].device.type == "cuda"
@@ -171,11 +193,11 @@ class Source:
 class StoredLevels(Levels):
     """A chunk's levels where they lie: the coarsest in host memory, finer ones read when they are looked up."""
 
-    def __init__(self, source: Source, entry: ChunkEntry, gist: LevelKV) -> None:
+    def __init__(self, source: Source, entry: ChunkEntry, coarse: LevelKV) -> None:
         self.source = source
         self.entry = entry
         self.coarsest = max(entry.levels)
-        super().__init__({self.coarsest: gist})
+        super().__init__({self.coarsest: coarse})
 
     def __getitem__(self, ratio: float) -> LevelKV:
         if ratio == self.coarsest:
@@ -204,13 +226,13 @@ class StoredLevels(Levels):
 
     def first(self, n: int) -> LevelKV:
         """Return the `n` most important tokens, reading no more parts than hold them."""
-        return self[self.coarsest].first(n) if self._in_gist(n) else self._read(-1.0, n)
+        return self[self.coarsest].first(n) if self._in_coarse(n) else self._read(-1.0, n)
 
-    def at_hand(self, ratio: float, n: int) -> bool:
+    def in_memory(self, ratio: float, n: int) -> bool:
         """Return whether the level at `ratio`, of `n` tokens, is in host memory."""
-        return ratio == self.coarsest or (ratio not in self.entry.levels and self._in_gist(n))
+        return ratio == self.coarsest or (ratio not in self.entry.levels and self._in_coarse(n))
 
-    def _in_gist(self, n: int) -> bool:
+    def _in_coarse(self, n: int) -> bool:
         """Whether the first `n` tokens of the finest level are those of the coarsest, which is in host memory."""
         return n <= self.size(self.coarsest) and (self.coarsest in self.entry.nested or len(self.entry.levels) == 1)
 
@@ -222,7 +244,7 @@ class StoredLevels(Levels):
         """Return whether the level at `ratio` is the first tokens of the finest one."""
         return ratio in self.entry.nested
 
-    def parts(self, ratio: float, n: int) -> list[Part]:
+    def parts(self, ratio: float, n: int) -> list[Segment]:
         """Return the parts of the level at `ratio`, or if it has none, of the first `n` tokens of the finest one."""
         own = ratio in self.entry.levels and ratio not in self.entry.nested
         label = f"{ratio if own else min(self.entry.levels):g}"
@@ -246,7 +268,7 @@ def read_levels(wanted: Sequence[tuple[StoredLevels, float, int]]) -> list[Level
     return [found[i] for i in range(len(wanted))]
 
 
-def deliver(jobs: Sequence[tuple[StoredLevels, float, int, Columns]]) -> None:
+def fetch_into(jobs: Sequence[tuple[StoredLevels, float, int, Columns]]) -> None:
     """Bring levels of one source into the columns of a cache."""
     source = jobs[0][0].source
     direct = source.place.local and source.l_bits is None and not source.cache.capacity
@@ -303,6 +325,120 @@ def _dtype(name: str) -> torch.dtype:
     return {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[name]
 
 
-def _fine(entry: ChunkEntry) -> Stored:
+def _fine(entry: ChunkEntry) -> ObjectRef:
     assert entry.fine is not None
     return entry.fine
+
+
+REMOTE_CACHE = 1 << 30
+"""Bytes of re-loaded levels that are kept where reading them again is slow: remote, or quantised."""
+
+
+def open_source(place: ObjectStore, cache: LevelCache | None = None) -> Source:
+    """Read a memory's manifest and journal. Raises MemoryFileError when there is none or it is damaged.
+
+    A line of the journal that was being written when its writer was stopped is left out, with a MemoryWarning.
+    """
+    try:
+        head = unpack_manifest(place.read(MANIFEST), f"'{MANIFEST}' of '{place}'")
+    except OSError as error:
+        raise MemoryFileError(f"no memory at '{place}': {_why_not(place, error)}") from error
+    try:
+        data = place.read(JOURNAL)
+    except FileNotFoundError:
+        data = b""
+    except OSError as error:
+        raise MemoryFileError(f"cannot read '{JOURNAL}' of the memory '{place}': {error}") from error
+    journal = read_journal(data, head["check"], f"'{JOURNAL}' of the memory '{place}'")
+    if journal.torn:
+        warnings.warn(
+            f"'{place}': the writer was stopped in the middle of a line; its {journal.torn} bytes are left out, "
+            f"{len(journal.chunks)} chunks are whole",
+            MemoryWarning,
+            stacklevel=2,
+        )
+    try:
+        shape = {**head["shape"], "dtype": getattr(torch, head["shape"]["dtype"])}
+        quantised = any(head["settings"].get(name) is not None for name in ("l_bits", "h_bits"))
+        if cache is None:
+            cache = LevelCache(0 if place.local and not quantised else REMOTE_CACHE)
+        return Source(place, head, journal, KVShape(**shape), cache)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise MemoryFileError(f"'{MANIFEST}' of '{place}' is damaged: it lacks {error}") from error
+
+
+def read_prefix(source: Source) -> tuple[torch.Tensor, torch.Tensor]:
+    """Read the KVs of the text before the video: keys and values (layers, heads, n, head_dim)."""
+    at = ObjectRef.from_json(source.head["prefix"])
+    data = source.whole(at)
+    part, shape = at.parts[0], source.shape
+    buffer = torch.frombuffer(bytearray(memoryview(data)[part.data :]), dtype=torch.uint8)
+    half = buffer.numel() // 2
+    keys, values = (
+        piece.view(shape.dtype).reshape(shape.layers, shape.heads, -1, shape.head_dim)
+        for piece in (buffer[:half], buffer[half:])
+    )
+    return keys, values
+
+
+def read_chunks(source: Source) -> list[Chunk]:
+    """Read the coarsest level of all chunks, in one read; return the chunks."""
+    size = source.journal.pack_bytes
+    if not size:
+        return []
+    buffer = torch.empty(size, dtype=torch.uint8)
+    with source.wrap_errors([GIST]):
+        source.place.read_into(GIST, 0, [raw(buffer)])
+    return [read_chunk(source, entry, buffer) for entry in source.journal.chunks]
+
+
+def read_chunk(source: Source, entry: ChunkEntry, pack: torch.Tensor | None = None) -> Chunk:
+    """Return a chunk whose coarsest level is in `pack` (bytes,) uint8, or is read."""
+    at = entry.coarse
+    if pack is None:
+        data = torch.frombuffer(bytearray(source.whole(at)), dtype=torch.uint8)
+    else:
+        data = pack[at.start : at.start + at.nbytes]
+        check_hash(raw(data), at.sha256, f"{source.where(at.name)} (chunk {entry.number})")
+    coarsest = max(entry.levels)
+    fields = coarse_fields(
+        source.shape, entry.axes, entry.tokens, entry.levels[coarsest], source.h_bits, entry.own_axes
+    )
+    found = view_as(data, fields, at.parts[0].data)
+    level = level_from(found, source.h_bits, source.shape.dtype, entry.ranked)
+    positions = found["at"].long()
+    features = view_as(data, entry.features, at.parts[1].data) if entry.features else {}
+    visual = None if entry.grid is None else StoredVisual(source, entry, positions)
+    levels = StoredLevels(source, entry, level)
+    return Chunk(entry.start, entry.end, len(entry.pts), positions, levels, visual, entry.last, features=features)
+
+
+def subtitles_of(source: Source) -> tuple[Cue, ...]:
+    """Read the subtitles, if there are any."""
+    at = source.journal.subtitles
+    if at is None:
+        return ()
+    return tuple(Cue(float(x["start"]), float(x["end"]), str(x["text"])) for x in json.loads(source.whole(at)))
+
+
+def video_facts(source: Source) -> dict[str, Any]:
+    """Return the sampling manifest: what is known of the video, with the sampled frames of all whole chunks."""
+    chunks = source.journal.chunks
+    facts = source.head["video"] if source.journal.facts is None else source.journal.facts
+    return {
+        **facts,
+        "pts": [pts for chunk in chunks for pts in chunk.pts],
+        "indices": [index for chunk in chunks for index in chunk.indices],
+    }
+
+
+def _why_not(place: ObjectStore, error: OSError) -> str:
+    if not isinstance(place, LocalStore):
+        return str(error) or "not found"
+    if place.folder.is_file():
+        return "it is a file; an exported memory is brought back with `x2l import`"
+    if not place.folder.exists():
+        return "no such folder"
+    if isinstance(error, PermissionError):
+        return f"permission denied ({os.fspath(place.folder)})"
+    return "the folder holds none, or its ingest was stopped before it had begun; ingest again"

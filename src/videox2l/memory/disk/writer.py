@@ -14,9 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from videox2l.backbones.base import KVShape, without_source
 from videox2l.errors import MemoryFileError
-from videox2l.memory.computed import ComputedLevels
 from videox2l.memory.disk.journal import (
     GIST,
     JOURNAL,
@@ -24,15 +22,15 @@ from videox2l.memory.disk.journal import (
     PREFIX,
     ChunkEntry,
     Journal,
-    Stored,
-    differences,
+    ObjectRef,
+    describe_differences,
     pack_manifest,
 )
-from videox2l.memory.disk.layout import Field, ObjectBuilder, cuts, own_axes
-from videox2l.memory.disk.opening import chunk_at, open_source
-from videox2l.memory.disk.places import LocalPlace, Place, make_folder
-from videox2l.memory.disk.reader import Source
-from videox2l.memory.levels import Chunk
+from videox2l.memory.disk.layout import ObjectBuilder, TensorSpec, cuts, own_axes
+from videox2l.memory.disk.reader import Source, open_source, read_chunk
+from videox2l.memory.disk.stores import LocalStore, ObjectStore, make_folder
+from videox2l.memory.levels import Chunk, LevelCache
+from videox2l.types import KVShape, without_source
 
 LOCK = ".lock"
 _COMPARED = ("identity", "settings", "content", "shape", "ratios", "reposition")
@@ -73,7 +71,7 @@ class Head:
         }
 
 
-class Writer:
+class MemoryWriter:
     """The one writer of a memory. `open_writer` makes it; `source` is what readers see.
 
     A chunk is journalled when all its objects are on disk: until then readers do not see it. After an error nothing
@@ -98,7 +96,7 @@ class Writer:
             thumb = None
             if chunk.thumbnail is not None:
                 thumb = self._object(f"thumbs/{number:06d}.jpg", [memoryview(chunk.thumbnail)])
-            gist = self._gist(chunk, coarsest)
+            coarse = self._coarse(chunk, coarsest)
             entry = ChunkEntry(
                 number=number,
                 start=chunk.start,
@@ -112,14 +110,16 @@ class Writer:
                 nested=tuple(ratio for ratio in list(chunk.levels)[1:] if chunk.levels.nested(ratio)),
                 last=chunk.last,
                 grid=None if chunk.visual is None else chunk.visual.grid,
-                gist=gist,
+                coarse=coarse,
                 fine=fine,
                 thumb=thumb,
                 own_axes=own_axes(chunk.levels[coarsest]),
-                marks=tuple(Field(name, mark.dtype, tuple(mark.shape)) for name, mark in chunk.marks.items()),
+                features=tuple(
+                    TensorSpec(name, mark.dtype, tuple(mark.shape)) for name, mark in chunk.features.items()
+                ),
             )
             self._journal(entry.to_json())
-        return chunk_at(self.source, entry)
+        return read_chunk(self.source, entry)
 
     def begin(self, content: Mapping[str, Any], shift: float) -> None:
         """Record that another source is appended: what determines its frames, and the seconds added to its times."""
@@ -144,18 +144,18 @@ class Writer:
         self.place.append(JOURNAL, self.journal.length, line)
         self.journal.take(line)
 
-    def _gist(self, chunk: Chunk, coarsest: float) -> Stored:
+    def _coarse(self, chunk: Chunk, coarsest: float) -> ObjectRef:
         builder = ObjectBuilder()
-        builder.add_gist(chunk.positions, chunk.levels[coarsest], self.source.shape, self.source.h_bits)
-        if chunk.marks:
-            builder.add("marks", 0, 1, chunk.marks)
+        builder.add_coarse(chunk.positions, chunk.levels[coarsest], self.source.shape, self.source.h_bits)
+        if chunk.features:
+            builder.add("features", 0, 1, chunk.features)
         pieces, parts = builder.build()
         data = b"".join(pieces)
         start = self.journal.pack_bytes
         self.place.append(GIST, start, data)
-        return Stored(GIST, start, len(data), hashlib.sha256(data).hexdigest(), tuple(parts))
+        return ObjectRef(GIST, start, len(data), hashlib.sha256(data).hexdigest(), tuple(parts))
 
-    def _fine(self, number: int, chunk: Chunk, coarsest: float) -> Stored | None:
+    def _fine(self, number: int, chunk: Chunk, coarsest: float) -> ObjectRef | None:
         builder = ObjectBuilder()
         shape, bits = self.source.shape, self.source.l_bits
         finer = [ratio for ratio in chunk.levels if ratio < coarsest]
@@ -173,18 +173,18 @@ class Writer:
                     builder.add_level(f"{ratio:g}", 0, level, shape, bits)
         pieces, parts = builder.build()
         at = self._object(f"chunks/{number:06d}.safetensors", pieces)
-        return Stored(at.name, 0, at.nbytes, at.sha256, tuple(parts))
+        return ObjectRef(at.name, 0, at.nbytes, at.sha256, tuple(parts))
 
-    def _object(self, name: str, pieces: Sequence[memoryview]) -> Stored:
+    def _object(self, name: str, pieces: Sequence[memoryview]) -> ObjectRef:
         digest = hashlib.sha256()
         for piece in pieces:
             digest.update(piece)
         self.place.write(name, pieces)
-        return Stored(name, 0, sum(len(piece) for piece in pieces), digest.hexdigest())
+        return ObjectRef(name, 0, sum(len(piece) for piece in pieces), digest.hexdigest())
 
 
 @contextlib.contextmanager
-def open_writer(place: Place, head: Head) -> Iterator[Writer]:
+def open_writer(place: ObjectStore, head: Head) -> Iterator[MemoryWriter]:
     """Begin a memory, or go on with the one that is there; nobody else can write meanwhile.
 
     Raises MemoryFileError when the place is taken by something else, by a memory with other settings or of another
@@ -197,16 +197,16 @@ def open_writer(place: Place, head: Head) -> Iterator[Writer]:
                 builder.add("prefix", 0, head.prefix[0].shape[2], {"keys": head.prefix[0], "values": head.prefix[1]})
                 pieces, parts = builder.build()
                 place.write(PREFIX, pieces)
-                at = Stored(PREFIX, 0, parts[0].end, parts[0].sha256, tuple(parts))
+                at = ObjectRef(PREFIX, 0, parts[0].end, parts[0].sha256, tuple(parts))
                 place.write(MANIFEST, [pack_manifest({**head.to_json(), "prefix": at.to_json()})])
-        source = open_source(place, ComputedLevels(0))
+        source = open_source(place, LevelCache(0))
         wanted = head.to_json()
-        wrong = differences(_compared(source.head), _compared(wanted))
+        wrong = describe_differences(_compared(source.head), _compared(wanted))
         if wrong:
             raise MemoryFileError(
                 f"'{place}' holds another memory ({'; '.join(wrong)}): use the same settings, or another folder"
             )
-        yield Writer(source)
+        yield MemoryWriter(source)
 
 
 def _compared(head: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,13 +214,13 @@ def _compared(head: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def continue_writer(source: Source) -> Iterator[Writer]:
+def continue_writer(source: Source) -> Iterator[MemoryWriter]:
     """Go on with a memory that was opened, as it is now."""
     with locked(source.place):
-        yield Writer(open_source(source.place, source.cache))
+        yield MemoryWriter(open_source(source.place, source.cache))
 
 
-def _begun(place: Place) -> bool:
+def _begun(place: ObjectStore) -> bool:
     """Return whether a memory is there; raises MemoryFileError when something else is."""
     names = place.names()
     if MANIFEST in names:
@@ -232,9 +232,9 @@ def _begun(place: Place) -> bool:
 
 
 @contextlib.contextmanager
-def locked(place: Place) -> Iterator[None]:
+def locked(place: ObjectStore) -> Iterator[None]:
     """Hold the lock of a folder, which is made if it is not there. The lock of a process that ended is no lock."""
-    if not isinstance(place, LocalPlace):
+    if not isinstance(place, LocalStore):
         yield
         return
     folder = place.folder
@@ -270,7 +270,7 @@ def check_target(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _writing(place: Place) -> Iterator[None]:
+def _writing(place: ObjectStore) -> Iterator[None]:
     try:
         yield
     except EOFError as error:

@@ -1,0 +1,1 @@
+"""One question: options, plan, reload, decode, answer."""

@@ -1,0 +1,134 @@
+"""The prompt around a video: the model's own chat template, cut at the place where the video stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from videox2l.errors import ModelError, SettingsError
+from videox2l.types import Turn, VideoInfo
+
+_ANSWER = "<the answer ends here>"
+
+
+def messages(question: str, history: Sequence[Turn]) -> list[dict[str, Any]]:
+    """Return the dialogue as chat messages; the video stands in the first of them."""
+    questions = [turn.question for turn in history] + [question]
+    chat: list[dict[str, Any]] = []
+    for index, text in enumerate(questions):
+        content: list[dict[str, str]] = [{"type": "text", "text": text}]
+        if index == 0:
+            content.insert(0, {"type": "video"})
+        chat.append({"role": "user", "content": content})
+        if index < len(history):
+            chat.append({"role": "assistant", "content": [{"type": "text", "text": history[index].answer}]})
+    return chat
+
+
+class ChatPrompt:
+    """Renders prompts with a tokenizer's chat template and cuts them at the video placeholder."""
+
+    def __init__(self, tokenizer: Any, placeholder: str, template: str | None = None) -> None:
+        if not tokenizer.chat_template and template is None:
+            raise ModelError("the model's tokenizer has no chat template: set tokenizer.chat_template")
+        self.tokenizer = tokenizer
+        self.placeholder = placeholder
+        self.template = template
+        self.control = sorted(set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab()) | {placeholder})
+
+    def cut(self, question: str, history: Sequence[Turn] = ()) -> tuple[str, str]:
+        """Return the prompt before and after the video placeholder."""
+        for text in (question, *(text for turn in history for text in (turn.question, turn.answer))):
+            self._check(text)
+        text = self.tokenizer.apply_chat_template(
+            messages(question, history), chat_template=self.template, tokenize=False, add_generation_prompt=True
+        )
+        before, found, after = text.partition(self.placeholder)
+        if not found or self.placeholder in after:
+            raise ModelError(
+                f"the chat template must render one '{self.placeholder}' for a video, it rendered: {text!r}"
+            )
+        return before, after
+
+    def follow_up(self, question: str) -> str:
+        """Return what stands between the end of an answer and the answer to the next question.
+
+        Raises ModelError where the chat template leaves out earlier answers.
+        """
+        self._check(question)
+        text = self.tokenizer.apply_chat_template(
+            messages(question, (Turn("-", _ANSWER),)),
+            chat_template=self.template,
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        _, found, after = text.partition(_ANSWER)
+        if not found:
+            raise ModelError(f"the chat template must render earlier answers, it rendered: {text!r}")
+        return str(after)
+
+    def _check(self, text: str) -> None:
+        if not text.strip():
+            raise SettingsError("the question is empty: ask something")
+        for token in self.control:
+            if token in text:
+                raise SettingsError(f"the text holds the control token {token!r}: leave it out")
+
+    def ids(self, text: str, context: str = "") -> list[int]:
+        """Return the token ids of a piece of rendered prompt as they are behind `context`; nothing is added.
+
+        Raises ModelError where the tokenizer joins the end of the context with the text: they cannot be cut there.
+        """
+        if not context:
+            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        before, whole = self.ids(context), self.ids(context + text)
+        if whole[: len(before)] != before:
+            raise ModelError(f"the tokenizer joins {context[-12:]!r} and {text[:12]!r}: the prompt cannot be cut there")
+        return whole[len(before) :]
+
+    def opening_ids(self, text: str) -> list[int]:
+        """Return the token ids of the beginning of a prompt: with the token for it, if the tokenizer adds one."""
+        plain = self.ids(text)
+        bos = self.tokenizer.bos_token
+        if bos is not None and text.startswith(bos):
+            return plain
+        whole = list(self.tokenizer(text)["input_ids"])
+        added = len(whole) - len(plain)
+        while added and whole[added : added + len(plain)] != plain:  # tokens may be added at the end as well
+            added -= 1
+        return whole[:added] + plain
+
+
+@dataclass(frozen=True)
+class VideoMarkup:
+    """The words around a video's visual tokens; by default there are none.
+
+    `placeholder` is what the chat template renders for a video, `pad` the token that stands for one visual token. A
+    group of frames is written as `opening`, its pads, `close`; the video as `intro`, its groups, `outro`. `pad` and
+    `close` are control tokens, so that no word is joined over the end of a group.
+    """
+
+    placeholder: str
+    pad: str
+    close: str = ""
+    outro: str = ""
+
+    def intro(self, facts: VideoInfo) -> str:
+        """Return what stands before the first group of frames."""
+        return ""
+
+    def opening(self, group: int, times: Sequence[float]) -> str:
+        """Return what stands before a group: its number in the video, from 0, and the pts (seconds) of its frames."""
+        return ""
+
+    def groups(self, first: int, times: Sequence[Sequence[float]], pads: Sequence[int]) -> str:
+        """Return a run of groups, the first of number `first`: the pts of each one's frames, and its visual tokens."""
+        return "".join(
+            self.opening(first + i, pts) + self.pad * count + self.close
+            for i, (pts, count) in enumerate(zip(times, pads, strict=True))
+        )
+
+    def video(self, times: Sequence[Sequence[float]], facts: VideoInfo, pads: Sequence[int]) -> str:
+        """Return a whole video, as it stands in a prompt."""
+        return self.intro(facts) + self.groups(0, times, pads) + self.outro

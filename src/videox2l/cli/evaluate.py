@@ -1,0 +1,123 @@
+"""The commands `x2l eval` and `x2l report`. torch and transformers are imported inside the first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from videox2l.cli.options import ChunkFrames, Device, Dtype, MaxPixels, Model, load_from_options, user_errors
+
+if TYPE_CHECKING:
+    from videox2l.cli.console import Screen
+
+Names = Annotated[
+    str,
+    typer.Option(
+        help="Methods to compare, with commas, or all. x2l:SELECTOR: ours with another selector; kvpress:SCORER.",
+        metavar="A,B",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command(name="eval")(evaluate)
+    app.command(name="report")(report)
+
+
+def evaluate(
+    bench: Annotated[
+        str,
+        typer.Argument(
+            help="haystack (generated), videomme, mlvu, longvideobench, vnbench or lvbench.", metavar="BENCH"
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the run; a run that was stopped goes on there.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of the benchmark, as downloaded.")] = None,
+    model: Model = "demo",
+    methods: Names = "full,x2l,H,uniform",
+    budget: Annotated[
+        str, typer.Option(help="Share of full KV that a question may attend to; several with commas.")
+    ] = "1/8",
+    split: Annotated[str | None, typer.Option(help="Split; haystack: dev or heldout.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of generated videos.")] = 0,
+    questions: Annotated[int | None, typer.Option(help="At most so many questions.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Sampled frames per video; of files at most.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames sampled per second of a file.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Kinds of questions, with commas.", metavar="A,B")] = None,
+    subtitles: Annotated[
+        bool, typer.Option("--subtitles", help="With the benchmark's own protocol for subtitles.")
+    ] = False,
+    chunk_frames: ChunkFrames = None,
+    max_pixels: MaxPixels = None,
+    device: Device = None,
+    dtype: Dtype = "auto",
+) -> None:
+    """Run a benchmark with several methods at equal bytes, each video read once.
+
+    Writes OUT/samples.jsonl (one row per question, method and budget) and OUT/summary.json.
+    """
+    with user_errors():
+        from videox2l.cli.console import Screen
+        from videox2l.evaluate.base import MethodOptions, parse_budget
+        from videox2l.evaluate.registry import benchmark_by_name, methods_by_names
+        from videox2l.evaluate.runner import Run, run
+
+        options = MethodOptions(data, split, seed, questions, frames, fps, _parts(tasks), subtitles)
+        work = Run(
+            benchmark_by_name(bench, options),
+            methods_by_names(_parts(methods)),
+            [parse_budget(part) for part in _parts(budget)],
+            chunk_frames,
+        )
+        work.benchmark.check()  # before the model: what is missing shows at once
+        screen = Screen()
+        x2l = load_from_options(model, device, dtype, max_pixels, screen)
+        with screen.bar(f"{bench}") as update:
+            summary = run(x2l, work, out, update)
+        _show(screen, summary)
+        screen.line(f"{out}: samples.jsonl, summary.json")
+
+
+def _show(screen: Screen, summary: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from videox2l.units import format_bytes
+
+    table = Table("method", "right", "95 %", "n", "attended", "kept", "recall", box=None, padding=(0, 2, 0, 0))
+    for name, cell in summary.items():
+        if name == "tests":
+            continue
+        table.add_row(
+            name,
+            f"{100 * cell['accuracy']:.1f}",
+            f"{100 * cell['low']:.1f}-{100 * cell['high']:.1f}",
+            str(cell["n"]),
+            f"{format_bytes(cell['bytes_attended'])} ({cell['attended_share']:.1%})",
+            format_bytes(cell["bytes_kept"]),
+            "" if cell["recall"] is None else f"{cell['recall']:.0%}",
+        )
+    screen.out.print(table)
+    for name, cell in summary.items():
+        if cell.get("metrics"):
+            figures = ", ".join(f"{figure} {value:.1f}" for figure, value in cell["metrics"].items())
+            screen.line(f"{name}: {figures}")
+
+
+def _parts(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.", metavar="DIR...")],
+    out: Annotated[Path, typer.Option(help="Folder for report.md, report.html and the figures.")] = Path("report"),
+) -> None:
+    """Compare methods and runs: accuracy with intervals, paired tests, costs, figures."""
+    with user_errors():
+        from videox2l.cli.console import Screen
+        from videox2l.evaluate.report import write_report
+
+        for file in write_report(runs, out):
+            Screen().line(str(file))

@@ -1,0 +1,242 @@
+"""Commands about models: what a video will need of one, and whether one is served rightly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from videox2l.cli.options import (
+    AsJson,
+    ChunkFrames,
+    CompressorName,
+    Device,
+    DeviceMap,
+    Dtype,
+    End,
+    Fps,
+    HBits,
+    History,
+    LBits,
+    LTier,
+    MaxFrames,
+    MaxPixels,
+    Model,
+    Quantize,
+    Ratios,
+    Revision,
+    Start,
+    number,
+    user_errors,
+)
+
+if TYPE_CHECKING:
+    from videox2l.cli.console import Screen
+    from videox2l.sizing.fit import Fit
+    from videox2l.sizing.forecast import Forecast, Peak
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command("plan")(plan)
+    app.command("doctor")(doctor)
+
+
+def plan(
+    video: Annotated[
+        str,
+        typer.Argument(help="A video file, of which the header is read; or a length such as 1:00:00.", metavar="VIDEO"),
+    ],
+    model: Model = "demo",
+    gpu: Annotated[
+        str, typer.Option(help='Memory of the device such as 24G, or its class: h100, a100, l4, ..., "cpu".')
+    ] = "24G",
+    disk: Annotated[str | None, typer.Option(help="Space on disk that the memory may take, such as 2G.")] = None,
+    size: Annotated[str | None, typer.Option(help="Size of the pictures, if not the header's: 1280x720.")] = None,
+    fps: Fps = None,
+    max_frames: MaxFrames = None,
+    start: Start = None,
+    end: End = None,
+    ratios: Ratios = "2,32",
+    compressor: CompressorName = None,
+    history: History = "H",
+    l_tier: LTier = "stored",
+    l_bits: LBits = None,
+    h_bits: HBits = None,
+    chunk_frames: ChunkFrames = None,
+    max_pixels: MaxPixels = None,
+    reload: Annotated[int, typer.Option(help="Chunks to re-load per question.")] = 3,
+    dtype: Dtype = "auto",
+    quantize: Quantize = None,
+    revision: Revision = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a video will need: tokens, memory, disk, seconds; and settings that fit where these do not.
+
+    From the model's config and the video's header alone: no weights are loaded, nothing is decoded.
+    """
+    with user_errors():
+        from videox2l.cli.console import Screen
+        from videox2l.sizing.devices import device_for, parse_bytes
+        from videox2l.sizing.fit import Limits, fitting
+        from videox2l.sizing.footage import footage
+        from videox2l.sizing.planning import Planner
+        from videox2l.sizing.wish import EstimateRequest
+
+        wish = EstimateRequest(
+            fps=1.0 if fps is None and max_frames is None else fps,
+            max_frames=max_frames,
+            start=start or 0.0,
+            end=end,
+            ratios=tuple(number(part, "ratios") for part in ratios.split(",")),
+            history=history,
+            compressor=compressor,
+            chunk_frames=chunk_frames,
+            l_tier=l_tier,
+            l_bits=l_bits,
+            h_bits=h_bits,
+            max_pixels=max_pixels,
+            dtype=dtype,
+            quantize=quantize,
+            reload=reload,
+        )
+        screen = Screen(quiet=as_json)
+        device, shown = device_for(gpu), footage(video, size)
+        limits = Limits(device.memory, None if disk is None else parse_bytes(disk))
+        with screen.waiting(f"planning for {model}"):
+            from transformers.utils import logging
+
+            logging.disable_progress_bar()
+            planner = Planner(model, revision, shown, device)
+            found = planner.forecast(wish)
+            too_much = any(limits.excess(found))
+            fit = fitting(wish, found, limits, planner.forecast, planner.pixels(wish)) if too_much else None
+        _show(screen, found, too_much)
+        if too_much:
+            _show_fit(screen, fit)
+        if as_json:
+            suggestion = None if fit is None else {"changes": list(fit.changes), **fit.forecast.to_dict()}
+            screen.json({**found.to_dict(), "fits": not too_much, "suggestion": suggestion})
+        if too_much:
+            raise typer.Exit(1)
+
+
+def doctor(
+    model: Annotated[str, typer.Argument(help="demo, a local directory, or a hub id.", metavar="MODEL")],
+    max_pixels: MaxPixels = None,
+    rope_theta: Annotated[
+        float | None, typer.Option(help="The rope theta that the model was trained with, if it is an unusual one.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    device_map: DeviceMap = None,
+    quantize: Quantize = None,
+    revision: Revision = None,
+    as_json: AsJson = False,
+) -> None:
+    """Load a model and prove on the spot that it is served rightly; end with "ok", or with the first difference."""
+    with user_errors():
+        from transformers.utils import logging
+
+        from videox2l.cli.console import Screen
+        from videox2l.cli.options import placement
+        from videox2l.conformance.doctor import diagnose
+
+        logging.disable_progress_bar()
+        screen, findings = Screen(quiet=as_json), []
+        options = {"device": device, "dtype": dtype, "device_map": placement(device_map), "quantize": quantize}
+        with screen.err.status("files") as status:
+            steps = diagnose(
+                model,
+                rope_theta=rope_theta,
+                say=lambda step: status.update(f"checking: {step}"),
+                revision=revision,
+                max_pixels=max_pixels,
+                **options,
+            )
+            for found in steps:
+                findings.append(found)
+                screen.line(f"{'ok  ' if found.ok else 'FAIL'}  {found.name}: {found.detail}")
+        wrong = next((found for found in findings if not found.ok), None)
+        if as_json:
+            said = [{"name": found.name, "ok": found.ok, "detail": found.detail} for found in findings]
+            screen.json({"model": model, "ok": wrong is None, "findings": said})
+        screen.line("ok" if wrong is None else f"first difference: {wrong.name}: {wrong.detail}")
+        if wrong is not None:
+            raise typer.Exit(1)
+
+
+def _show(screen: Screen, found: Forecast, too_much: bool) -> None:
+    """Print a forecast."""
+    from videox2l.units import format_bytes, format_time
+
+    asked, seconds = found.question, found.seconds
+    disk = ", ".join(f"{name} {format_bytes(count)}" for name, count in found.disk.items())
+    ingest = seconds["vision"] + seconds["language"]
+    screen.line(
+        f"{found.video} ({format_time(seconds['video'])}), {found.model}, {found.device} with {format_bytes(found.memory)}: "
+        "an estimate"
+    )
+    screen.line(
+        f"  video     {found.frames:,} frames, {found.tokens:,} visual tokens, {found.chunks:,} chunks of "
+        f"{found.tokens_per_chunk:,}"
+    )
+    screen.line(
+        f"  prefill   {_flops(found.vision_flops)} in the vision tower, {_flops(found.language_flops)} in the language "
+        f"model: about {_time(ingest)} ({_times(seconds['video'] / max(ingest, 1e-9))} real time), decoding aside"
+    )
+    screen.line(f"  ingest    {_peak(found.ingest)}")
+    screen.line(f"  question  {_peak(asked.peak)}")
+    screen.line(
+        f"            {asked.tokens:,} of {asked.full:,} tokens attended ({asked.tokens / asked.full:.1%}), "
+        f"{format_bytes(asked.reloaded)} re-loaded; first token after about {_time(asked.first_token)} (selection included), "
+        f"then {_time(asked.next_token)} each"
+    )
+    screen.line(
+        f"  disk      {format_bytes(sum(found.disk.values()))}: {disk}; in host memory {format_bytes(found.host)}"
+    )
+    for note in found.notes:
+        screen.line(f"  note: {note}")
+    screen.line("this fits" if not too_much else "this does not fit")
+
+
+def _show_fit(screen: Screen, fit: Fit | None) -> None:
+    """Print settings that fit, or that there are none."""
+    from videox2l.units import format_bytes
+
+    if fit is None:
+        screen.line("nothing near these settings fits: a smaller model, a larger device, or a shorter part is needed")
+        return
+    found = fit.forecast
+    screen.line(
+        f"this would: {'; '.join(fit.changes)}\n  {found.tokens:,} visual tokens, {format_bytes(found.peak)} on the device, "
+        f"{format_bytes(sum(found.disk.values()))} on disk"
+    )
+
+
+def _peak(peak: Peak) -> str:
+    from videox2l.units import format_bytes
+
+    parts = [("weights", peak.weights), ("caches", peak.caches), ("activations", peak.activations)]
+    parts += [("levels", peak.levels)] * (peak.levels > 0) + [("CUDA itself", peak.overhead)] * (peak.overhead > 0)
+    return f"{format_bytes(peak.total)} on the device: " + ", ".join(
+        f"{name} {format_bytes(count)}" for name, count in parts
+    )
+
+
+def _flops(count: float) -> str:
+    for unit in ("MFLOP", "GFLOP", "TFLOP"):
+        count /= 1e6 if unit == "MFLOP" else 1e3
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+    return f"{count / 1e3:.3g} PFLOP"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds * 1e3:.0f} ms" if seconds >= 0.01 else f"{seconds * 1e3:.2g} ms"
+    return f"{seconds:.2g} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.2g}x" if factor < 100 else f"{factor:.0f}x"

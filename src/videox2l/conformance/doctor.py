@@ -1,0 +1,171 @@
+"""The whole examination of a model: files, adapter, rope settings, and the proof that it is served exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from videox2l.backbones import loading
+from videox2l.backbones.checkpoint import Checkpoint, translate_errors
+from videox2l.backbones.checks import check_rope, check_theta, effective_theta
+from videox2l.backbones.registry import adapter_for
+from videox2l.conformance import EXACTNESS, CheckResult, HasStock
+from videox2l.conformance.check_cache import BRIEF, examine, result_path, write_result
+from videox2l.engine.backbone import Backbone
+from videox2l.errors import ModelError, X2LError
+from videox2l.pipeline import VideoX2L
+
+FRAMES = 11
+_HOUR = "1:00:00"
+
+Say = Callable[[str], None]
+
+
+def diagnose(
+    name: str, *, rope_theta: float | None = None, say: Say = lambda _: None, frames: int = FRAMES, **options: Any
+) -> Iterator[CheckResult]:
+    """Yield the findings about a model as they come; what cannot be gone on from is the last one.
+
+    `rope_theta`: the one that the model is known to have been trained with. `say` is told what is done next. `options`
+    as of `VideoX2L.from_pretrained`. What is found is remembered as the verdict that loading looks up.
+    """
+    steps = _Steps(name, options.get("revision"), rope_theta)
+    for title, step in (("files", steps.files), ("adapter", steps.adapter), ("processor", steps.processor)):
+        say(title)
+        found = _try(title, step)
+        yield found
+        if not found.ok:
+            return
+    say("weights")
+    try:
+        x2l = VideoX2L.from_pretrained(name, check=False, **options)
+        backbone = x2l.backbone
+    except X2LError as error:
+        yield CheckResult("weights", False, str(error))
+        return
+    yield CheckResult("weights", True, _weights(backbone))
+    yield _try("frames", lambda: _frames(backbone))
+    yield CheckResult("attention", True, _kernel(backbone))
+    for title, rope in (("rope", steps.rope), ("theta", steps.theta)):
+        yield _try(title, lambda rope=rope: rope(backbone))  # type: ignore[misc]
+    if not isinstance(backbone, HasStock):
+        yield CheckResult(
+            "stock model", False, f"{type(backbone).__name__} has no model and stock_inputs to check with"
+        )
+        return
+    findings = []
+    say("positions")
+    names = tuple(EXACTNESS)
+    for at, found in enumerate(examine(backbone, names, frames)):
+        findings.append(found)
+        yield found
+        say(names[min(at + 1, len(names) - 1)])
+    write_result(result_path(backbone, x2l.identity), [found for found in findings if found.name in BRIEF])
+    say("memory")
+    yield _try("memory", lambda: _memory(name, options))
+
+
+class _Steps:
+    """What is looked at before and after the weights."""
+
+    def __init__(self, name: str, revision: str | None, theta: float | None) -> None:
+        self.name, self.revision, self.expected = name, revision, theta
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return loading.checkpoint_of(self.name, self.revision)
+
+    def files(self) -> str:
+        checkpoint = self.checkpoint
+        with translate_errors(checkpoint):
+            config = checkpoint.config
+            checkpoint.check_weights()
+        return f"{checkpoint.source or checkpoint.where}, model type {config['model_type']}, safetensors"
+
+    def adapter(self) -> str:
+        adapter: Any = adapter_for(self.checkpoint.config["model_type"])
+        return f"{adapter.__module__}.{adapter.__qualname__}"
+
+    def processor(self) -> str:
+        checkpoint = self.checkpoint
+        if checkpoint.config["model_type"] == "llava_qwen":
+            return "CLIP's, with the prompt as published"
+        with translate_errors(checkpoint):
+            loading.load_tokenizer(checkpoint)
+            found = loading.video_processor_config(checkpoint)
+        return f"found, with {len(found)} settings, and a tokenizer"
+
+    def rope(self, backbone: Any) -> str:
+        return check_rope(self.checkpoint.config, backbone.model)
+
+    def theta(self, backbone: Any) -> str:
+        theta = effective_theta(backbone.model)
+        if self.expected is not None:
+            if theta is None or abs(theta / self.expected - 1) > 1e-3:
+                raise ModelError(f"wrong rope theta: {self.expected:g} was expected, the model rotates by {theta}")
+            return f"{theta:g}, as expected"
+        if self.name in loading.SHIPPED:
+            return f"{theta:g}, as trained"
+        return check_theta(self.checkpoint.config["model_type"], backbone.model)
+
+
+def _try(title: str, step: Callable[[], str]) -> CheckResult:
+    try:
+        return CheckResult(title, True, step())
+    except X2LError as error:
+        return CheckResult(title, False, str(error))
+
+
+def _weights(backbone: Any) -> str:
+    from videox2l.sizing.shadow import weight_bytes
+
+    placed = getattr(backbone.model, "hf_device_map", None) or {}
+    where = ", ".join(sorted({str(device) for device in placed.values()})) or str(backbone.device)
+    return (
+        f"{weight_bytes(backbone.model) / 1e9:.3g} GB, {str(backbone.shape.dtype).removeprefix('torch.')}, on {where}"
+    )
+
+
+def _frames(backbone: Any) -> str:
+    """Return the settings by which frames become tokens, in a line."""
+    found = backbone.processing()
+    return ", ".join(f"{key} {value}" for key, value in _flat(found) if value is not None)[:400]
+
+
+def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value)
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            yield from _flat(dataclasses.asdict(value))
+        else:
+            yield key, value
+
+
+def _kernel(backbone: Backbone) -> str:
+    import torch
+
+    if backbone.device.type != "cuda":
+        return "the decoder's is this package's, on scaled_dot_product_attention"
+    cuda: Any = torch.backends.cuda
+    kernels = {"flash": cuda.flash_sdp_enabled(), "efficient": cuda.mem_efficient_sdp_enabled()}
+    names = ", ".join(name for name, on in kernels.items() if on) or "plain"
+    return f"the decoder's is this package's, on scaled_dot_product_attention ({names})"
+
+
+def _memory(name: str, options: dict[str, Any]) -> str:
+    """Return what an hour of video takes at default settings, from shapes."""
+    from videox2l.sizing.devices import device_for
+    from videox2l.sizing.footage import footage
+    from videox2l.sizing.planning import Planner
+    from videox2l.sizing.wish import EstimateRequest
+    from videox2l.units import format_bytes
+
+    wish = EstimateRequest(max_pixels=options.get("max_pixels"), dtype=options.get("dtype") or "auto")
+    found = Planner(name, options.get("revision"), footage(_HOUR), device_for("h200")).forecast(wish)
+    kept = ", ".join(f"{level} {format_bytes(count)}" for level, count in found.disk.items())
+    return (
+        f"an hour at 1280x720 and 1 frame per second: {found.tokens:,} visual tokens, {kept} "
+        f"(full KV {format_bytes(found.question.full * found.token_bytes)})"
+    )

@@ -1,1 +1,0 @@
-"""Training of the demo model: `python -m videox2l.demo.training`."""

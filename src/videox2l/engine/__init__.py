@@ -1,0 +1,1 @@
+"""What runs on the device: the attention function, caches, rotary positions and decoding steps."""

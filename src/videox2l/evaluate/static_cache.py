@@ -1,0 +1,94 @@
+"""Answering from KVs that stay as they are between questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+from torch import Tensor
+
+from videox2l.engine.backbone import Backbone
+from videox2l.engine.cache import BufferCache
+from videox2l.engine.decode import SamplingParams, generate
+from videox2l.evaluate.base import MethodOutput, Sample
+from videox2l.evaluate.encode import EncodedVideo
+from videox2l.types import TextTokens
+
+
+def prompt_of(backbone: Backbone, sample: Sample) -> TextTokens:
+    """Return the tokens of a sample's question, template included."""
+    return replace(backbone.suffix(sample.question), text=sample.question)
+
+
+def layered_cache(backbone: Backbone, layers: Sequence[tuple[Tensor, Tensor]], room: int) -> BufferCache:
+    """Return a cache of keys and values (heads, n, head_dim) per layer; layers may differ in n."""
+    cache = backbone.new_cache()
+    for layer, (keys, values) in zip(cache.layers, layers, strict=True):
+        layer.capacity = keys.shape[1] + room
+        layer.update(keys[None].to(backbone.device), values[None].to(backbone.device))
+    return cache
+
+
+def cache_bytes(backbone: Backbone, cache: BufferCache) -> int:
+    """Return the bytes of KVs that a pass behind `cache` attends to."""
+    columns = int(sum(layer.length for layer in cache.layers))
+    return columns * backbone.shape.token_bytes // backbone.shape.layers
+
+
+@dataclass(frozen=True)
+class GeneratedAnswer:
+    """An answer and the seconds of its stages."""
+
+    text: str
+    prefill: float
+    decode: float
+
+
+def generate_answer(
+    backbone: Backbone, cache: BufferCache, next_position: int, prompt: TextTokens, max_new_tokens: int
+) -> GeneratedAnswer:
+    """Answer greedily behind what `cache` holds, and leave the cache as it was."""
+    held = [layer.length for layer in cache.layers]
+    clock = [perf_counter()]
+    try:
+        positions = backbone.text_positions(next_position, len(prompt))
+        logits = backbone.logits(backbone.forward(prompt.embeds, positions, cache)[-1:])[0]
+        clock.append(perf_counter())
+        sampling = SamplingParams(max_new_tokens)
+        ids = list(generate(backbone, cache, logits, next_position + len(prompt), sampling))
+    finally:
+        for layer, length in zip(cache.layers, held, strict=True):
+            layer.crop(length)
+    clock.append(perf_counter())
+    return GeneratedAnswer(backbone.decode(ids).strip(), clock[1] - clock[0], clock[2] - clock[1])
+
+
+@dataclass(frozen=True)
+class StaticSession:
+    """Answers every question from the same KVs. `plan` as in `MethodOutput`."""
+
+    video: EncodedVideo
+    cache: BufferCache
+    max_new_tokens: int
+    flops: int | None
+    next_position: int | None = None
+    plan: Any = None
+
+    def ask(self, sample: Sample) -> MethodOutput:
+        """Answer one question."""
+        backbone = self.video.backbone
+        first = self.video.next_position if self.next_position is None else self.next_position
+        size = cache_bytes(backbone, self.cache)
+        written = generate_answer(backbone, self.cache, first, prompt_of(backbone, sample), self.max_new_tokens)
+        return MethodOutput(
+            text=written.text,
+            tokens=size / backbone.shape.token_bytes,
+            bytes_attended=size,
+            bytes_kept=size,
+            bytes_device=size,
+            flops_ingest=self.flops,
+            seconds={"select": 0.0, "reload": 0.0, "prefill": written.prefill, "decode": written.decode},
+            plan=self.plan,
+        )

@@ -1,0 +1,180 @@
+"""From a memory and a plan to one cache: the reload."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+
+from videox2l.engine.backbone import Backbone
+from videox2l.engine.cache import BufferCache
+from videox2l.engine.rope import rerotate
+from videox2l.errors import SettingsError
+from videox2l.memory.disk.reader import StoredLevels, fetch_into, read_levels
+from videox2l.memory.levels import LevelKV
+from videox2l.memory.plan import Plan
+
+if TYPE_CHECKING:
+    from videox2l.memory.memory import Memory
+
+
+@dataclass(frozen=True)
+class CacheLayout:
+    """A memory laid out for one question.
+
+    Chunk i stands in columns `offsets[i]` to `offsets[i + 1]` of `cache`, earlier turns of a dialogue up to `text`, and
+    the question behind them, from `next_position` on. `brought` are the numbers of the chunks whose levels were
+    brought to the device for it.
+    """
+
+    cache: BufferCache
+    offsets: list[int]
+    next_position: int
+    brought: Sequence[int] = ()
+    text: int = 0
+
+
+def build_cache(memory: Memory, plan: Plan, backbone: Backbone, room: int = 0) -> CacheLayout:
+    """Lay the planned levels out as one cache: prefix, then the chunks in order of time.
+
+    One copy per chunk and layer into buffers with `room` spare columns for question and answer. Keys keep the
+    positions at which they were prefilled, or, when the memory was made with `reposition="compact"`, are rotated
+    on to the column that they stand in. Earlier turns of a dialogue follow the chunks.
+    """
+    if len(plan) != len(memory.chunks):
+        raise SettingsError(f"the plan is for {len(plan)} chunks, the memory has {len(memory.chunks)}")
+    sizes = [chunk.size(ratio) for chunk, ratio in zip(memory.chunks, plan.ratios, strict=True)]
+    offsets = list(accumulate(sizes, initial=memory.prefix[0].shape[2]))
+    said = memory.dialogue
+    text = offsets[-1] + (0 if said is None else len(said))
+    cache = backbone.new_cache(text + room)
+    cache.append(memory.prefix[0].to(backbone.device), memory.prefix[1].to(backbone.device))
+    compact = memory.reposition == "compact"
+    if compact:
+        levels = _planned_levels(memory, plan, sizes, range(len(memory.chunks)))
+        for chunk, level, column in zip(memory.chunks, levels, offsets, strict=False):
+            cache.append(rotated_to(level, chunk.positions, column, backbone), level.values)
+    else:
+        _lay_out(memory, plan, sizes, cache)
+    position = offsets[-1] if compact else memory.next_position
+    if said is not None:
+        position = said.lay(cache, position, backbone)
+    return CacheLayout(cache, offsets, position, range(len(memory.chunks)), text)
+
+
+def update_cache(mixed: CacheLayout, memory: Memory, old: Plan, new: Plan) -> CacheLayout:
+    """Give the chunks whose level differs between two plans their new one; nothing else is brought again.
+
+    `mixed` is the layout of `old`, and holds the memory's dialogue; it is used up. What stands behind the dialogue is
+    forgotten. Equals `mix` of the new plan bit for bit. Only with `reposition="keep"`: keys that are rotated to their
+    columns would have to be rotated again.
+    """
+    if memory.reposition != "keep":
+        raise SettingsError(f"a memory with reposition='{memory.reposition}' cannot be changed in place: mix it anew")
+    mixed.cache.crop(mixed.text)
+    changed = [i for i, (was, now) in enumerate(zip(old.ratios, new.ratios, strict=True)) if was != now]
+    if not changed:
+        return replace(mixed, brought=())
+    sizes = [chunk.size(ratio) for chunk, ratio in zip(memory.chunks, new.ratios, strict=True)]
+    offsets = list(accumulate(sizes, initial=mixed.offsets[0]))
+    levels = _planned_levels(memory, new, sizes, changed)
+    mixed.cache.replace(
+        [
+            (mixed.offsets[i], mixed.offsets[i + 1], level.keys, level.values)
+            for i, level in zip(changed, levels, strict=True)
+        ]
+    )
+    return CacheLayout(mixed.cache, offsets, mixed.next_position, changed, mixed.text + offsets[-1] - mixed.offsets[-1])
+
+
+def _planned_levels(memory: Memory, plan: Plan, sizes: Sequence[int], chunks: Sequence[int]) -> list[LevelKV]:
+    """Return the levels of some chunks; those that are not in host memory are read together."""
+    away = sorted(set(_away(memory, plan, sizes)).intersection(chunks))
+    found = dict(zip(away, read_levels([_job(memory, plan, sizes, i) for i in away]), strict=True)) if away else {}
+    return [found[i] if i in found else memory.chunks[i].level(plan.ratios[i]) for i in chunks]
+
+
+def _lay_out(memory: Memory, plan: Plan, sizes: Sequence[int], cache: BufferCache) -> None:
+    """Copy the planned levels into the cache; those that are not in host memory are read into it together."""
+    away = set(_away(memory, plan, sizes))
+    jobs = []
+    for i, (chunk, ratio) in enumerate(zip(memory.chunks, plan.ratios, strict=True)):
+        if i in away:
+            jobs.append((*_job(memory, plan, sizes, i), cache.extend(sizes[i])))
+        else:
+            level = chunk.level(ratio)
+            cache.append(level.keys, level.values)
+    if jobs:
+        fetch_into(jobs)
+
+
+def _away(memory: Memory, plan: Plan, sizes: Sequence[int]) -> list[int]:
+    return [i for i, chunk in enumerate(memory.chunks) if not chunk.levels.in_memory(plan.ratios[i], sizes[i])]
+
+
+def _job(memory: Memory, plan: Plan, sizes: Sequence[int], i: int) -> tuple[StoredLevels, float, int]:
+    return cast("StoredLevels", memory.chunks[i].levels), plan.ratios[i], sizes[i]
+
+
+def rotated_to(level: LevelKV, positions: Tensor, column: int, backbone: Backbone) -> Tensor:
+    """Return a level's keys rotated on to the positions column, column + 1, ... in their order of time.
+
+    `positions` (axes, n) are those of the chunk's visual tokens. Rotating by the difference equals rotating the
+    unrotated keys at the new position (arXiv 2104.09864).
+    """
+    if backbone.axes != 1:
+        raise SettingsError(f"reposition='compact' is not possible for {backbone.name}: it has {backbone.axes} axes")
+    if level.positions is not None:  # summary tokens stand in order, the same ones in all layers and heads
+        shift = column + torch.arange(len(level)) - level.positions[0].cpu()
+    else:
+        index = level.index.long()  # (layers, heads, n)
+        shift = column + index.argsort(-1).argsort(-1) - positions[0].to(index.device)[index]
+    if not shift.any():
+        return level.keys
+    cos, sin = backbone.rotation(shift.reshape(1, -1))
+    shape = (*shift.shape, -1)
+    keys = level.keys.to(cos.device)
+    return rerotate(keys, cos.reshape(shape), sin.reshape(shape))
+
+
+def uniform_plan(memory: Memory, ratio: float, reason: str = "") -> Plan:
+    """Return the plan that gives every chunk one level."""
+    return Plan.at([ratio] * len(memory.chunks), reason)
+
+
+def planned_tokens(memory: Memory, plan: Plan) -> int:
+    """Return how many tokens attention reads under a plan: prefix and chunks."""
+    kept = sum(chunk.size(ratio) for chunk, ratio in zip(memory.chunks, plan.ratios, strict=True))
+    return int(memory.prefix[0].shape[2]) + kept
+
+
+@dataclass(frozen=True)
+class DialogueKV:
+    """KVs of text that follows the video.
+
+    `keys`, `values` (layers, heads, n, head_dim); keys are rotated at the positions `first`, `first` + 1, ..., the same
+    on all axes.
+    """
+
+    keys: Tensor
+    values: Tensor
+    first: int
+
+    def __len__(self) -> int:
+        return self.keys.shape[2]
+
+    def lay(self, cache: BufferCache, first: int, backbone: Backbone) -> int:
+        """Append the KVs to a cache, from position `first` on; return the position behind them."""
+        cache.append(self.keys_at(first, backbone), self.values)
+        return first + len(self)
+
+    def keys_at(self, first: int, backbone: Backbone) -> Tensor:
+        """Return the keys at the positions `first`, `first` + 1, ...: as they are, or turned by the difference."""
+        if first == self.first:
+            return self.keys
+        cos, sin = backbone.rotation(backbone.text_positions(first - self.first, 1))
+        return rerotate(self.keys.to(cos.device), cos, sin)

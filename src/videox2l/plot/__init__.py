@@ -1,0 +1,1 @@
+"""Pictures of an answer: time line and thumbnails."""

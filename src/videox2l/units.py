@@ -1,0 +1,69 @@
+"""Times as people write them: 12:30, 1:02:03.5, 95."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from videox2l.errors import SettingsError
+
+
+def format_time(seconds: float) -> str:
+    """Return seconds as mm:ss, or h:mm:ss from an hour on; fractions are cut off."""
+    whole = int(seconds + 1e-6)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes:02d}:{whole % 60:02d}"
+
+
+def format_range(start: float, end: float) -> str:
+    """Return a moment as mm:ss-mm:ss."""
+    return f"{format_time(start)}-{format_time(end)}"
+
+
+def parse_time(text: str) -> float:
+    """Read "95", "95.5", "12:30" or "1:02:03" as seconds. Raises SettingsError."""
+    parts = text.strip().split(":")
+    try:
+        values = [float(part) for part in parts]
+    except ValueError:
+        values = []
+    if not 1 <= len(values) <= 3 or any(not 0 <= value < float("inf") for value in values):
+        raise SettingsError(f"'{text}' is no time: write seconds, mm:ss or h:mm:ss")
+    seconds = 0.0
+    for value in values:
+        seconds = seconds * 60 + value
+    return seconds
+
+
+def parse_range(text: str) -> tuple[float, float]:
+    """Read "A-B" as a pair of seconds, such as "10:00-11:30". Raises SettingsError."""
+    first, dash, second = text.partition("-")
+    if not dash:
+        raise SettingsError(f"'{text}' is no time range: write start-end, such as 10:00-11:30")
+    start, end = parse_time(first), parse_time(second)
+    if start >= end:
+        raise SettingsError(f"time range '{text}' is empty: it must end after it starts")
+    return start, end
+
+
+@dataclass(frozen=True)
+class Cue:
+    """A line of subtitles: `start`, `end` seconds since the first frame of the video, and its plain `text`."""
+
+    start: float
+    end: float
+    text: str
+
+
+def cues_within(lines: Sequence[Cue], start: float, end: float) -> list[Cue]:
+    """Return the lines that are shown at some time from `start` to `end` (seconds)."""
+    return [line for line in lines if line.start < end and start < line.end]
+
+
+def format_bytes(count: float) -> str:
+    """Return bytes for people: 1.5 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    raise AssertionError
