@@ -23,6 +23,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 bench: $(READY)  ## the tables of README and docs: about 20 minutes
 	$(BIN)/python benchmarks/parity.py tests/golden/*/

@@ -26,7 +26,7 @@ from videox2l.compress.pool import block_labels, block_shape
 from videox2l.compress.ranked import prefill_chunk
 from videox2l.engine.rope import rotate
 from videox2l.errors import SettingsError
-from videox2l.memory.levels import kept_tokens
+from videox2l.flops import kept_tokens
 from videox2l.types import VisualTokens
 
 

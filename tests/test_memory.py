@@ -132,7 +132,7 @@ def test_the_folder_is_readable_without_this_package(made: Made, tmp_path: Path)
     keys = np.concatenate([tensors[f"{part[0]}.keys"] for part in fine["parts"]], axis=2)
     assert np.array_equal(keys, memory.chunks[3].level(2).keys.numpy())
     piece = (path / coarse["name"]).read_bytes()[coarse["start"] :][: coarse["bytes"]]
-    assert np.array_equal(load(piece)["gist.values"], memory.chunks[3].level(32).values.numpy())
+    assert np.array_equal(load(piece)["coarse.values"], memory.chunks[3].level(32).values.numpy())
     assert (path / lines[3]["thumb"]["name"]).read_bytes()[:3] == b"\xff\xd8\xff"
 
 

@@ -20,6 +20,7 @@ from videox2l import Answer, ArraySource, Cost, Memory, SettingsError, VideoErro
 from videox2l.ask.answer import Evidence, Step
 from videox2l.cli.app import app
 from videox2l.memory import Plan, build_cache
+from videox2l.plot import draw
 from videox2l.plot.thumbnails import thumbnails_of
 from videox2l.plot.timeline import spread
 from videox2l.select import AttentionSelector, KeysSelector, ManualSelector
@@ -160,7 +161,7 @@ def test_re_loaded_chunks_are_drawn(n: int, tmp_path: Path) -> None:
 
 
 def _drawn(answer: Answer, folder: Path, **options: Any) -> np.ndarray:
-    answer.plot(folder / "line.png", **options)
+    draw(answer, folder / "line.png", **options)
     return pixels(folder / "line.png")
 
 
@@ -210,12 +211,12 @@ def test_pictures_of_the_video_are_its_frames(tmp_path: Path) -> None:
 def test_what_cannot_be_drawn_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = made_up([moment(0, 0.1)])
     with pytest.raises(SettingsError, match=r"end its name in one of \.png"):
-        answer.plot(tmp_path / "line.txt")
+        draw(answer, tmp_path / "line.txt")
     with pytest.raises(SettingsError, match="does not exist"):
-        answer.plot(tmp_path / "no" / "line.png")
+        draw(answer, tmp_path / "no" / "line.png")
     monkeypatch.setattr("videox2l.plot.timeline.find_spec", lambda _: None)
     with pytest.raises(SettingsError, match=r"pip install 'videox2l\[plot\]'"):
-        answer.plot(tmp_path / "line.png")
+        draw(answer, tmp_path / "line.png")
 
 
 def test_boxes_are_moved_apart() -> None:

@@ -22,12 +22,13 @@ from torch import Tensor
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from training.geometry import TEMPORAL, TOKENS_PER_GRID, patchify, video_positions
+from videox2l import demo
 from videox2l.demo.draw import NATIVE
 from videox2l.demo.questions import KINDS, WorldQuestion, make_questions
 from videox2l.demo.render import render_video, script
 from videox2l.demo.world import WorldVideo, make_video
 
-MODEL = Path(__file__).parents[1] / "model"
+MODEL = Path(demo.__file__).parent / "model"
 LONGEST_ANSWER = 13
 Counts = dict[tuple[str, int], tuple[int, int]]
 """(kind, frames) -> right answers, questions."""

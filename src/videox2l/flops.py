@@ -11,7 +11,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from videox2l.memory.levels import kept_tokens
+
+def kept_tokens(tokens: int, ratio: float) -> int:
+    """Return how many of `tokens` raw tokens a level at `ratio` keeps: the whole part, at least one."""
+    return max(1, int(tokens / ratio))
 
 
 @dataclass(frozen=True)

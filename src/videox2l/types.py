@@ -1,4 +1,4 @@
-"""The contract between the pipeline and a family of video LLMs, and the data that crosses it.
+"""Data that passes between rooms: tokens, positions, turns of a dialogue, subtitles. No logic.
 
 Shapes: `n` tokens, `hidden` model width, `axes` position axes (1 for ordinary positions, 3 for M-RoPE's time,
 height and width).

@@ -1,4 +1,4 @@
-"""Times as people write them: 12:30, 1:02:03.5, 95."""
+"""Times and byte counts as people write them: 12:30, 1:02:03.5, 95 seconds; 200M."""
 
 from __future__ import annotations
 

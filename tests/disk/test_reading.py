@@ -89,9 +89,9 @@ def test_opening_two_thousand_chunks_reads_no_fine_level(
     memory.save(tmp_path / "long")
     opened = Memory.load(tmp_path / "long")
     place = opened.source.place
-    small = {"manifest.json", "journal.jsonl", "prefix.safetensors", "gist.pack"}
+    small = {"manifest.json", "journal.jsonl", "prefix.safetensors", "coarse.pack"}
     assert set(place.reads) == small
-    assert all(place.reads[name] == place.size(name) for name in ("manifest.json", "journal.jsonl", "gist.pack"))
+    assert all(place.reads[name] == place.size(name) for name in ("manifest.json", "journal.jsonl", "coarse.pack"))
     place.reads.clear()
     answer = x2l.ask(opened, QUESTION, reload=3, max_new_tokens=2)
     fine = {opened.source.journal.chunks[int(moment.start // 2)].fine.name for moment in answer.reloaded}
@@ -198,7 +198,7 @@ def test_a_changed_byte_anywhere_is_found_and_named(x2l: VideoX2L, stored: Path,
             found = verify(folder)
             assert found, (name, len(data))
             assert all(name in line for line in found)
-        if name.endswith(".safetensors") or name in ("gist.pack", "manifest.json"):
+        if name.endswith(".safetensors") or name in ("coarse.pack", "manifest.json"):
             with pytest.raises(MemoryFileError, match=name):
                 x2l.ask(Memory.load(folder), QUESTION, reload="all", max_new_tokens=1)
         path.write_bytes(whole)

@@ -108,7 +108,7 @@ def test_a_memory_in_fsspecs_memory(x2l: VideoX2L, ram_url: str, tmp_path: Path)
     fresh = Memory.load(str(place))
     assert fresh.source is not None
     reads = fresh.source.place.reads
-    assert set(reads) == {"manifest.json", "journal.jsonl", "prefix.safetensors", "gist.pack"}
+    assert set(reads) == {"manifest.json", "journal.jsonl", "prefix.safetensors", "coarse.pack"}
     reads.clear()
     answer = x2l.ask(fresh, QUESTION, reload=2, selector=ONE_LOOK, max_new_tokens=4)
     assert len(reads) == 2 == len(answer.reloaded)

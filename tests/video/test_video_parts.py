@@ -194,9 +194,9 @@ def test_frames_from_memory_that_cannot_work():
 
 PEAK = """
 import resource, sys
-from videox2l.video import Sampling, VideoReader
+from videox2l.video import FrameSampling, VideoReader
 read = 0
-for frame in VideoReader(sys.argv[1], Sampling(fps=None)):
+for frame in VideoReader(sys.argv[1], FrameSampling(fps=None)):
     read += frame.image.nbytes
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, read)
 assert not {"torch", "transformers", "PIL"} & set(sys.modules), "video must not need a model"

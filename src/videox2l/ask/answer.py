@@ -1,11 +1,10 @@
-"""What a question gets back: text, the moments it rests on, and what it cost."""
+"""Answer: text, the moments it rests on and why, and what it cost."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from videox2l.errors import SettingsError
@@ -114,12 +113,6 @@ class Answer:
         Raises SettingsError for a moment that the answer did not see.
         """
         return explain(self, seconds)
-
-    def plot(self, path: str | Path, memory: Memory | None = None, video: str | Path | None = None) -> None:
-        """Draw the time line of the answer into a picture file (needs the extra `plot`); see `videox2l.plot.timeline.draw`."""
-        from videox2l.plot.timeline import draw
-
-        draw(self, path, memory, video)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as plain JSON values."""

@@ -1,4 +1,4 @@
-"""What one question sees of a memory, and how that lies in a cache."""
+"""The part of a memory that one question sees, with its subtitles, and how that lies in a cache."""
 
 from __future__ import annotations
 

@@ -1,5 +1,1 @@
-"""One adapter per way of counting positions; the attention function; loading."""
-
-from videox2l.engine.torchvision import hide_broken_torchvision
-
-hide_broken_torchvision()  # before anything below imports transformers
+"""One file per family of video LLMs over one shared class; finding and loading checkpoints."""

@@ -1,4 +1,4 @@
-"""Models whose KVs cannot be kept by chunk, recognised by what their configs and front ends say."""
+"""Checks of what a model's config claims: kinds of layers, masks and RoPE that chunks of KVs cannot serve."""
 
 from __future__ import annotations
 

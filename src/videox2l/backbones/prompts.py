@@ -1,4 +1,4 @@
-"""The prompt around a video: the model's own chat template, cut at the place where the video stands."""
+"""The prompt around a video: chat template, cut where the video stands, and the markup of its frames."""
 
 from __future__ import annotations
 

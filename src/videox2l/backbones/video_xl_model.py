@@ -1,4 +1,4 @@
-"""Video-XL's modules: a Qwen2 decoder with projections of its own for summary tokens, CLIP, a projector.
+"""Video-XL's modules and its forward pass over chunks with summary tokens: Qwen2 decoder, CLIP, projector.
 
 Parameter names are those of the published checkpoint (arXiv 2409.14485); "beacon" is its word for summary tokens.
 """

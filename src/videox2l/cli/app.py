@@ -158,7 +158,7 @@ def ask(
         from videox2l.memory import Memory
         from videox2l.memory.disk.folder import is_memory
         from videox2l.memory.disk.writer import check_target
-        from videox2l.plot.timeline import check_plot
+        from videox2l.plot import check_plot, draw
         from videox2l.select import selector_by_name
         from videox2l.video import FrameSampling, open_video
         from videox2l.video.subtitles import read_subtitles
@@ -248,7 +248,7 @@ def ask(
             if plot is not None:
                 nth = f"-{len(answers)}" if len(questions) > 1 else ""
                 target = plot.with_stem(plot.stem + nth)
-                answer.plot(target, memory, pictures)
+                draw(answer, target, memory, pictures)
                 screen.line(f"  time line: {target}")
         if as_json:
             found = [answer.to_dict() for answer in answers]

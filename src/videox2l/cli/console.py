@@ -113,7 +113,8 @@ class Screen:
         seconds = " ".join(f"{stage} {time:.2f}" for stage, time in cost.seconds.items())
         self.line(
             f"  cost: {cost.tokens:,} of {cost.full_tokens:,} tokens attended ({share:.1%}), "
-            f"{format_bytes(cost.bytes)} of {format_bytes(cost.full_bytes)}; {format_bytes(cost.reloaded_bytes)} re-loaded; "
+            f"{format_bytes(cost.bytes)} of {format_bytes(cost.full_bytes)}; "
+            f"{format_bytes(cost.reloaded_bytes)} re-loaded; "
             + (f"{cost.dialogue_tokens:,} tokens of the dialogue kept; " if cost.dialogue_tokens else "")
             + f"{sum(cost.seconds.values()):.2f} s ({seconds})"
         )

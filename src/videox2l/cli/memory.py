@@ -215,8 +215,8 @@ def list_memories(folder: FolderArg = Path(), as_json: AsJson = False) -> None:
             used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
             state = "" if entry.complete else "  not complete"
             screen.line(
-                f"{entry.path.name}  {format_time(entry.seconds)}  {entry.chunks} chunks  {format_bytes(entry.nbytes)}  "
-                f"used {used}  {entry.source}{state}"
+                f"{entry.path.name}  {format_time(entry.seconds)}  {entry.chunks} chunks  "
+                f"{format_bytes(entry.nbytes)}  used {used}  {entry.source}{state}"
             )
         for line in wrong:
             sys.stderr.write(f"warning: {line}\n")

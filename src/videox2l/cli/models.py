@@ -174,8 +174,8 @@ def _show(screen: Screen, found: Forecast, too_much: bool) -> None:
     disk = ", ".join(f"{name} {format_bytes(count)}" for name, count in found.disk.items())
     ingest = seconds["vision"] + seconds["language"]
     screen.line(
-        f"{found.video} ({format_time(seconds['video'])}), {found.model}, {found.device} with {format_bytes(found.memory)}: "
-        "an estimate"
+        f"{found.video} ({format_time(seconds['video'])}), {found.model}, {found.device} with "
+        f"{format_bytes(found.memory)}: an estimate"
     )
     screen.line(
         f"  video     {found.frames:,} frames, {found.tokens:,} visual tokens, {found.chunks:,} chunks of "
@@ -189,8 +189,8 @@ def _show(screen: Screen, found: Forecast, too_much: bool) -> None:
     screen.line(f"  question  {_peak(asked.peak)}")
     screen.line(
         f"            {asked.tokens:,} of {asked.full:,} tokens attended ({asked.tokens / asked.full:.1%}), "
-        f"{format_bytes(asked.reloaded)} re-loaded; first token after about {_time(asked.first_token)} (selection included), "
-        f"then {_time(asked.next_token)} each"
+        f"{format_bytes(asked.reloaded)} re-loaded; first token after about {_time(asked.first_token)} "
+        f"(selection included), then {_time(asked.next_token)} each"
     )
     screen.line(
         f"  disk      {format_bytes(sum(found.disk.values()))}: {disk}; in host memory {format_bytes(found.host)}"
@@ -209,8 +209,8 @@ def _show_fit(screen: Screen, fit: Fit | None) -> None:
         return
     found = fit.forecast
     screen.line(
-        f"this would: {'; '.join(fit.changes)}\n  {found.tokens:,} visual tokens, {format_bytes(found.peak)} on the device, "
-        f"{format_bytes(sum(found.disk.values()))} on disk"
+        f"this would: {'; '.join(fit.changes)}\n  {found.tokens:,} visual tokens, "
+        f"{format_bytes(found.peak)} on the device, {format_bytes(sum(found.disk.values()))} on disk"
     )
 
 

@@ -13,7 +13,8 @@ from videox2l.compress.base import FIRST_CHUNK, ChunkContext, ChunkKV, Scorer
 from videox2l.engine.attention import Probe
 from videox2l.engine.backbone import Backbone
 from videox2l.engine.cache import BufferCache
-from videox2l.memory.levels import LevelKV, kept_tokens
+from videox2l.flops import kept_tokens
+from videox2l.memory.levels import LevelKV
 from videox2l.types import VisualTokens
 
 

@@ -1,4 +1,4 @@
-"""The figures that a benchmark's own rules give, as a table of a report."""
+"""The tables of a report: ours, and the figures that a benchmark's own rules give."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from videox2l.memory.cache_layout import (
     uniform_plan,
     update_cache,
 )
-from videox2l.memory.levels import Chunk, LevelCache, LevelKV, Levels, kept_tokens
+from videox2l.memory.levels import Chunk, LevelCache, LevelKV, Levels
 from videox2l.memory.memory import Memory
 from videox2l.memory.plan import Plan
 
@@ -22,7 +22,6 @@ __all__ = [
     "Memory",
     "Plan",
     "build_cache",
-    "kept_tokens",
     "planned_tokens",
     "uniform_plan",
     "update_cache",

@@ -1,4 +1,4 @@
-"""From a memory and a plan to one cache: the reload."""
+"""From a memory and a plan to one cache: the reload, with the KVs of a dialogue behind it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A chunk's KVs at one ratio, and a chunk with all its levels."""
+"""Levels of a chunk: its KVs at each ratio, and a bounded cache of levels that were made after the ingest."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from videox2l.errors import SettingsError
+from videox2l.flops import kept_tokens
 from videox2l.types import VisualTokens
 
 
@@ -59,11 +60,6 @@ class LevelKV:
     def nbytes(self) -> int:
         """Bytes of the keys and values."""
         return 2 * self.keys.numel() * self.keys.element_size()
-
-
-def kept_tokens(tokens: int, ratio: float) -> int:
-    """Return how many of `tokens` raw tokens a level at `ratio` keeps: the whole part, at least one."""
-    return max(1, int(tokens / ratio))
 
 
 Columns = Sequence[tuple[Tensor, Tensor]]

@@ -1,4 +1,4 @@
-"""What a selector and a budget promise."""
+"""Selector and Budget: the protocols, and what all budgets share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from videox2l.engine.backbone import Backbone
 from videox2l.errors import SettingsError
-from videox2l.memory import Memory, Plan, kept_tokens
+from videox2l.flops import kept_tokens
+from videox2l.memory import Memory, Plan
 from videox2l.types import TextTokens
 
 

@@ -1,4 +1,4 @@
-"""Budgets by number: chunks, bytes, shares of the score."""
+"""Budgets by number: chunks, tokens, bytes, shares of the score."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from videox2l.select.base import Constraints, PlanBuilder, scores_of
 class TopK(Constraints):
     """Re-loads the `k` chunks with the highest scores at L; all others stay at H.
 
-    Pinned chunks, the ends and neighbours come besides them (see `Constraints`). Chunks that hold as many tokens at H as at
-    L (the ends of a video under Video-XL) take none of the `k` places.
+    Pinned chunks, the ends and neighbours come besides them (see `Constraints`). Chunks that hold as many tokens at
+    H as at L (the ends of a video under Video-XL) take none of the `k` places.
     """
 
     k: int

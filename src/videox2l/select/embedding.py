@@ -1,4 +1,4 @@
-"""Dual encoders: a vision and a text tower that were trained to agree (CLIP, SigLIP, SigLIP 2)."""
+"""Selectors by embeddings: dual encoders (CLIP, SigLIP, SigLIP 2), and the model's own visual tokens."""
 
 from __future__ import annotations
 

@@ -74,8 +74,8 @@ def budget_for(
 ) -> Budget:
     """Return the budget for a `reload` setting: a number of chunks, a text (see BUDGET_FORMS), or the caller's own.
 
-    The other arguments are those of `Constraints`; they add to what the text says, and have no effect on the caller's own
-    budget or on "all". Raises SettingsError that names the value and lists what is possible.
+    The other arguments are those of `Constraints`; they add to what the text says, and have no effect on the caller's
+    own budget or on "all". Raises SettingsError that names the value and lists what is possible.
     """
     if isinstance(reload, bool) or not isinstance(reload, (int, str)):
         if hasattr(reload, "plan"):

@@ -1,4 +1,4 @@
-"""What a selector can say of the score of one chunk: which words and which heads looked at it."""
+"""Probes of a partial prefill of the question, and the attribution of a score to words and heads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Selectors that need no model: baselines, the user's own choice, and the truth."""
+"""Selectors that need no model: baselines, words of subtitles, the user's own choice, and the truth."""
 
 from __future__ import annotations
 

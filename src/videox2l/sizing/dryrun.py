@@ -12,8 +12,9 @@ from torch import Tensor
 from videox2l.compress import ChunkEncoder, compressor_by_name
 from videox2l.engine.backbone import Backbone
 from videox2l.engine.cache import BufferCache
+from videox2l.flops import kept_tokens
 from videox2l.ingest import IngestSettings, encoder_for
-from videox2l.memory.levels import LevelKV, kept_tokens
+from videox2l.memory.levels import LevelKV
 from videox2l.sizing.shadow import Shadow
 from videox2l.sizing.sketch import models_of
 from videox2l.types import VideoCursor, VideoInfo, VisualTokens

@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from videox2l.engine.backbone import Backbone
-from videox2l.flops import DecoderShape, SummaryPlan, ingest_cost, ranked_ingest_cost, text
+from videox2l.flops import DecoderShape, SummaryPlan, ingest_cost, kept_tokens, ranked_ingest_cost, text
 from videox2l.ingest import check_chunk_frames
 from videox2l.memory.disk.layout import coarse_fields, level_fields
-from videox2l.memory.levels import kept_tokens
 from videox2l.select import AttentionSelector
 from videox2l.sizing.devices import USED_BANDWIDTH, USED_COMPUTE, Device
 from videox2l.sizing.dryrun import ChunkRun, VisionRun, counts, run_chunk, run_question, run_vision

@@ -1,4 +1,4 @@
-"""Which packets to decode so that the chosen frames come out right, and no others if that can be helped.
+"""Decoding a video: which packets to decode so that the chosen frames come out right, and decoding them.
 
 Three savings, all of them free of error in the picture:
 

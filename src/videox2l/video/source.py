@@ -1,4 +1,4 @@
-"""The record of what was read from a video: source, settings, what was done, and every sampled frame."""
+"""Frames with their times, the protocol of a frame source, and the record of what was read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ROUGE-L, a local measure of generated text."""
+"""MLVU: multiple choice by accuracy, generated answers by ROUGE-L."""
 
 from __future__ import annotations
 

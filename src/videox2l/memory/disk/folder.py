@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videox2l.errors import MemoryFileError
-from videox2l.memory.disk.journal import FORMAT, GIST, JOURNAL, MANIFEST, ObjectRef
+from videox2l.memory.disk.journal import COARSE, FORMAT, JOURNAL, MANIFEST, ObjectRef
 from videox2l.memory.disk.layout import check_hash, damaged
 from videox2l.memory.disk.reader import Source, open_source, read_chunks, read_prefix, subtitles_of, video_facts
 from videox2l.memory.disk.stores import LocalStore, ObjectStore, RamStore, RemoteStore, flush_folder, open_store
@@ -155,10 +155,10 @@ def copy(source: Source, target: ObjectStore) -> None:
         raise MemoryFileError(f"cannot copy to '{target}': it holds '{names[0]}' already; name a new place")
     try:
         pack = b"".join(source.whole(entry.coarse) for entry in source.journal.chunks)
-        target.write(GIST, [pack])
+        target.write(COARSE, [pack])
         del pack
         for at in objects_of(source):
-            if at.name != GIST:
+            if at.name != COARSE:
                 target.write(at.name, [source.whole(at)])
         target.write(MANIFEST, [source.place.read(MANIFEST)])
         if source.journal.length:
@@ -183,9 +183,9 @@ def verify(where: str | os.PathLike[str]) -> list[str]:
         return [str(error)]
     found = []
     for at in objects_of(source):
-        piece = f" (bytes {at.start}-{at.start + at.nbytes})" if at.name == GIST else ""
+        piece = f" (bytes {at.start}-{at.start + at.nbytes})" if at.name == COARSE else ""
         try:
-            if at.name != GIST and source.place.size(at.name) != at.nbytes:
+            if at.name != COARSE and source.place.size(at.name) != at.nbytes:
                 raise damaged(source.where(at.name), "it has another size than was written")
             check_hash(source.whole(at), at.sha256, source.where(at.name) + piece)
         except FileNotFoundError:

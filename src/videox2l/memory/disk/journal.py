@@ -19,7 +19,7 @@ FORMAT = "videox2l-memory"
 VERSION = 1
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
-GIST = "gist.pack"
+COARSE = "coarse.pack"
 PREFIX = "prefix.safetensors"
 
 
@@ -54,9 +54,9 @@ class ChunkEntry:
 
     `pts`, `indices` of its sampled frames; `axes`, `tokens`: the shape of its raw visual tokens' positions; `levels`
     ratio -> tokens; `ranked`: whether the finest of them serves ratios in between; `nested`: the ratios of the levels
-    that are its first tokens; `gist`: positions and the
+    that are its first tokens; `coarse`: positions and the
     coarsest level; `fine`: finer levels, or the visual tokens to make them from (`grid`); `thumb`: a JPEG. `marks`: the
-    tensors of the second part of `gist`, if there is one.
+    tensors of the second part of `coarse`, if there is one.
     """
 
     number: int
@@ -105,7 +105,7 @@ class ChunkEntry:
         levels = {float(ratio): int(size) for ratio, size in values["levels"].items()}
         at = {name: None if values[name] is None else ObjectRef.from_json(values[name]) for name in _OBJECTS}
         if at["coarse"] is None or not levels or min(levels.values()) < 1:
-            raise ValueError("gist and levels of a chunk")
+            raise ValueError("coarse level and levels of a chunk")
         features = tuple(TensorSpec.from_json(mark) for mark in values.get("features", ()))
         if len(at["coarse"].parts) < 1 + bool(features):
             raise ValueError("marks of a chunk")

@@ -1,4 +1,4 @@
-"""How levels lie in objects: safetensors, cut into parts that can be read and checked each alone.
+"""How levels lie in objects: safetensors, cut into segments that are read and checked one by one; quantization.
 
 A part holds some tokens of a level for all layers. Of a ranked level the parts follow one another in order of
 importance, so that the first parts are all that a coarser ratio needs; of other levels each is one part.

@@ -14,13 +14,13 @@ from typing import Any
 
 from videox2l.errors import MemoryFileError, SettingsError
 from videox2l.memory.disk.folder import USED, is_memory, objects_of, remove_hidden, verify
-from videox2l.memory.disk.journal import GIST, JOURNAL, MANIFEST, PREFIX
+from videox2l.memory.disk.journal import COARSE, JOURNAL, MANIFEST, PREFIX
 from videox2l.memory.disk.reader import Source, open_source
 from videox2l.memory.disk.stores import flush_folder, open_store
 from videox2l.memory.disk.writer import check_target, locked
 
 _OURS = re.compile(r"(chunks/\d{6,}\.safetensors|thumbs/\d{6,}\.jpg|subtitles-[0-9a-f]{16}\.json)(\.tmp)?")
-_FILES = (MANIFEST, JOURNAL, GIST, PREFIX)
+_FILES = (MANIFEST, JOURNAL, COARSE, PREFIX)
 
 
 @dataclass(frozen=True)
@@ -185,9 +185,9 @@ def export(where: str | os.PathLike[str], file: Path) -> int:
 
 def _pack(source: Source, archive: zipfile.ZipFile) -> None:
     for at in objects_of(source):
-        if at.name != GIST:
+        if at.name != COARSE:
             _put(archive, at.name, source.whole(at))
-    with archive.open(zipfile.ZipInfo(GIST), "w", force_zip64=True) as pack:
+    with archive.open(zipfile.ZipInfo(COARSE), "w", force_zip64=True) as pack:
         for entry in source.journal.chunks:
             pack.write(source.whole(entry.coarse))
     _put(archive, MANIFEST, source.place.read(MANIFEST))

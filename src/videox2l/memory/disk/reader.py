@@ -20,7 +20,7 @@ from torch import Tensor
 
 from videox2l.errors import MemoryFileError, MemoryWarning
 from videox2l.memory.disk.journal import (
-    GIST,
+    COARSE,
     JOURNAL,
     MANIFEST,
     ChunkEntry,
@@ -387,8 +387,8 @@ def read_chunks(source: Source) -> list[Chunk]:
     if not size:
         return []
     buffer = torch.empty(size, dtype=torch.uint8)
-    with source.wrap_errors([GIST]):
-        source.place.read_into(GIST, 0, [raw(buffer)])
+    with source.wrap_errors([COARSE]):
+        source.place.read_into(COARSE, 0, [raw(buffer)])
     return [read_chunk(source, entry, buffer) for entry in source.journal.chunks]
 
 

@@ -1,4 +1,4 @@
-"""Where the objects of a memory live: a folder, or this process (`remote` has the others)."""
+"""Object stores of a memory: a folder, this process, or anything that fsspec reaches."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from videox2l.errors import MemoryFileError
 from videox2l.memory.disk.journal import (
-    GIST,
+    COARSE,
     JOURNAL,
     MANIFEST,
     PREFIX,
@@ -152,8 +152,8 @@ class MemoryWriter:
         pieces, parts = builder.build()
         data = b"".join(pieces)
         start = self.journal.pack_bytes
-        self.place.append(GIST, start, data)
-        return ObjectRef(GIST, start, len(data), hashlib.sha256(data).hexdigest(), tuple(parts))
+        self.place.append(COARSE, start, data)
+        return ObjectRef(COARSE, start, len(data), hashlib.sha256(data).hexdigest(), tuple(parts))
 
     def _fine(self, number: int, chunk: Chunk, coarsest: float) -> ObjectRef | None:
         builder = ObjectBuilder()
