@@ -30,7 +30,7 @@ KINDS = ("digit", "colour", "shape", "order", "count")
 
 def run(folder: Path, frames: int, videos: int, split: str) -> dict[int, Found]:
     """Ask four questions of every kind about each video, at every ratio."""
-    x2l = VideoX2L(load_demo_xl(VideoX2L.from_pretrained("demo").backbone, "cpu", torch.float32, folder))
+    x2l = VideoX2L(load_demo_xl(VideoX2L.from_pretrained("demo").backbone, torch.float32, folder))
     found: dict[int, Found] = {ratio: defaultdict(lambda: defaultdict(list)) for ratio in RATIOS}
     compressor = SummaryTokenCompressor(end_ratio=None)
     for seed in range(FIRST_SEED, FIRST_SEED + videos):

@@ -23,12 +23,12 @@ import torch
 import transformers
 
 from videox2l import Escalation, VideoX2L
-from videox2l.ask.options import resolve_options
 from videox2l.ask.run import QuestionRun, run_question
 from videox2l.ask.view import View
 from videox2l.evaluate.base import MethodOptions
 from videox2l.evaluate.haystack import Haystack
 from videox2l.evaluate.statistics import cluster_bootstrap, sign_flip
+from videox2l.options import AskOptions
 from videox2l.select import DEFAULT_SELECTOR
 from videox2l.version import __version__
 
@@ -86,11 +86,11 @@ def ask_all(x2l: VideoX2L, frames: int, questions: int, split: str, most: int) -
         for k in range(min(most, len(memory)) + 1):
             # A threshold that is always met: one step, whose entropies are looked at.
             wish = Escalation(below=1e9, start=k, measure="mean")
-            options = resolve_options(reload=k, escalate=wish, max_new_tokens=bench.max_new_tokens)
-            asking = QuestionRun(x2l.backbone, View.of(memory), sample.question, x2l.backbone.suffix, options)
-            answer = run_question(asking)
+            options = AskOptions(reload=k, escalate=wish, max_new_tokens=bench.max_new_tokens)
+            outcome = run_question(QuestionRun.of(x2l.backbone, View.of(memory), sample.question, options))
+            answer = outcome.answer
             first = Escalation(measure="first")
-            entropy = {"mean": wish.entropy(asking.writer), "first": first.entropy(asking.writer)}
+            entropy = {"mean": wish.entropy(outcome.generator), "first": first.entropy(outcome.generator)}
             right = bench.score(sample, answer.text) or 0.0
             rungs.append(Rung(answer.text, right, entropy, answer.cost.reloaded_bytes))
         if len(found) < CHECKED:

@@ -26,7 +26,7 @@ from videox2l.backbones.video_xl_loading import load_video_xl_model, weight_file
 from videox2l.compress import ChunkEncoder, History, SummaryTokenCompressor
 from videox2l.engine.decode import SamplingParams, generate
 from videox2l.engine.rope import unrotate
-from videox2l.memory import LevelKV, Memory, Plan, build_cache
+from videox2l.memory import Chunk, LevelKV, Memory, Plan, build_cache
 from videox2l.types import TextTokens, VisualTokens
 
 ATOL, RTOL = 1e-3, 1e-4
@@ -79,7 +79,7 @@ def prefill(backbone: VideoXLBackbone, prefix: Tensor, features: Tensor, meta: d
         frames = len(rows) // meta["tpf"]
         tokens = VisualTokens(rows, backbone.text_positions(start, len(rows)), (frames, 1, meta["tpf"]))
         levels = encoder.add(tokens, last=number == len(chunks) - 1)
-        memory.add(float(number), number + 1.0, frames, tokens.positions, levels)
+        memory.add(Chunk(float(number), number + 1.0, frames, tokens.positions, levels))
         start += len(rows)
     memory.next_position = start
     return memory
@@ -125,7 +125,9 @@ def outputs(folder: Path, control: str = "") -> Iterator[tuple[str, Tensor]]:
         yield f"sel{number}.greedy_logits", torch.stack(greedy)
         mixed = build_cache(memory, plan, backbone)
         backbone.forward(backbone.embed(question), backbone.text_positions(first, len(question)), mixed.cache)
-        loop = generate(backbone, mixed.cache, logits[-1], first + len(question), SamplingParams(meta["new_tokens"]))
+        loop = generate(
+            backbone, mixed.cache, logits[-1], first + len(question), SamplingParams(max_new_tokens=meta["new_tokens"])
+        )
         yield f"sel{number}.greedy_ids", torch.tensor(list(loop))
 
 

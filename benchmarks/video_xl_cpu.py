@@ -22,7 +22,7 @@ from videox2l.backbones.video_xl import VideoXLBackbone
 from videox2l.backbones.video_xl_model import VideoXLConfig, VideoXLForCausalLM
 from videox2l.compress import ChunkEncoder, History, SummaryTokenCompressor
 from videox2l.engine.decode import SamplingParams, generate
-from videox2l.memory import Memory, Plan, build_cache, planned_tokens
+from videox2l.memory import Chunk, Memory, Plan, build_cache, planned_tokens
 from videox2l.types import TextTokens, VisualTokens
 
 TOKENS, FRAMES, PREFIX, QUESTION, NEW = 64, 10, 14, 32, 65
@@ -72,7 +72,7 @@ def prefill(backbone: VideoXLBackbone, history: str, ratios: tuple[float, ...], 
     for i in range(chunks):
         at = backbone.text_positions(PREFIX + i * size, size)
         levels = encoder.add(VisualTokens(embeds[i], at, (FRAMES, 8, 8)), last=i == chunks - 1)
-        memory.add(float(i), i + 1.0, FRAMES, at, levels)
+        memory.add(Chunk(float(i), i + 1.0, FRAMES, at, levels))
     return memory, time.process_time() - start
 
 
@@ -103,7 +103,9 @@ def ask(backbone: VideoXLBackbone, memory: Memory, selected: int) -> tuple[int, 
         return backbone.logits(backbone.forward(embeds, positions, mixed.cache)[-1:])[0]
 
     asked = clocked(question)
-    tokens = generate(backbone, mixed.cache, question(), mixed.next_position + QUESTION, SamplingParams(NEW))
+    tokens = generate(
+        backbone, mixed.cache, question(), mixed.next_position + QUESTION, SamplingParams(max_new_tokens=NEW)
+    )
     times = [time.process_time() for _ in tokens]
     each = statistics.median((b - a) * 1e3 for a, b in pairwise(times))
     return planned_tokens(memory, plan), reload, asked, each

@@ -72,10 +72,10 @@ def test_three_turns_equal_the_stock_model(family: str, video: np.ndarray, earli
         return found
 
     def lay_out_again(chat: Chat) -> None:
-        chat._laid = None
+        chat._loaded = None
 
     def shift(chat: Chat) -> None:
-        chat._laid = None
+        chat._loaded = None
         chat._kept = replace(chat._kept, first=chat._kept.first - 1)  # type: ignore[type-var, union-attr]
 
     assert answers(x2l.chat(memory, earlier=earlier)) == stock

@@ -27,7 +27,9 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_piped_dialogue(memory: Path) -> None:
-    done = x2l("chat", memory, "--max-new-tokens", 4, stdin=f"{QUESTION}\n\nbad <|im_end|>\nand does it appear ?\n")
+    done = x2l(
+        "chat", memory, "-v", "--max-new-tokens", 4, stdin=f"{QUESTION}\n\nbad <|im_end|>\nand does it appear ?\n"
+    )
     assert done.exit_code == 0, done.output
     assert done.stdout.count("Q ") == 3
     assert done.stdout.count("tokens attended") == 2
@@ -47,7 +49,7 @@ def test_a_dialogue_as_json_keeps_its_turns(memory: Path) -> None:
 
 
 def test_steps_are_told(memory: Path) -> None:
-    done = x2l("ask", memory, QUESTION, "--escalate", "--escalate-below", 0, "--escalate-from", 0, "--reload", 2)
+    done = x2l("ask", memory, QUESTION, "--escalate", "--escalate-below", 0, "--escalate-from", 0, "--reload", 2, "-v")
     assert "  steps: H (entropy " in done.stdout
     assert "-> 1 chunks (entropy" in done.stdout
     assert done.stdout.rstrip().splitlines()[-2].endswith(": spent")
@@ -66,12 +68,12 @@ def test_steps_are_told(memory: Path) -> None:
         (["ask", NASA, QUESTION, "--escalate-from", "1"], "--escalate-from goes with --escalate"),
         (["ask", NASA, QUESTION, "--escalate", "--escalate-below", "-1"], "below=-1"),
         (["ask", NASA, QUESTION, "--escalate", "--reselect-every", "2"], "use one of them"),
-        (["ask", NASA, QUESTION, "--reselect-every", "0"], "reselect_every=0"),
+        (["ask", NASA, QUESTION, "--reselect-every", "0"], "reselect_every must be"),
     ],
 )
 def test_what_a_user_gets_wrong_is_one_line(args: list[object], message: str) -> None:
     done = x2l(*args)
-    assert done.exit_code == 1
+    assert done.exit_code in (1, 2)
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: ")
     assert message in line

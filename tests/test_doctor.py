@@ -17,6 +17,7 @@ from videox2l.backbones.qwen2_vl import MRopeBackbone
 from videox2l.cli.app import app
 from videox2l.conformance import check_cache
 from videox2l.conformance.doctor import diagnose
+from videox2l.options import LoadOptions
 
 TITLES = ["files", "adapter", "processor", "weights", "frames", "attention", "rope", "theta"]
 PROOFS = ["positions", "chunk boundaries", "rotation", "exact", "wrong-position control", "greedy", "multi-turn"]
@@ -56,7 +57,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], None], file: str = "co
 
 @pytest.mark.parametrize("family", sorted(MAKERS))
 def test_every_family_is_well(family: str, tmp_path: Path) -> None:
-    findings = list(diagnose(str(write(family, tmp_path)), device="cpu"))
+    findings = list(diagnose(str(write(family, tmp_path)), LoadOptions(device="cpu")))
     assert [found for found in findings if not found.ok] == []
     assert [found.name for found in findings] == [*TITLES, *PROOFS, "memory"]
 

@@ -83,7 +83,7 @@ def test_a_saved_memory_makes_them_too(pair: Any, tmp_path: Path) -> None:
 def test_what_cannot_be_lazy_is_refused(pair: Any) -> None:
     x2l, _, _ = pair
     source = ArraySource(np.zeros((4, 32, 32, 3), np.uint8))
-    with pytest.raises(SettingsError, match="l_tier 'never' is not known: use stored, lazy or none"):
+    with pytest.raises(SettingsError, match="l_tier must be one of stored, lazy, none, got 'never'"):
         x2l.ingest(source, l_tier="never")
     with pytest.raises(SettingsError, match="history='own': use history='H'"):
         x2l.ingest(source, l_tier="lazy", history="own")

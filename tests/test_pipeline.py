@@ -10,7 +10,8 @@ import torch
 
 from tests.conftest import make_qwen25
 from videox2l import ArraySource, Memory, ModelError, SettingsError, Turn, VideoX2L
-from videox2l.engine.decode import SamplingParams, TextStream
+from videox2l.engine.decode import TextStream, chooser
+from videox2l.options import SamplingParams
 
 QUESTIONS = ["What happens?", "Who rings the bell?", "What is on the board in the video?"]
 
@@ -105,7 +106,7 @@ def test_sampling_follows_its_seed(x2l: VideoX2L, memory: Memory) -> None:
 
 def test_nucleus_is_the_smallest_set_that_reaches_top_p() -> None:
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
-    choose = SamplingParams(temperature=1.0, top_p=0.7, seed=0).chooser()
+    choose = chooser(SamplingParams(temperature=1.0, top_p=0.7, seed=0))
     assert {choose(logits) for _ in range(200)} == {0, 1}
 
 
@@ -136,9 +137,9 @@ def test_history_of_a_dialogue_changes_the_prompt(x2l: VideoX2L, memory: Memory)
         ({"question": "<|video_pad|>"}, r"control token '<\|video_pad\|>'"),
         ({"reload": -1}, "reload=-1"),
         ({"selector": "best"}, "selector 'best'"),
-        ({"max_new_tokens": 0}, "max_new_tokens=0"),
-        ({"temperature": -1}, "temperature=-1"),
-        ({"top_p": 0}, "top_p=0"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be .* got 0"),
+        ({"temperature": -1}, "temperature must be .* got -1"),
+        ({"top_p": 0}, "top_p must be above 0"),
         ({"pinned": [(5, 1)]}, "time range 5-1 is empty"),
     ],
 )
@@ -151,14 +152,14 @@ def test_wrong_questions_are_refused(x2l: VideoX2L, memory: Memory, options: dic
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ratios": ()}, "ratios="),
-        ({"ratios": (0.5, 2)}, "ratios="),
+        ({"ratios": ()}, "ratios must be"),
+        ({"ratios": (0.5, 2)}, "ratios must be"),
         ({"ratios": (32, 2)}, "must rise"),
         ({"ratios": (2, 2)}, "must rise"),
         ({"compressor": "zip"}, "compressor 'zip'"),
         ({"history": "all"}, "history 'all'"),
-        ({"chunk_frames": 3}, "chunk_frames=3 .* multiple of 2"),
-        ({"chunk_frames": 0}, "chunk_frames=0"),
+        ({"chunk_frames": 3}, "multiple of 2 .* got 3"),
+        ({"chunk_frames": 0}, "chunk_frames must be .* got 0"),
     ],
 )
 def test_wrong_ingests_are_refused(x2l: VideoX2L, video: np.ndarray, options: dict[str, Any], message: str) -> None:
@@ -185,5 +186,5 @@ def test_models_that_cannot_be_served_are_named(x2l: VideoX2L) -> None:
         VideoX2L.from_model(model, processor)
     with pytest.raises(ModelError, match="'/no/where' is no folder"):
         VideoX2L.from_pretrained("/no/where")
-    with pytest.raises(ModelError, match="dtype 'int3'"):
+    with pytest.raises(SettingsError, match=r"dtype must be one of auto.* got 'int3'"):
         VideoX2L.from_pretrained("demo", dtype="int3")

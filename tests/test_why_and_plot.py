@@ -257,7 +257,7 @@ def test_plot_and_why_on_the_command_line(tmp_path: Path) -> None:
 )
 def test_wrong_wishes_are_one_line(args: list[object], message: str) -> None:
     done = x2l_command("ask", NASA, "what ?", *args)
-    assert done.exit_code == 1
+    assert done.exit_code in (1, 2)
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: ")
     assert message in line

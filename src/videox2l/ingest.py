@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from videox2l.compress import ChunkEncoder, Compressor, History
+from videox2l.compress import COMPRESSORS, ChunkEncoder, Compressor, History, compressor_by_name
 from videox2l.compress.lazy import check_l_tier
 from videox2l.engine.backbone import Backbone
 from videox2l.errors import MemoryFileError, SettingsError, VideoError
-from videox2l.memory import Memory
+from videox2l.memory import Chunk, Memory
 from videox2l.memory.disk.folder import content_of, head_of, memory_of
 from videox2l.memory.disk.journal import describe_differences
-from videox2l.memory.disk.layout import check_bits
 from videox2l.memory.disk.stores import ObjectStore, RamStore
 from videox2l.memory.disk.writer import MemoryWriter, continue_writer, open_writer
 from videox2l.memory.features import PICTURES, chunk_features
-from videox2l.select.embedding import DualEncoder
+from videox2l.options import IngestOptions
+from videox2l.select.embedding import DualEncoder, same_encoder
 from videox2l.types import VideoCursor, VideoInfo
 from videox2l.units import Cue
 from videox2l.video import Frame, FrameSource
@@ -33,7 +33,7 @@ Progress = Callable[[int, int | None, float], None]
 
 @dataclass(frozen=True)
 class IngestSettings:
-    """How a video is compressed. All of it is part of the memory's fingerprint."""
+    """How a video is compressed, by names and numbers alone: part of the memory's fingerprint."""
 
     ratios: tuple[float, ...]
     history: str
@@ -46,61 +46,180 @@ class IngestSettings:
     embedder: Mapping[str, str] | None = None  # name and weights of the dual encoder that frames are embedded with
 
     def __post_init__(self) -> None:
-        if not self.ratios or any(ratio < 1 for ratio in self.ratios):
-            raise SettingsError(f"ratios={list(self.ratios)} is not possible: use one or more numbers from 1 up")
-        if list(self.ratios) != sorted(set(self.ratios)):
-            raise SettingsError(f"ratios={list(self.ratios)} must rise, finest first, such as 2,32")
         History.parse(self.history)
         check_l_tier(self.l_tier, self.history, self.ratios)
-        check_bits(self.l_bits, "l_bits")
-        check_bits(self.h_bits, "h_bits")
+
+    @classmethod
+    def of(cls, options: IngestOptions, backbone: Backbone, embedder: DualEncoder | None = None) -> IngestSettings:
+        """Resolve options for a backbone. Raises SettingsError."""
+        compressor = backbone.default_compressor if options.compressor is None else options.compressor
+        if options.l_tier == "lazy" and not isinstance(compressor, str):
+            raise SettingsError("l_tier='lazy' needs a compressor by name: levels are made later, maybe elsewhere")
+        settings = cls(
+            ratios=options.ratios,
+            history=options.history,
+            compressor=compressor if isinstance(compressor, str) else repr(compressor),
+            chunk_frames=options.chunk_frames or backbone.default_chunk_frames,
+            l_tier="stored" if options.l_tier == "none" else options.l_tier,
+            l_bits=options.l_bits,
+            h_bits=options.h_bits,
+            live=options.live,
+            embedder=None if embedder is None else embedder.identity(),
+        )
+        check_chunk_frames(settings, backbone)
+        return settings
+
+    @classmethod
+    def of_memory(cls, memory: Memory) -> IngestSettings:
+        """Return the settings that a memory was made with."""
+        return cls(**{**memory.settings, "ratios": tuple(memory.settings["ratios"])})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain JSON values."""
         return {**asdict(self), "ratios": list(self.ratios)}
 
+    def encoder(self, backbone: Backbone, compressor: Compressor) -> ChunkEncoder:
+        """Return the encoder of an ingest; where finer levels are made later, it makes the coarsest alone."""
+        ratios = self.ratios[-1:] if self.l_tier == "lazy" else self.ratios
+        return ChunkEncoder(backbone, compressor, ratios, History.parse(self.history))
 
-@dataclass(frozen=True)
-class FrameRun:
-    """The frames of one chunk; `end` (seconds) is where the next chunk starts; `last`: the source has no more.
 
-    `before`: the last frame that was left out, in the first run behind it.
+class Ingestor:
+    """Turns frames into chunks at the end of a memory: `add` frames as they come, then `finish`.
+
+    A chunk is encoded when the frame after it has come, so that the last one is known to be the last. `shift` seconds
+    are added to all times. `writer`: every chunk is on disk before `add` returns. `resume`: the source begins with the
+    frames of the memory's chunks from this number on, which are compared and left out. `live`: no chunk is known to be
+    the last one. `embedder` embeds some frames of each chunk.
     """
 
-    frames: Sequence[Frame]
-    end: float
-    last: bool = False
-    before: Frame | None = None
+    def __init__(
+        self,
+        memory: Memory,
+        encoder: ChunkEncoder,
+        *,
+        info: VideoInfo,
+        writer: MemoryWriter | None = None,
+        resume: int | None = None,
+        live: bool = False,
+        shift: float = 0.0,
+        embedder: DualEncoder | None = None,
+    ) -> None:
+        self.memory = memory
+        self.done = sum(chunk.frames for chunk in memory.chunks)
+        self._encoder, self._writer, self._embedder, self._shift = encoder, writer, embedder, shift
+        self._backbone = encoder.backbone
+        self._live = live or bool(memory.settings.get("live"))
+        self._length = int(memory.settings["chunk_frames"])
+        start = memory.prefix[0].shape[2]
+        origin = memory.chunks[0].start if memory.chunks else 0.0
+        self._cursor = VideoCursor(start, origin, sum(encoder.sizes), memory.next_position, self.done, info)
+        self._pts: list[float] = list(memory.manifest["pts"]) if memory.chunks else []
+        self._indices: list[int] = list(memory.manifest["indices"]) if memory.chunks else []
+        self.skipped = sum(chunk.frames for chunk in memory.chunks[:resume])
+        self._known = list(zip(self._pts, self._indices, strict=True))[self.skipped :][::-1]
+        self._repeated = len(self._known)
+        self._pending: list[Frame] = []
+        self._before: Frame | None = None  # the last frame that was left out
+
+    @property
+    def reached(self) -> float:
+        """Time (seconds) of the last frame that was encoded."""
+        return self._pts[-1]
+
+    def add(self, frame: Frame) -> Chunk | None:
+        """Take one more frame; return the chunk that is whole now, if there is one.
+
+        Raises VideoError where the source is not the one whose ingest was stopped.
+        """
+        if self._known:
+            self._check_known(frame)
+            return None
+        chunk = self._encode(frame.pts, last=False) if len(self._pending) == self._length else None
+        self._pending.append(frame)
+        return chunk
+
+    def finish(self, source: FrameSource) -> Chunk | None:
+        """Encode what is left and complete the memory; return the last chunk, if it was made now.
+
+        Raises VideoError where there were no frames, or fewer than an ingest that was stopped had read.
+        """
+        if self._known:
+            self._check_known(None)
+        chunk = self._encode(_end_of(self._pending, source), last=True) if self._pending else None
+        memory = self.memory
+        if not memory.chunks:
+            raise VideoError("the video has no frames in the range that was asked for")
+        facts = facts_of(source)
+        if self._writer is not None and not (memory.complete and self.done == self._repeated + self.skipped):
+            self._writer.finish({key: value for key, value in facts.items() if key not in ("pts", "indices")})
+        memory.manifest = {**facts, "pts": self._pts, "indices": self._indices}
+        memory.complete = True
+        return chunk
+
+    def _check_known(self, frame: Frame | None) -> None:
+        """Compare a frame with the one that stood there when the ingest was stopped."""
+        pts, index = self._known[-1]
+        if frame is not None and (frame.pts + self._shift, frame.index) == (pts, index):
+            self._known.pop()
+            self._before = frame
+            return
+        now = "the video ends" if frame is None else f"frame {frame.index} at {frame.pts:.3f} s came"
+        raise VideoError(
+            f"the video is not the one whose ingest was stopped: its sample {self._repeated - len(self._known)} is "
+            f"frame {index} at {pts:.3f} s, now {now}. Ingest it into a new folder."
+        )
+
+    def _encode(self, end: float, last: bool) -> Chunk:
+        """Make the pending frames the next chunk, which ends at second `end` of the source."""
+        frames, self._pending = self._pending, []
+        memory, cursor = self.memory, self._cursor
+        pts = [frame.pts + self._shift for frame in frames]
+        images = [frame.image for frame in frames]
+        if not memory.chunks:
+            cursor = replace(cursor, origin=pts[0], tokens=0, next_position=cursor.start, frames=0)
+        if self._before is not None:
+            cursor, self._before = replace(cursor, last=self._before.image), None
+        tokens = self._backbone.visual_tokens(images, pts, cursor)
+        last = last and not self._live
+        levels = self._encoder.make(tokens, last)
+        features = chunk_features(levels, tokens, self._backbone)
+        if self._embedder is not None:
+            features[PICTURES] = self._embedder.of_chunk(images)
+        chunk = Chunk(
+            start=pts[0],
+            end=end + self._shift,
+            frames=len(pts),
+            positions=tokens.positions,
+            levels=levels,  # type: ignore[arg-type]  # any mapping is taken
+            visual=tokens if memory.settings["l_tier"] == "lazy" else None,
+            last=last,
+            thumbnail=thumbnail(images[0]),
+            features=features,
+        )
+        chunk = memory.add(chunk)
+        quantized = memory.settings["l_bits"] is not None or memory.settings["h_bits"] is not None
+        if self._writer is not None:
+            chunk = memory.chunks[-1] = self._writer.add(chunk, pts, [frame.index for frame in frames])
+        self._encoder.extend(chunk.levels if quantized else levels, tokens.positions)
+        self._pts += pts
+        self._indices += [frame.index for frame in frames]
+        self._cursor = cursor.after(tokens, len(pts))
+        memory.next_position = self._cursor.next_position
+        self.done += len(pts)
+        return chunk
 
 
-def runs(
-    source: FrameSource, length: int, skip: Sequence[tuple[float, int]] = (), shift: float = 0.0
-) -> Iterator[FrameRun]:
-    """Cut a source into runs of `length` frames; the last may be shorter.
-
-    A run is given out when the frame after it has come, so that the last one is known to be the last. `skip`: pts and
-    indices of frames at the beginning that are left out, `shift` seconds later than in the source; VideoError if the
-    source begins with others.
-    """
-    held: list[Frame] = []
-    before: Frame | None = None
-    frames = iter(source)
-    for number, (pts, index) in enumerate(skip):
-        frame = next(frames, None)
-        if frame is None or (frame.pts + shift, frame.index) != (pts, index):
-            found = "the video ends" if frame is None else f"frame {frame.index} at {frame.pts:.3f} s came"
-            raise VideoError(
-                f"the video is not the one whose ingest was stopped: its sample {number} is frame {index} at "
-                f"{pts:.3f} s, now {found}. Ingest it into a new folder."
-            )
-        before = frame
-    for frame in frames:
-        if len(held) == length:
-            yield FrameRun(held, frame.pts, before=before)
-            held, before = [], None
-        held.append(frame)
-    if held:
-        yield FrameRun(held, _end_of(held, source), last=True, before=before)
+def runs(source: FrameSource, length: int) -> Iterator[tuple[list[Frame], float]]:
+    """Yield the frames of each chunk of `length` frames, and the second at which it ends."""
+    frames: list[Frame] = []
+    for frame in source:
+        if len(frames) == length:
+            yield frames, frame.pts
+            frames = []
+        frames.append(frame)
+    if frames:
+        yield frames, _end_of(frames, source)
 
 
 def _end_of(frames: Sequence[Frame], source: FrameSource) -> float:
@@ -112,42 +231,60 @@ def _end_of(frames: Sequence[Frame], source: FrameSource) -> float:
     return min(end, duration) if duration and duration > last else end
 
 
+def _read(source: FrameSource, ingestor: Ingestor, progress: Progress | None) -> None:
+    """Take a source through an ingestor, to its end."""
+
+    def tell(chunk: Chunk | None) -> None:
+        if chunk is not None and progress is not None:
+            expected = source.expected_frames
+            progress(ingestor.done, None if expected is None else expected + ingestor.skipped, ingestor.reached)
+
+    for frame in source:
+        tell(ingestor.add(frame))
+    tell(ingestor.finish(source))
+
+
 def ingest(
     source: FrameSource,
     backbone: Backbone,
-    compressor: Compressor,
-    settings: IngestSettings,
+    options: IngestOptions,
     identity: dict[str, str],
-    progress: Progress | None = None,
+    *,
     store: ObjectStore | None = None,
+    progress: Progress | None = None,
     subtitles: Sequence[Cue] = (),
-    embedder: DualEncoder | None = None,
 ) -> Memory:
-    """Read `source` once and return its memory. Raises VideoError if it has no frames.
+    """Read `source` once and return its memory. Raises VideoError if it has no frames, SettingsError.
 
     With a `store` every chunk is on disk before the next one is read, and an ingest that was stopped goes on behind
     its last whole chunk. Raises MemoryFileError if the store holds a memory of something else.
     """
-    check_chunk_frames(settings, backbone)
-    encoder = encoder_for(backbone, compressor, settings)
-    text = backbone.prefix(known_of(source))
+    embedder = options.embedder
+    if isinstance(embedder, str):
+        embedder = DualEncoder.from_pretrained(embedder, backbone.device)
+    settings = IngestSettings.of(options, backbone, embedder)
+    named = options.compressor is None or isinstance(options.compressor, str)
+    compressor = compressor_by_name(settings.compressor) if named else options.compressor
+    encoder = settings.encoder(backbone, compressor)
+    info = info_of(source)
+    text = backbone.prefix(info)
+    keys, values = encoder.prefix(text)
     memory = Memory(
         identity=identity,
         settings=settings.to_dict(),
         manifest=facts_of(source),
         shape=backbone.shape,
         ratios=settings.ratios,
-        prefix=tuple(part.cpu() for part in encoder.prefix(text)),  # type: ignore[arg-type]
+        prefix=(keys.cpu(), values.cpu()),
         next_position=len(text),
         reposition="compact" if compressor.compact else "keep",
         complete=False,
         subtitles=tuple(subtitles),
     )
     if store is None and settings.l_bits is None and settings.h_bits is None:
-        extend(memory, source, backbone, encoder, progress=progress, embedder=embedder)
+        _read(source, Ingestor(memory, encoder, info=info, embedder=embedder), progress)
         return memory
-    if store is None:
-        store = RamStore()
+    store = RamStore() if store is None else store
     with open_writer(store, head_of(memory)) as writer:
         if subtitles:
             writer.subtitles([asdict(line) for line in subtitles])
@@ -160,7 +297,7 @@ def ingest(
                 "append to it, or ingest into a new folder"
             )
         encoder.restore(memory.prefix, memory.chunks)
-        extend(memory, source, backbone, encoder, progress=progress, writer=writer, skip=0, embedder=embedder)
+        _read(source, Ingestor(memory, encoder, info=info, writer=writer, resume=0, embedder=embedder), progress)
     return memory
 
 
@@ -168,141 +305,65 @@ def append(
     memory: Memory,
     source: FrameSource,
     backbone: Backbone,
-    compressor: Compressor,
-    settings: IngestSettings,
-    progress: Progress | None = None,
+    *,
     embedder: DualEncoder | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Encode `source` behind the last chunk of `memory`, its time 0 where that one ends; chunks show as they finish.
 
     An append to a store that was stopped goes on behind its last whole chunk, if it is called with the same source.
+    Raises SettingsError, VideoError, MemoryFileError.
     """
-    encoder = encoder_for(backbone, compressor, settings)
-    shift = memory.chunks[-1].end if memory.chunks else 0.0
+    settings = IngestSettings.of_memory(memory)
+    if settings.compressor not in COMPRESSORS:
+        raise SettingsError(f"compressor {settings.compressor} has no name: a memory made with it cannot grow")
+    if settings.embedder is not None:
+        embedder = embedder or DualEncoder.from_pretrained(settings.embedder["name"], backbone.device)
+        embedder = same_encoder(embedder, settings.embedder)
+    encoder, info = settings.encoder(backbone, compressor_by_name(settings.compressor)), info_of(source)
     if memory.source is None:
         encoder.restore(memory.prefix, memory.chunks)
-        extend(memory, source, backbone, encoder, progress=progress, live=True, shift=shift, embedder=embedder)
+        shift = memory.chunks[-1].end if memory.chunks else 0.0
+        _read(source, Ingestor(memory, encoder, info=info, live=True, shift=shift, embedder=embedder), progress)
         return
     with continue_writer(memory.source) as writer:
         now = memory_of(writer.source)
         memory.source, memory.chunks, memory.manifest = now.source, now.chunks, now.manifest
         memory.next_position, memory.complete = now.next_position, now.complete
-        content, skip = content_of(facts_of(source)), len(memory.chunks)
-        shift = memory.chunks[-1].end if memory.chunks else 0.0
-        journal = writer.journal
-        if not memory.complete:
-            before = journal.begun.get("content", writer.source.head["content"])
-            if content["sha256"] is not None and content == before:
-                skip, shift = journal.first, journal.begun.get("shift", 0.0)
-            elif before["sha256"] is not None:
-                wrong = "; ".join(describe_differences(before, content))
-                raise MemoryFileError(
-                    f"'{writer.place}' waits for the rest of another source ({wrong}): end that first"
-                )
-        if skip == len(memory.chunks) and journal.first != skip:
-            writer.begin(content, shift)
+        first, shift = _place_of(memory, source, writer)
         encoder.restore(memory.prefix, memory.chunks)
-        extend(
-            memory,
-            source,
-            backbone,
-            encoder,
-            progress=progress,
-            writer=writer,
-            skip=skip,
-            live=True,
-            shift=shift,
-            embedder=embedder,
+        ingestor = Ingestor(
+            memory, encoder, info=info, writer=writer, resume=first, live=True, shift=shift, embedder=embedder
         )
+        _read(source, ingestor, progress)
+
+
+def _place_of(memory: Memory, source: FrameSource, writer: MemoryWriter) -> tuple[int, float]:
+    """Return the number of the first chunk that `source` makes, and its shift in seconds: those of an append that was
+    stopped, or behind the last chunk. Raises MemoryFileError where the memory waits for another source.
+    """
+    content, first = content_of(facts_of(source)), len(memory.chunks)
+    shift = memory.chunks[-1].end if memory.chunks else 0.0
+    journal = writer.journal
+    if not memory.complete:
+        before = journal.begun.get("content", writer.source.head["content"])
+        if content["sha256"] is not None and content == before:
+            first, shift = journal.first, journal.begun.get("shift", 0.0)
+        elif before["sha256"] is not None:
+            wrong = "; ".join(describe_differences(before, content))
+            raise MemoryFileError(f"'{writer.place}' waits for the rest of another source ({wrong}): end that first")
+    if first == len(memory.chunks) and journal.first != first:
+        writer.begin(content, shift)
+    return first, shift
 
 
 def check_chunk_frames(settings: IngestSettings, backbone: Backbone) -> None:
     """Raise SettingsError where chunks of this length cannot be encoded."""
     if settings.chunk_frames % backbone.group_frames or settings.chunk_frames < 1:
         raise SettingsError(
-            f"chunk_frames={settings.chunk_frames} is not possible: {backbone.name} needs a multiple of "
-            f"{backbone.group_frames}"
+            f"chunk_frames must be a multiple of {backbone.group_frames} for {backbone.name}, "
+            f"got {settings.chunk_frames}"
         )
-
-
-def encoder_for(backbone: Backbone, compressor: Compressor, settings: IngestSettings) -> ChunkEncoder:
-    """Return the encoder of an ingest; where finer levels are made later, it makes the coarsest alone."""
-    ratios = settings.ratios[-1:] if settings.l_tier == "lazy" else settings.ratios
-    return ChunkEncoder(backbone, compressor, ratios, History.parse(settings.history))
-
-
-def extend(
-    memory: Memory,
-    source: FrameSource,
-    backbone: Backbone,
-    encoder: ChunkEncoder,
-    *,
-    progress: Progress | None = None,
-    writer: MemoryWriter | None = None,
-    skip: int | None = None,
-    live: bool = False,
-    shift: float = 0.0,
-    embedder: DualEncoder | None = None,
-) -> None:
-    """Encode the frames of `source` into chunks at the end of `memory`, which `encoder` stands behind.
-
-    `skip`: the source begins with the frames of the chunks from this number on. `endless`: no chunk is known to be the
-    last one. `shift` seconds are added to all times. `embedder` embeds some frames of each chunk.
-    """
-    lazy = memory.settings["l_tier"] == "lazy"
-    start = memory.prefix[0].shape[2]
-    origin = memory.chunks[0].start if memory.chunks else None
-    done = sum(chunk.frames for chunk in memory.chunks)
-    cursor = VideoCursor(start, origin or 0.0, sum(encoder.sizes), memory.next_position, done, known_of(source))
-    given = (list(memory.manifest["pts"]), list(memory.manifest["indices"])) if memory.chunks else ([], [])
-    begun = sum(chunk.frames for chunk in memory.chunks[:skip])
-    known, length = list(zip(*given, strict=True))[begun:], int(memory.settings["chunk_frames"])
-    live = live or bool(memory.settings.get("live"))
-    for run in runs(source, length, known, shift):
-        pts = [frame.pts + shift for frame in run.frames]
-        if origin is None:
-            origin = pts[0]
-            cursor = replace(cursor, origin=origin, tokens=0, next_position=start, frames=0)
-        if run.before is not None:
-            cursor = replace(cursor, last=run.before.image)
-        tokens = backbone.visual_tokens([frame.image for frame in run.frames], pts, cursor)
-        last = run.last and not live
-        levels = encoder.make(tokens, last)
-        features = chunk_features(levels, tokens, backbone)
-        if embedder is not None:
-            features[PICTURES] = embedder.of_chunk([frame.image for frame in run.frames])
-        chunk = memory.add(
-            pts[0],
-            run.end + shift,
-            len(pts),
-            tokens.positions,
-            levels,
-            tokens if lazy else None,
-            last,
-            thumbnail(run.frames[0].image),
-            features,
-        )
-        if writer is None:
-            encoder.extend(levels, tokens.positions)
-        else:
-            memory.chunks[-1] = writer.add(chunk, pts, [frame.index for frame in run.frames])
-            quantised = memory.settings["l_bits"] is not None or memory.settings["h_bits"] is not None
-            encoder.extend(memory.chunks[-1].levels if quantised else levels, tokens.positions)
-        given[0].extend(pts)
-        given[1].extend(frame.index for frame in run.frames)
-        cursor = cursor.after(tokens, len(pts))
-        memory.next_position = cursor.next_position
-        done += len(pts)
-        if progress is not None:
-            expected = source.expected_frames
-            progress(done, None if expected is None else expected + begun, pts[-1])
-    if not memory.chunks:
-        raise VideoError("the video has no frames in the range that was asked for")
-    facts = facts_of(source)
-    if writer is not None and not (memory.complete and done == len(known) + begun):
-        writer.finish({key: value for key, value in facts.items() if key not in ("pts", "indices")})
-    memory.manifest = {**facts, "pts": given[0], "indices": given[1]}
-    memory.complete = True
 
 
 def facts_of(source: FrameSource) -> dict[str, Any]:
@@ -311,7 +372,7 @@ def facts_of(source: FrameSource) -> dict[str, Any]:
     return facts
 
 
-def known_of(source: FrameSource) -> VideoInfo:
+def info_of(source: FrameSource) -> VideoInfo:
     """Return what is known of a source before it is read."""
     return VideoInfo(source.expected_frames, source.manifest.duration)
 

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from videox2l.ask.answer import Answer
 from videox2l.ask.chat import Chat
-from videox2l.ask.escalation import Escalation
-from videox2l.ask.options import resolve_options
-from videox2l.ask.run import QuestionRun, joined_words, run_question
+from videox2l.ask.run import OnText, QuestionRun, joined_words, run_question
 from videox2l.ask.view import View
-from videox2l.compress import COMPRESSORS, Compressor, compressor_by_name
 from videox2l.engine.backbone import Backbone
 from videox2l.errors import SettingsError
-from videox2l.ingest import IngestSettings, Progress, append, ingest
+from videox2l.ingest import Progress, append, ingest
 from videox2l.memory import Memory
 from videox2l.memory.disk.stores import RemoteStore, open_store
-from videox2l.select import DEFAULT_SELECTOR, Budget, Selector, TimeRange, selector_by_name
-from videox2l.select.embedding import DualEncoder, same_encoder
+from videox2l.options import AskKeywords, AskOptions, IngestKeywords, IngestOptions, LoadKeywords, LoadOptions
+from videox2l.select import Selector, selector_by_name
+from videox2l.select.embedding import DualEncoder
 from videox2l.types import SOURCE, Turn
-from videox2l.units import Cue
 from videox2l.video import FrameSampling, FrameSource, open_video
 from videox2l.video.subtitles import read_subtitles
 
@@ -41,20 +38,11 @@ class VideoX2L:
 
     @classmethod
     def from_pretrained(
-        cls,
-        name: str,
-        *,
-        device: str | None = None,
-        dtype: str = "auto",
-        device_map: Any = None,
-        quantize: Any = None,
-        revision: str | None = None,
-        max_pixels: int | None = None,
-        check: bool = True,
+        cls, name: str, options: LoadOptions | None = None, **keywords: Unpack[LoadKeywords]
     ) -> VideoX2L:
         """Load a model: "demo" (ships with the package), a local directory, or a hub id.
 
-        Parameters
+        Options, as `LoadOptions` or as keywords
         ----------
         device
             "cpu", "cuda", "cuda:1", ...: by default CUDA where there is one.
@@ -70,31 +58,23 @@ class VideoX2L:
         max_pixels
             Pixels of a frame at most, where the family resizes to a pixel budget; the fewer, the fewer visual tokens.
         check
-            Compare a made-up clip with the stock model (once per model, versions and device; the verdict is kept in
-            `verdicts.cache_folder()`) and the rope settings with the model's; refuse the model where they differ.
+            Compare a made-up clip with the stock model (once per model, versions and device; the result is kept in
+            `check_cache.cache_folder()`) and the rope settings with the model's; refuse the model where they differ.
 
         Raises ModelError, SettingsError.
         """
-        from videox2l.backbones import loading
+        from videox2l.demo.models import SHIPPED, load_backbone
 
-        backbone = loading.from_pretrained(
-            name,
-            device=device,
-            dtype=dtype,
-            device_map=device_map,
-            quantize=quantize,
-            revision=revision,
-            max_pixels=max_pixels,
-        )
-        checkpoint = loading.checkpoint_of(name, revision)
-        found = cls(backbone, checkpoint.source)
-        if check and name not in loading.SHIPPED:
+        options = LoadOptions.from_keywords(options, keywords)
+        backbone, checkpoint = load_backbone(name, options)
+        x2l = cls(backbone, checkpoint.source)
+        if options.check and name not in SHIPPED:
             from videox2l.backbones.checks import check_rope
             from videox2l.conformance import check_cache
 
             check_rope(checkpoint.config, getattr(backbone, "model", None))
-            check_cache.check_once(backbone, found.identity)
-        return found
+            check_cache.check_once(backbone, x2l.identity)
+        return x2l
 
     @classmethod
     def from_model(cls, model: Any, processor: Any, *, max_pixels: int | None = None) -> VideoX2L:
@@ -116,35 +96,31 @@ class VideoX2L:
     def ingest(
         self,
         video: str | Path | FrameSource,
+        options: IngestOptions | None = None,
         *,
-        fps: float | None = 1.0,
-        max_frames: int | None = None,
-        start: float | None = None,
-        end: float | None = None,
-        sampling: str = "auto",
-        ratios: Sequence[float] = (2, 32),
-        compressor: str | Compressor | None = None,
-        history: str = "H",
-        l_tier: str = "stored",
-        l_bits: int | None = None,
-        h_bits: int | None = None,
         store: str | Path | None = None,
-        live: bool = False,
-        subtitles: str | Path | Sequence[Cue] = (),
-        chunk_frames: int | None = None,
-        embedder: str | DualEncoder | None = None,
         progress: Progress | None = None,
+        **keywords: Unpack[IngestKeywords],
     ) -> Memory:
         """Read a video once and return its memory.
 
         Parameters
         ----------
         video
-            A file, or any FrameSource (the sampling arguments are then ignored).
+            A file, or any FrameSource (options of sampling are then ignored).
+        store
+            A folder to keep the memory in: every chunk is on disk before the next one is read, levels finer than H
+            stay there until a question wants them, and an ingest that was stopped goes on behind its last whole chunk.
+        progress
+            Called after each chunk with frames done, frames expected or None, and the pts reached.
+
+        Options, as `IngestOptions` or as keywords
+        ----------
         fps, max_frames
-            Frames sampled per second of video, and at most this many: fps is lowered until they fit.
+            Frames sampled per second of video (None: every frame), and at most this many: fps is lowered until they
+            fit.
         start, end
-            Seconds of the part to read; by default all.
+            The part to read, in seconds or as "12:30"; by default all.
         sampling
             "exact" decodes every frame, "fast" skips frames that cannot be sampled, "auto" is fast where safe.
         ratios
@@ -159,51 +135,29 @@ class VideoX2L:
             from visual tokens that are kept instead, with history "H" and a compressor by name; "none" keeps H alone.
         l_bits, h_bits
             Precision of the levels finer than H, and of H: 8, 4, or None for the model's own dtype.
-        store
-            A folder to keep the memory in: every chunk is on disk before the next one is read, levels finer than H
-            stay there until a question wants them, and an ingest that was stopped goes on behind its last whole chunk.
-        endless
+        live
             More will be appended: no chunk is treated as the last one of the video.
         subtitles
-            An SRT or VTT file, "embedded" for a text track of the video, or lines; for selector "text" and for prompts.
+            An SRT or VTT file, "embedded" for a text track of the video, or cues; for selector "text" and for prompts.
         chunk_frames
             Sampled frames per chunk, the unit of selection; default: 10 for Video-XL, 8 for all others.
         embedder
             A dual encoder (CLIP, SigLIP, SigLIP 2) by directory or hub id, or loaded: some frames of each chunk are
             embedded, for selector "embedding".
-        progress
-            Called after each chunk with frames done, frames expected or None, and the pts reached.
 
         Raises SettingsError, VideoError, and MemoryFileError when the store cannot be written or holds another memory.
         """
-        if l_tier == "none":
-            ratios, l_tier = tuple(ratios)[-1:], "stored"
-        compressor = self.backbone.default_compressor if compressor is None else compressor
-        if l_tier == "lazy" and not isinstance(compressor, str):
-            raise SettingsError("l_tier='lazy' needs a compressor by name: levels are made later, maybe elsewhere")
-        found = compressor_by_name(compressor) if isinstance(compressor, str) else compressor
-        encoder = DualEncoder.from_pretrained(embedder, self.backbone.device) if isinstance(embedder, str) else embedder
-        settings = IngestSettings(
-            ratios=tuple(float(ratio) for ratio in ratios),
-            history=history,
-            compressor=compressor if isinstance(compressor, str) else repr(compressor),
-            chunk_frames=self.backbone.default_chunk_frames if chunk_frames is None else chunk_frames,
-            l_tier=l_tier,
-            l_bits=l_bits,
-            h_bits=h_bits,
-            live=live,
-            embedder=None if encoder is None else encoder.identity(),
-        )
-        place = None if store is None else open_store(store)
-        if isinstance(place, RemoteStore):
-            raise SettingsError(f"store='{place}' is not possible: ingest into a local folder, then save it there")
-        if isinstance(subtitles, (str, Path)):
-            subtitles = read_subtitles(subtitles, video if isinstance(video, (str, Path)) else None)
+        options = IngestOptions.from_keywords(options, keywords)
+        target = None if store is None else open_store(store)
+        if isinstance(target, RemoteStore):
+            raise SettingsError(f"store='{target}' is not possible: ingest into a local folder, then save it there")
+        cues = options.subtitles
+        if isinstance(cues, (str, Path)):
+            cues = read_subtitles(cues, video if isinstance(video, (str, Path)) else None)
         with contextlib.ExitStack() as stack:
             if isinstance(video, (str, Path)):
-                plan = FrameSampling(fps=fps, max_frames=max_frames, start=start, end=end, mode=sampling)  # type: ignore[arg-type]
-                video = stack.enter_context(open_video(video, plan))
-            return ingest(video, self.backbone, found, settings, self.identity, progress, place, subtitles, encoder)
+                video = stack.enter_context(open_video(video, frame_sampling(options)))
+            return ingest(video, self.backbone, options, self.identity, store=target, progress=progress, subtitles=cues)
 
     def append(
         self,
@@ -223,44 +177,33 @@ class VideoX2L:
         Raises SettingsError, VideoError, MemoryFileError, ModelError.
         """
         memory.check_model(self.identity)
-        known = {key: value for key, value in memory.settings.items() if key != "ratios"}
-        settings = IngestSettings(ratios=tuple(memory.settings["ratios"]), **known)
-        if settings.compressor not in COMPRESSORS:
-            raise SettingsError(f"compressor {settings.compressor} has no name: a memory made with it cannot grow")
-        if settings.embedder is not None:
-            embedder = embedder or DualEncoder.from_pretrained(settings.embedder["name"], self.backbone.device)
-            embedder = same_encoder(embedder, settings.embedder)
         with contextlib.ExitStack() as stack:
             if isinstance(video, (str, Path)):
-                video = stack.enter_context(open_video(video, FrameSampling(fps=fps, mode=sampling)))  # type: ignore[arg-type]
-            append(memory, video, self.backbone, compressor_by_name(settings.compressor), settings, progress, embedder)
+                options = IngestOptions(fps=fps, sampling=sampling)
+                video = stack.enter_context(open_video(video, frame_sampling(options)))
+            append(memory, video, self.backbone, embedder=embedder, progress=progress)
         return memory
 
     def ask(
         self,
-        memory: Memory,
+        memory: Memory | str | Path,
         question: str,
+        options: AskOptions | None = None,
         *,
-        reload: int | str | Budget = 3,
-        selector: str | Selector = DEFAULT_SELECTOR,
-        pinned: Sequence[TimeRange] = (),
-        excluded: Sequence[TimeRange] = (),
-        as_of: float | None = None,
-        within: TimeRange | None = None,
-        subtitles: bool = False,
         history: Sequence[Turn] = (),
-        escalate: bool | Escalation = False,
-        reselect_every: int | None = None,
-        why: Sequence[float] = (),
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        on_text: Callable[[str], None] | None = None,
+        on_text: OnText | None = None,
+        **keywords: Unpack[AskKeywords],
     ) -> Answer:
-        """Answer a question about a memory; the memory is not changed.
+        """Answer a question about a memory, or the one at a path or URL; the memory is not changed.
 
         Parameters
+        ----------
+        history
+            Earlier turns of the dialogue; `chat` keeps them, and their KVs, by itself.
+        on_text
+            Called with each new piece of text while the answer is written.
+
+        Options, as `AskOptions` or as keywords
         ----------
         reload
             What to re-load at L: a number of chunks, "all", "none", "tokens:N", "bytes:200M", "mass:0.9",
@@ -269,64 +212,73 @@ class VideoX2L:
             What scores the chunks: "keys", "attention", "embedding", "embed-dot", "text", "uniform", "random",
             "manual:10:00-11:30", several as "fuse:keys+text", or an object with the Selector protocol.
         pinned, excluded
-            Time ranges (seconds) whose chunks are re-loaded in any case, or never.
+            Time ranges, as seconds or "10:00-11:30", whose chunks are re-loaded in any case, or never.
         as_of
-            Only the chunks that are over at this second are seen, as if the video had come no further.
+            Only the chunks that are over at this time are seen, as if the video had come no further.
         within
-            Only the chunks that overlap this time range (seconds) are seen.
+            Only the chunks that overlap this time range are seen.
         subtitles
             Put the subtitles of the re-loaded chunks in front of the question.
-        history
-            Earlier turns of the dialogue; `chat` keeps them, and their KVs, by itself.
         escalate
             Answer with the best chunk re-loaded first, and re-load the rest of what `reload` plans bit by bit, only
             while the model is unsure. True, or an `Escalation` with settings of your own, such as to begin from H.
         reselect_every
             Score the chunks again after every so many tokens of the answer, with what is written so far; where the plan
-            changes, the answer goes on behind the new mix.
+            changes, the answer goes on behind the new cache.
         why
-            Moments (seconds) of which `answer.why(seconds)` is to say which words and heads looked at them, where the
-            selector can; costs another look each. All else that it says needs no such preparation.
+            Moments of which `answer.why(seconds)` is to say which words and heads looked at them, where the selector
+            can; costs another look each. All else that it says needs no such preparation.
         max_new_tokens, temperature, top_p, seed
             Decoding; `temperature=0` is greedy.
-        on_text
-            Called with each new piece of text while the answer is written.
 
         Raises SettingsError, and MemoryFileError when the memory was made by another model.
         """
-        wish = resolve_options(
-            reload=reload,
-            selector=self._selector(selector) if isinstance(selector, str) else selector,
-            pinned=pinned,
-            excluded=excluded,
-            subtitles=subtitles,
-            escalate=escalate,
-            reselect_every=reselect_every,
-            why=why,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-            on_text=on_text,
+        options = self._with_selector(AskOptions.from_keywords(options, keywords))
+        memory = self._opened(memory)
+        view = View.of(memory, options.as_of, options.within)
+        run = QuestionRun.of(
+            self.backbone,
+            view,
+            question,
+            options,
+            prompt=lambda text: self.backbone.suffix(text, history),
+            words=joined_words(question, history),
         )
-        memory.check_model(self.identity)
-        view = View.of(memory, as_of, within)
-        said = joined_words(question, history)
-        return run_question(
-            QuestionRun(self.backbone, view, question, lambda text: self.backbone.suffix(text, history), wish, said)
-        )
+        return run_question(run, on_text=on_text).answer
 
-    def _selector(self, name: str) -> Selector:
-        if name not in self._selectors:
-            self._selectors[name] = selector_by_name(name)
-        return self._selectors[name]
-
-    def chat(self, memory: Memory, *, earlier: str = "keep") -> Chat:
+    def chat(self, memory: Memory | str | Path, *, earlier: str = "keep") -> Chat:
         """Begin a dialogue about a memory: `chat.ask(question)`, again and again.
 
         It sees the memory as it is at each question, also while the memory grows. `earlier` says what becomes of the
         turns before a question: "keep" keeps their KVs as they were computed, "recompute" reads their text again on
-        the mix of each new question. Raises SettingsError, and MemoryFileError when another model made the memory.
+        the cache of each new question. Raises SettingsError, and MemoryFileError when another model made the memory.
         """
+        return Chat(self.backbone, self._opened(memory), earlier)
+
+    def _opened(self, memory: Memory | str | Path) -> Memory:
+        if isinstance(memory, (str, Path)):
+            memory = Memory.load(memory)
+        if not isinstance(memory, Memory):
+            raise SettingsError(f"memory must be a Memory, or the path of one, got {type(memory).__name__}")
         memory.check_model(self.identity)
-        return Chat(self.backbone, memory, earlier)
+        return memory
+
+    def _with_selector(self, options: AskOptions) -> AskOptions:
+        """Keep selectors by name: one may have loaded a model of its own."""
+        name = options.selector
+        if not isinstance(name, str):
+            return options
+        if name not in self._selectors:
+            self._selectors[name] = selector_by_name(name)
+        return AskOptions.from_keywords(options, {"selector": self._selectors[name]})
+
+
+def frame_sampling(options: IngestOptions) -> FrameSampling:
+    """Return which frames of a file the options take."""
+    return FrameSampling(
+        fps=options.fps,
+        max_frames=options.max_frames,
+        start=options.start,
+        end=options.end,
+        mode=options.sampling,  # type: ignore[arg-type]
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,6 +47,29 @@ def parse_range(text: str) -> tuple[float, float]:
     return start, end
 
 
+def as_time(value: object, name: str) -> float | None:
+    """Return a time in seconds of a number, or of text such as "12:30"; None stays. Raises SettingsError."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return parse_time(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        raise SettingsError(f"{name} must be a time of 0 seconds or more, or text such as 12:30; got {value!r}")
+    return float(value)
+
+
+def as_range(value: object, name: str) -> tuple[float, float]:
+    """Return a time range in seconds of a pair of times, or of text such as "10:00-11:30". Raises SettingsError."""
+    if isinstance(value, str):
+        return parse_range(value)
+    if not isinstance(value, (list, tuple)) or len(value) != 2 or None in value:
+        raise SettingsError(f"{name} must be a time range, a pair of times or text such as 10:00-11:30; got {value!r}")
+    start, end = (as_time(part, name) or 0.0 for part in value)
+    if start >= end:
+        raise SettingsError(f"{name}: time range {start:g}-{end:g} is empty: it must end after it starts")
+    return start, end
+
+
 @dataclass(frozen=True)
 class Cue:
     """A line of subtitles: `start`, `end` seconds since the first frame of the video, and its plain `text`."""
@@ -67,3 +91,12 @@ def format_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
         count /= 1000
     raise AssertionError
+
+
+def parse_bytes(text: str, name: str = "size") -> int:
+    """Read "500MB", "20G", "24GiB" or a plain number as bytes. Raises SettingsError."""
+    units = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?", text.strip().upper())
+    if found is None or found[2] not in units:
+        raise SettingsError(f"{name} must be a size such as 500MB or 20GB, got '{text}'")
+    return int(float(found[1]) * units[found[2]])

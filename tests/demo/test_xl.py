@@ -17,7 +17,7 @@ from videox2l.compress import ChunkEncoder, History, SummaryTokenCompressor
 from videox2l.demo.questions import WorldQuestion, make_questions
 from videox2l.demo.world import make_video
 from videox2l.demo.xl import load_demo_xl
-from videox2l.memory import Memory, build_cache, uniform_plan
+from videox2l.memory import Chunk, Memory, build_cache, uniform_plan
 from videox2l.types import TextTokens, VisualTokens
 
 QUESTIONS = [
@@ -43,7 +43,7 @@ def model() -> Any:
 def test_training_and_asking_compute_the_same(ratio: int, sizes: list[int], model: Any, tmp_path: Any) -> None:
     export_summary_model(model, tmp_path)
     eyes: Any = VideoX2L.from_pretrained("demo", device="cpu").backbone
-    backbone = load_demo_xl(eyes, "cpu", torch.float32, tmp_path)
+    backbone = load_demo_xl(eyes, torch.float32, tmp_path)
     prompt = Prompt()
     features = torch.randn(sum(sizes), 128) * 0.3
     compressor = SummaryTokenCompressor(end_ratio=None)
@@ -55,7 +55,7 @@ def test_training_and_asking_compute_the_same(ratio: int, sizes: list[int], mode
     for i, rows in enumerate(features.split(sizes)):
         at = torch.arange(before, before + len(rows))[None]
         tokens = VisualTokens(rows, at, (len(rows) // 9, 3, 3))
-        memory.add(float(i), i + 1.0, 2, at, encoder.add(tokens))
+        memory.add(Chunk(float(i), i + 1.0, 2, at, encoder.add(tokens)))
         before += len(rows)
         level = memory.chunks[-1].level(ratio)
         first = int(level.index[0, 0, 0]) + 1

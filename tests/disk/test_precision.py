@@ -86,5 +86,5 @@ def test_precision_without_a_store_is_that_on_disk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bits", [16, 0, 3, "8"])
 def test_other_precisions_are_refused(bits: int) -> None:
-    with pytest.raises(SettingsError, match=f"l_bits={bits!r} is not possible: use 8, 4"):
+    with pytest.raises(SettingsError, match=f"l_bits must be one of 8, 4, got {bits!r}"):
         ingest(small_model(), l_bits=bits)

@@ -151,9 +151,9 @@ def test_the_commands_take_them(tmp_path: Path) -> None:
         return done
 
     run("ingest", NASA, tmp_path / "a", "--subtitles", tmp_path / "a.srt", "--fps", 4)
-    options = ["--selector", "text", "--subtitles", "--reload", 1, "--max-new-tokens", 2]
+    options = ["--selector", "text", "--with-subtitles", "--reload", 1, "--max-new-tokens", 2]
     question = "what digit appears with the red star ?"
     asked = run("ask", tmp_path / "a", question, *options)
-    direct = run("ask", NASA, question, "--subtitles-from", tmp_path / "a.srt", "--fps", 4, *options)
+    direct = run("ask", NASA, question, "--subtitles", tmp_path / "a.srt", "--fps", 4, *options)
     assert "00:06-00:08" in asked.stdout  # ends at 8.008 s
     assert "00:06-00:08" in direct.stdout  # ends at 8.008 s

@@ -7,13 +7,12 @@ from typing import Unpack
 import torch
 
 from videox2l.ask.answer import Answer
-from videox2l.ask.options import AskKeywords, resolve_options
-from videox2l.ask.run import QuestionRun, joined_words, run_question
+from videox2l.ask.run import OnText, Outcome, QuestionRun, joined_words, run_question
 from videox2l.ask.view import LoadedView, View
 from videox2l.engine.backbone import Backbone
 from videox2l.errors import SettingsError
 from videox2l.memory import DialogueKV, Memory
-from videox2l.select import TimeRange
+from videox2l.options import AskKeywords, AskOptions
 from videox2l.types import TextTokens, Turn
 
 EARLIER = ("keep", "recompute")
@@ -46,29 +45,29 @@ class Chat:
         self._read: TextTokens | None = None  # the text of the dialogue that has KVs
         self._unread: TextTokens | None = None  # the last token of an answer that was cut
         self._kept: DialogueKV | None = None
-        self._laid: LoadedView | None = None
+        self._loaded: LoadedView | None = None
 
     def ask(
         self,
         question: str,
+        options: AskOptions | None = None,
         *,
-        as_of: float | None = None,
-        within: TimeRange | None = None,
-        **options: Unpack[AskKeywords],
+        on_text: OnText | None = None,
+        **keywords: Unpack[AskKeywords],
     ) -> Answer:
         """Answer a question behind the turns so far, and remember both; options as of `VideoX2L.ask`.
 
         A question that fails leaves the dialogue as it was. Raises SettingsError.
         """
-        wish = resolve_options(**options)
-        view = View.of(self.memory, as_of, within, self._kept if self.earlier == "keep" else None)
-        said = joined_words(question, self.turns)
-        asking = QuestionRun(self._backbone, view, question, self._prompt, wish, said, self._laid)
-        self._laid = None  # the cache is changed from here on
-        answer = run_question(asking)
-        self._remember(asking)
-        self.turns = (*self.turns, Turn(question, answer.text))
-        return answer
+        options = AskOptions.from_keywords(options, keywords)
+        view = View.of(self.memory, options.as_of, options.within, self._kept if self.earlier == "keep" else None)
+        words = joined_words(question, self.turns)
+        run = QuestionRun.of(self._backbone, view, question, options, prompt=self._prompt, words=words)
+        loaded, self._loaded = self._loaded, None  # the cache is changed from here on
+        outcome = run_question(run, loaded, on_text)
+        self._remember(run, outcome)
+        self.turns = (*self.turns, Turn(question, outcome.answer.text))
+        return outcome.answer
 
     def _prompt(self, question: str) -> TextTokens:
         """Return what has to be read for a question: all that stands behind what is kept."""
@@ -79,17 +78,14 @@ class Chat:
         first, *others = [*parts, self._backbone.follow_up(question)]
         return first.then(*others)
 
-    def _remember(self, asking: QuestionRun) -> None:
-        assert asking.laid is not None
-        mixed, writer = asking.laid.mixed, asking.writer
-        before = asking.view.memory.dialogue
-        written = torch.tensor(writer.ids, dtype=torch.long, device=asking.text.ids.device)
-        told = TextTokens(written, self._backbone.embed(written))
-        read, unread = (told.part(0, -1), told.part(-1)) if writer.unread is not None else (told, None)
-        self._read = (
-            asking.text.then(read) if before is None or self._read is None else self._read.then(asking.text, read)
-        )
+    def _remember(self, run: QuestionRun, outcome: Outcome) -> None:
+        layout, generator, prompt = outcome.reloaded.loaded.layout, outcome.generator, outcome.reloaded.prompt
+        before = run.view.memory.dialogue
+        ids = torch.tensor(generator.ids, dtype=torch.long, device=prompt.ids.device)
+        reply = TextTokens(ids, self._backbone.embed(ids))
+        read, unread = (reply.part(0, -1), reply.part(-1)) if generator.unread is not None else (reply, None)
+        self._read = prompt.then(read) if before is None or self._read is None else self._read.then(prompt, read)
         self._unread = unread
-        first = mixed.next_position - (0 if before is None else len(before))
-        self._kept = DialogueKV(*mixed.cache.columns(mixed.offsets[-1]), first)
-        self._laid = asking.laid
+        first = layout.next_position - (0 if before is None else len(before))
+        self._kept = DialogueKV(*layout.cache.columns(layout.offsets[-1]), first)
+        self._loaded = outcome.reloaded.loaded

@@ -10,232 +10,304 @@ from time import perf_counter
 import torch
 
 from videox2l.ask.answer import Answer, Cost, Step, chunk_index_at, evidence_of
-from videox2l.ask.escalation import Escalation
-from videox2l.ask.options import ResolvedOptions
+from videox2l.ask.escalation import Escalation, escalation_for
 from videox2l.ask.view import LoadedView, View, with_lines
 from videox2l.engine.backbone import Backbone
 from videox2l.engine.decode import TextStream, TokenGenerator
 from videox2l.memory import CacheLayout, Memory, Plan, build_cache, update_cache
-from videox2l.select import bound
+from videox2l.options import AskOptions
+from videox2l.select import Budget, Selector, bound, budget_for, selector_by_name
 from videox2l.select.probes import Attribution, Explainer
 from videox2l.types import TextTokens, Turn
 
 STAGES = ("select", "reload", "prefill", "decode")
+OnText = Callable[[str], None]
 
 
-@dataclass
+@dataclass(frozen=True)
 class QuestionRun:
-    """One question on its way to an answer: the stages, what they leave to each other, and what they cost.
+    """Everything that one question needs, made before any of it runs.
 
-    `prompt` makes the text that stands behind the video and the dialogue from the words of a question; `said` are
-    those words and the dialogue's, for selectors that compare words. `laid`, if given, is a cache to begin with.
+    `prompt` makes the text that stands behind the video and the dialogue from the words of a question, `asked` is that
+    text for this one, with the words of the dialogue for selectors that compare words. `moments` are the numbers of the
+    chunks whose scores are to be explained.
     """
 
     backbone: Backbone
     view: View
     question: str
+    options: AskOptions
     prompt: Callable[[str], TextTokens]
-    wish: ResolvedOptions
-    said: str = ""
-    laid: LoadedView | None = None
-    text: TextTokens = field(init=False)
-    plan: Plan = field(init=False)
-    memory: Memory = field(init=False)
-    writer: TokenGenerator = field(init=False)
-    steps: list[Step] = field(default_factory=list, init=False)
+    asked: TextTokens
+    selector: Selector
+    budget: Budget
+    escalation: Escalation | None
+    moments: tuple[int, ...]
 
-    def __post_init__(self) -> None:
-        if self.laid is not None and not self.laid.matches(self.view):
-            self.laid = None
-        self._asked = replace(self.prompt(self.question), text=self.said or self.question)
-        self._budget = bound(self.wish.budget, self._asked, self.backbone)
-        self._explained = [chunk_index_at(self.view.memory.chunks, seconds) for seconds in self.wish.why]
-        self._begin("asked")
+    @classmethod
+    def of(
+        cls,
+        backbone: Backbone,
+        view: View,
+        question: str,
+        options: AskOptions,
+        *,
+        prompt: Callable[[str], TextTokens] | None = None,
+        words: str = "",
+    ) -> QuestionRun:
+        """Resolve the options of a question; `words` are those of the dialogue too. Raises SettingsError."""
+        prompt = backbone.suffix if prompt is None else prompt
+        asked = replace(prompt(question), text=words or question)
+        selector = selector_by_name(options.selector) if isinstance(options.selector, str) else options.selector
+        return cls(
+            backbone=backbone,
+            view=view,
+            question=question,
+            options=options,
+            prompt=prompt,
+            asked=asked,
+            selector=selector,
+            budget=bound(budget_for(options.reload, options.pinned, options.excluded), asked, backbone),
+            escalation=escalation_for(options.escalate),
+            moments=tuple(chunk_index_at(view.memory.chunks, seconds) for seconds in options.why),
+        )
 
-    # --- the stages -------------------------------------------------------------------------------------------
+    @property
+    def watched(self) -> int:
+        """How many of the answer's first distributions are looked at."""
+        return self.escalation.draft if self.escalation is not None and self.escalation.measure == "mean" else 1
 
-    def select(self, written: Sequence[int] = ()) -> Plan:
-        """Score the chunks for the question, and what is `written` of its answer, and plan their levels."""
-        with self._stage("select"):
-            memory, budget = self.view.memory, self._budget
-            wanted = budget.needs_scores and memory.finest != memory.coarsest
-            asked = self._asked
-            if written:
-                said = f"{asked.text}\n{self.backbone.decode(written)}"
-                asked = replace(self._with(asked, written), text=said)
-            return budget.plan(self.wish.selector.score(asked, memory, self.backbone) if wanted else None, memory)
 
-    def reload(self, plan: Plan) -> None:
-        """Bring the planned levels to the device; what already lies there is not brought again."""
-        with self._stage("reload"):
-            question = self.question
-            if self.wish.subtitles:
-                question = with_lines(question, self.view.memory, plan, self.backbone)
-            self.text = self._asked if question == self.question else self.prompt(question)
-            room = len(self.text) + self.wish.sampling.max_new_tokens
-            memory = self.view.with_levels(plan, self.backbone)
-            laid, self.laid = self.laid, None  # never two caches at once
-            if laid is None or memory.reposition != "keep":
-                del laid
-                mixed = build_cache(memory, plan, self.backbone, room)
-            else:
-                mixed = self._change(laid, memory, plan, room)
-            self._tokens = mixed.offsets[-1]
-            self._reloaded += sum(
-                memory.chunks[i].size(plan.ratios[i]) for i in mixed.brought if plan.ratios[i] < memory.coarsest
-            )
-            self.laid, self.plan, self.memory = LoadedView(mixed, plan, self.view), plan, memory
+@dataclass(frozen=True)
+class Reloaded:
+    """A plan that lies in a cache on the device, with the prompt that follows it; `tokens` of it are the memory's."""
 
-    def _change(self, laid: LoadedView, memory: Memory, plan: Plan, room: int) -> CacheLayout:
-        said = 0 if memory.dialogue is None else len(memory.dialogue)
-        held = replace(laid.mixed, text=laid.mixed.offsets[-1] + said, next_position=memory.next_position + said)
-        mixed = update_cache(held, memory, laid.plan, plan)
-        mixed.cache.reserve(mixed.text + room)
-        return mixed
+    plan: Plan
+    loaded: LoadedView
+    memory: Memory
+    prompt: TextTokens
+    tokens: int
 
-    def prefill(self, written: Sequence[int] = ()) -> None:
-        """Read the question, and what is `written` of its answer, and make ready to write on."""
-        with self._stage("prefill"):
-            assert self.laid is not None
-            mixed = self.laid.mixed
-            text = self._with(self.text, written)
-            positions = self.backbone.text_positions(mixed.next_position, len(text))
-            hidden = self.backbone.forward(text.embeds, positions, mixed.cache)
-            logits = self.backbone.logits(hidden[-1:])[0]
-            if not written:
-                self.writer = TokenGenerator(self.backbone, self.wish.sampling, self._watch())
-            self._prefilled += len(text)
-            self.writer.begin(mixed.cache, logits, mixed.next_position + len(text))
 
-    def write(self) -> int | None:
-        """Write one more token of the answer and return it, or None when it is over."""
-        with self._stage("decode"):
-            token = self.writer.step()
-            self._written += token is not None
-            return token
+@dataclass(frozen=True)
+class Outcome:
+    """An answer, and what it leaves behind for the next question of a dialogue."""
 
-    def _with(self, text: TextTokens, written: Sequence[int]) -> TextTokens:
-        if not written:
-            return text
-        ids = torch.tensor(written, device=text.ids.device)
-        return text.then(TextTokens(ids, self.backbone.embed(ids)))
+    answer: Answer
+    reloaded: Reloaded
+    generator: TokenGenerator
 
-    def _watch(self) -> int:
-        escalation = self.wish.escalation
-        return escalation.draft if escalation is not None and escalation.measure == "mean" else 1
 
-    def attributions(self) -> dict[int, Attribution]:
-        """Have the selector explain the scores of the moments that are asked about, if anything was scored."""
-        memory, selector = self.view.memory, self.wish.selector
-        if not isinstance(selector, Explainer):
-            return {}
-        scored = (i for i in dict.fromkeys(self._explained) if self.plan.scores[i] is not None)
-        return {self.view.seen[i]: selector.explain(self._asked, memory, self.backbone, i) for i in scored}
+def run_question(run: QuestionRun, loaded: LoadedView | None = None, on_text: OnText | None = None) -> Outcome:
+    """Answer a question. `loaded`: a cache to begin with, if it matches the view; `on_text` gets pieces of the answer.
 
-    # --- what they cost ---------------------------------------------------------------------------------------
+    The memory is not changed; the cache of `loaded` is.
+    """
+    steps = StepRecorder(run)
+    settled = ""
+    if run.escalation is None:
+        plan = select(run, steps)
+        reloaded = reload(run, plan, steps, loaded)
+        generator = prefill(run, reloaded, steps)
+    else:
+        reloaded, generator, settled = _escalate(run, run.escalation, steps, loaded)
+    reloaded, text = _decode(run, reloaded, generator, steps, on_text)
+    steps.end(reloaded, generator, settled=settled)
+    answer = Answer(
+        question=run.question,
+        text=text,
+        ids=tuple(generator.ids),
+        finish=generator.finish or "length",
+        evidence=evidence_of(reloaded.memory, reloaded.plan, run.view.seen),
+        cost=Cost.of([step.cost for step in steps.done]),
+        steps=tuple(steps.done),
+        attributions=_attributions(run, reloaded.plan),
+    )
+    return Outcome(answer, reloaded, generator)
 
-    def _begin(self, why: str) -> None:
-        self._why, self._at = why, len(self.writer.ids) if why == "re-selected" else 0
-        self._reloaded = self._prefilled = self._written = 0
-        self._seconds = dict.fromkeys(STAGES, 0.0)
+
+def select(run: QuestionRun, steps: StepRecorder, written: Sequence[int] = ()) -> Plan:
+    """Score the chunks for the question, and what is `written` of its answer, and plan their levels."""
+    with steps.stage("select"):
+        memory, budget, asked = run.view.memory, run.budget, run.asked
+        if not budget.needs_scores or memory.finest == memory.coarsest:
+            return budget.plan(None, memory)
+        if written:
+            words = f"{asked.text}\n{run.backbone.decode(written)}"
+            asked = replace(_with_ids(asked, written, run.backbone), text=words)
+        return budget.plan(run.selector.score(asked, memory, run.backbone), memory)
+
+
+def reload(run: QuestionRun, plan: Plan, steps: StepRecorder, loaded: LoadedView | None = None) -> Reloaded:
+    """Bring the planned levels to the device; what already lies in `loaded` is not brought again."""
+    with steps.stage("reload"):
+        question = run.question
+        if run.options.subtitles:
+            question = with_lines(question, run.view.memory, plan, run.backbone)
+        prompt = run.asked if question == run.question else run.prompt(question)
+        room = len(prompt) + run.options.max_new_tokens
+        memory = run.view.with_levels(plan, run.backbone)
+        if loaded is None or not loaded.matches(run.view):
+            del loaded  # never two caches at once
+            layout = build_cache(memory, plan, run.backbone, room)
+        else:
+            layout = _changed(loaded, memory, plan, room)
+        for chunk in layout.brought:
+            if plan.ratios[chunk] < memory.coarsest:
+                steps.reloaded += memory.chunks[chunk].size(plan.ratios[chunk])
+        return Reloaded(plan, LoadedView(layout, plan, run.view), memory, prompt, layout.offsets[-1])
+
+
+def _changed(loaded: LoadedView, memory: Memory, plan: Plan, room: int) -> CacheLayout:
+    dialogue = 0 if memory.dialogue is None else len(memory.dialogue)
+    layout = replace(
+        loaded.layout, text=loaded.layout.offsets[-1] + dialogue, next_position=memory.next_position + dialogue
+    )
+    layout = update_cache(layout, memory, loaded.plan, plan)
+    layout.cache.reserve(layout.text + room)
+    return layout
+
+
+def prefill(
+    run: QuestionRun, reloaded: Reloaded, steps: StepRecorder, generator: TokenGenerator | None = None
+) -> TokenGenerator:
+    """Read the question behind the memory; return what generates its answer, or lets `generator` go on there."""
+    with steps.stage("prefill"):
+        if generator is None:
+            generator = TokenGenerator(run.backbone, run.options, run.watched)
+        layout = reloaded.loaded.layout
+        text = _with_ids(reloaded.prompt, generator.ids, run.backbone)
+        positions = run.backbone.text_positions(layout.next_position, len(text))
+        hidden = run.backbone.forward(text.embeds, positions, layout.cache)
+        generator.begin(layout.cache, run.backbone.logits(hidden[-1:])[0], layout.next_position + len(text))
+        steps.prefilled += len(text)
+        return generator
+
+
+def _step(generator: TokenGenerator, steps: StepRecorder) -> int | None:
+    with steps.stage("decode"):
+        token = generator.step()
+        steps.generated += token is not None
+        return token
+
+
+def _escalate(
+    run: QuestionRun, escalation: Escalation, steps: StepRecorder, loaded: LoadedView | None
+) -> tuple[Reloaded, TokenGenerator, str]:
+    """Draft the answer on more and more re-loaded chunks until it is settled; return the last draft and why."""
+    pinned = run.view.numbers_within(run.options.pinned)
+    before: TokenGenerator | None = None
+    reloaded: Reloaded | None = None
+    for plan in escalation.rungs(run.view.memory, pinned, lambda: select(run, steps)):
+        if reloaded is not None and before is not None:
+            steps.end(reloaded, before, then="unsure")
+            loaded = reloaded.loaded
+        reloaded = None
+        reloaded = reload(run, plan, steps, loaded)
+        generator = prefill(run, reloaded, steps)
+        while len(generator.ids) < escalation.draft and _step(generator, steps) is not None:
+            pass
+        settled = escalation.settled(generator, before)
+        before = generator
+        if settled:
+            return reloaded, generator, settled
+    if reloaded is None or before is None:
+        raise AssertionError("an escalation has at least one rung")
+    return reloaded, before, "spent"
+
+
+def _decode(
+    run: QuestionRun, reloaded: Reloaded, generator: TokenGenerator, steps: StepRecorder, on_text: OnText | None
+) -> tuple[Reloaded, str]:
+    """Write the answer to its end, piece by piece, choosing the chunks again on the way where that is asked for."""
+    stream, pieces, every = TextStream(run.backbone.decode), [], run.options.reselect_every
+
+    def show(piece: str) -> None:
+        pieces.append(piece)
+        if piece and on_text is not None:
+            on_text(piece)
+
+    for drafted in generator.ids:
+        show(stream.push(drafted))
+    while (token := _step(generator, steps)) is not None:
+        show(stream.push(token))
+        if every and len(generator.ids) % every == 0 and generator.finish is None:
+            reloaded = _reselect(run, reloaded, generator, steps)
+    show(stream.end())
+    return reloaded, "".join(pieces).strip()
+
+
+def _reselect(run: QuestionRun, reloaded: Reloaded, generator: TokenGenerator, steps: StepRecorder) -> Reloaded:
+    """Choose again with the answer so far; where the plan changes, go on behind the new cache."""
+    steps.end(reloaded, generator, then="re-selected")
+    plan = select(run, steps, generator.ids)
+    if plan.ratios == reloaded.plan.ratios:
+        return replace(reloaded, plan=plan)
+    reloaded = reload(run, plan, steps, reloaded.loaded)
+    prefill(run, reloaded, steps, generator)
+    return reloaded
+
+
+def _attributions(run: QuestionRun, plan: Plan) -> dict[int, Attribution]:
+    """Have the selector explain the scores of the moments that are asked about, if anything was scored."""
+    selector, memory = run.selector, run.view.memory
+    if not isinstance(selector, Explainer):
+        return {}
+    scored = (chunk for chunk in dict.fromkeys(run.moments) if plan.scores[chunk] is not None)
+    return {run.view.seen[chunk]: selector.explain(run.asked, memory, run.backbone, chunk) for chunk in scored}
+
+
+def _with_ids(text: TextTokens, ids: Sequence[int], backbone: Backbone) -> TextTokens:
+    if not ids:
+        return text
+    tokens = torch.tensor(ids, device=text.ids.device)
+    return text.then(TextTokens(tokens, backbone.embed(tokens)))
+
+
+@dataclass
+class StepRecorder:
+    """Counts what is done on the way to an answer, and keeps it as steps. `reloaded` counts tokens finer than H."""
+
+    run: QuestionRun
+    done: list[Step] = field(default_factory=list)
+    reloaded: int = 0
+    prefilled: int = 0
+    generated: int = 0
+    _why: str = "asked"
+    _at: int = 0
+    _seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
     @contextlib.contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the seconds of a block to a stage."""
         start = perf_counter()
         yield
         self._seconds[name] += perf_counter() - start
 
-    def end_step(self, settled: str = "", then: str = "") -> None:
-        """Note what was done since the last step; another one begins, and `then` says why."""
-        memory = self.view.memory
-        each = memory.shape.token_bytes
+    def end(self, reloaded: Reloaded, generator: TokenGenerator, *, settled: str = "", then: str = "") -> None:
+        """Keep what was done since the last step; another one begins, and `then` says why."""
+        memory = self.run.view.memory
+        token_bytes = memory.shape.token_bytes
         cost = Cost(
-            tokens=self._tokens,
-            bytes=self._tokens * each,
+            tokens=reloaded.tokens,
+            bytes=reloaded.tokens * token_bytes,
             full_tokens=memory.full_tokens,
-            full_bytes=memory.full_tokens * each,
-            reloaded_bytes=self._reloaded * each,
-            prompt_tokens=self._prefilled,
-            new_tokens=self._written,
+            full_bytes=memory.full_tokens * token_bytes,
+            reloaded_bytes=self.reloaded * token_bytes,
+            prompt_tokens=self.prefilled,
+            new_tokens=self.generated,
             seconds=self._seconds,
             dialogue_tokens=0 if memory.dialogue is None else len(memory.dialogue),
         )
-        finer = (number for number, r in zip(self.view.seen, self.plan.ratios, strict=True) if r < memory.coarsest)
-        text = self.backbone.decode(self.writer.ids).strip()
-        looked_at = (self.wish.escalation or Escalation()).entropy(self.writer) if self._at == 0 else None
-        self.steps.append(Step(self._why, self._at, tuple(finer), looked_at, text, settled, cost))
-        self._begin(then)
-
-
-def run_question(asking: QuestionRun) -> Answer:
-    """Take a question through its stages and return the answer."""
-    escalation = asking.wish.escalation
-    settled = ""
-    if escalation is None:
-        asking.reload(asking.select())
-        asking.prefill()
-    else:
-        settled = _escalate(asking, escalation)
-    text = _write(asking)
-    asking.end_step(settled)
-    return Answer(
-        question=asking.question,
-        text=text,
-        ids=tuple(asking.writer.ids),
-        finish=asking.writer.finish or "length",
-        evidence=evidence_of(asking.memory, asking.plan, asking.view.seen),
-        cost=Cost.of([step.cost for step in asking.steps]),
-        steps=tuple(asking.steps),
-        attributions=asking.attributions() if asking.wish.why else {},
-    )
-
-
-def _escalate(asking: QuestionRun, escalation: Escalation) -> str:
-    """Draft the answer on more and more re-loaded chunks until it is settled; return why it is."""
-    pinned = asking.view.numbers_within(asking.wish.pinned)
-    before: TokenGenerator | None = None
-    for plan in escalation.rungs(asking.view.memory, pinned, asking.select):
-        if before is not None:
-            asking.end_step(then="unsure")
-        asking.reload(plan)
-        asking.prefill()
-        while len(asking.writer.ids) < escalation.draft and asking.write() is not None:
-            pass
-        settled = escalation.settled(asking.writer, before)
-        if settled:
-            return settled
-        before = asking.writer
-    return "spent"
-
-
-def _write(asking: QuestionRun) -> str:
-    """Write the answer to its end, piece by piece, scoring the chunks again on the way where that is wished."""
-    stream, pieces = TextStream(asking.backbone.decode), []
-    every, tell = asking.wish.reselect_every, asking.wish.on_text or (lambda _: None)
-
-    def show(piece: str) -> None:
-        pieces.append(piece)
-        if piece:
-            tell(piece)
-
-    for drafted in asking.writer.ids:
-        show(stream.push(drafted))
-    while (token := asking.write()) is not None:
-        show(stream.push(token))
-        if every and len(asking.writer.ids) % every == 0 and asking.writer.finish is None:
-            _reselect(asking)
-    show(stream.end())
-    return "".join(pieces).strip()
-
-
-def _reselect(asking: QuestionRun) -> None:
-    """Score again with the answer so far; where the plan changes, go on behind the new mix."""
-    asking.end_step(then="re-selected")
-    plan = asking.select(asking.writer.ids)
-    if plan.ratios != asking.plan.ratios:
-        asking.reload(plan)
-        asking.prefill(asking.writer.ids)
-    asking.plan = plan
+        pairs = zip(self.run.view.seen, reloaded.plan.ratios, strict=True)
+        finer = tuple(number for number, ratio in pairs if ratio < memory.coarsest)
+        text = self.run.backbone.decode(generator.ids).strip()
+        measure = self.run.escalation or Escalation()
+        entropy = measure.entropy(generator) if self._at == 0 else None
+        self.done.append(Step(self._why, self._at, finer, entropy, text, settled, cost))
+        self._why, self._at = then, len(generator.ids) if then == "re-selected" else 0
+        self.reloaded = self.prefilled = self.generated = 0
+        self._seconds = dict.fromkeys(STAGES, 0.0)
 
 
 def joined_words(question: str, history: Sequence[Turn]) -> str:

@@ -10,7 +10,7 @@ from videox2l.compress.lazy import with_planned_levels
 from videox2l.engine.backbone import Backbone
 from videox2l.errors import SettingsError
 from videox2l.memory import CacheLayout, DialogueKV, Memory, Plan
-from videox2l.select import TimeRange
+from videox2l.options import TimeRange
 from videox2l.units import cues_within, format_range
 
 
@@ -63,7 +63,7 @@ class View:
 class LoadedView:
     """A view that lies in a cache under a plan."""
 
-    mixed: CacheLayout
+    layout: CacheLayout
     plan: Plan
     view: View
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from videox2l.backbones import video_xl_loading as video_xl
-from videox2l.backbones.checkpoint import Checkpoint, locate, translate_errors
+from videox2l.backbones.checkpoint import Checkpoint, translate_errors
 from videox2l.backbones.quantised import quantization_config, require
 from videox2l.backbones.registry import adapter_for
 from videox2l.backbones.video_xl import VideoXLBackbone
 from videox2l.engine.backbone import Backbone
 from videox2l.errors import ModelError, ModelWarning, SettingsError
-
-if TYPE_CHECKING:
-    from videox2l.backbones.transformers_backbone import TransformersBackbone
+from videox2l.options import LoadOptions
 
 DTYPES: dict[str, Any] = {
     "auto": "auto",
@@ -27,7 +24,6 @@ DTYPES: dict[str, Any] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-SHIPPED = ("demo", "demo-xl")
 
 
 def from_objects(model: Any, processor: Any, max_pixels: int | None = None) -> Backbone:
@@ -48,28 +44,21 @@ def from_objects(model: Any, processor: Any, max_pixels: int | None = None) -> B
     return adapter_for(model.config.model_type, model.config)(model, tokenizer, config, max_pixels)
 
 
-def from_pretrained(
-    name: str,
-    *,
-    device: str | None = None,
-    dtype: str = "auto",
-    device_map: Any = None,
-    quantize: Any = None,
-    revision: str | None = None,
-    max_pixels: int | None = None,
-) -> Backbone:
-    """Load a checkpoint from a local directory or the Hugging Face hub (HF_HUB_OFFLINE is honoured).
+def from_pretrained(checkpoint: Checkpoint, options: LoadOptions) -> Backbone:
+    """Load a checkpoint: a local directory, or of the Hugging Face hub (HF_HUB_OFFLINE is honored).
 
     No remote code is run and only safetensors are read. `device` defaults to CUDA where there is one; on the CPU,
     `dtype="auto"` means float32, since half precision is slower there. `device_map` as accelerate takes it, in place
     of `device`; `quantize` as in `quantization_config`. Raises ModelError, SettingsError.
     """
-    if dtype not in DTYPES:
-        raise ModelError(f"dtype '{dtype}' is not known: use {', '.join(DTYPES)}")
-    if device is not None and device_map is not None:
-        raise SettingsError(f"device='{device}' and device_map={device_map!r} exclude each other: give one of them")
-    checkpoint = checkpoint_of(name, revision)
-    device = usable_device(device)
+    dtype, device_map, quantize, max_pixels = options.dtype, options.device_map, options.quantize, options.max_pixels
+    if options.dtype not in DTYPES:
+        raise SettingsError(f"dtype must be one of {', '.join(DTYPES)}, got {options.dtype!r}")
+    if options.device is not None and device_map is not None:
+        raise SettingsError(
+            f"device='{options.device}' and device_map={device_map!r} exclude each other: give one of them"
+        )
+    device = usable_device(options.device)
     precision = torch.float32 if dtype == "auto" and device == "cpu" and device_map is None else DTYPES[dtype]
     with translate_errors(checkpoint):
         adapter = adapter_for(checkpoint.config["model_type"], checkpoint.config)
@@ -86,17 +75,7 @@ def from_pretrained(
         elif quantization is not None:  # quantised weights cannot be moved later
             device_map = {"": device}
         model = load_model(checkpoint, dtype=precision, device_map=device_map, quantization_config=quantization)
-        backbone = adapter(model if device_map is not None else model.to(device), tokenizer, pixels, max_pixels)
-    if name == "demo-xl":  # its vision tower is the demo model's
-        from videox2l.demo import xl
-
-        return xl.load_demo_xl(cast("TransformersBackbone", backbone), device, backbone.shape.dtype)
-    return backbone
-
-
-def checkpoint_of(name: str, revision: str | None = None) -> Checkpoint:
-    """Return the checkpoint that a name means: "demo", a folder, or a hub id."""
-    return Checkpoint(str(demo_directory())) if name in SHIPPED else locate(name, revision)
+        return adapter(model if device_map is not None else model.to(device), tokenizer, pixels, max_pixels)
 
 
 def usable_device(device: str | None) -> str:
@@ -155,11 +134,6 @@ def load_video_xl(
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.where, tokenizer_type="qwen2", **checkpoint.hub)
     pixels = video_xl.pixel_config(model, checkpoint.json("preprocessor_config.json"))
     return VideoXLBackbone(model.to(device), tokenizer, pixels, max_pixels)
-
-
-def demo_directory() -> Path:
-    """Return the folder of the model that ships with the package."""
-    return Path(__file__).parent.parent / "demo" / "model"
 
 
 def video_processor_config(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -4,63 +4,25 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from videox2l.cli import chat, evaluate, memory, models
+from videox2l.cli import chat, evaluate, ingest, memory, models
 from videox2l.cli.options import (
     AsJson,
-    AsOf,
-    Check,
-    ChunkFrames,
-    CompressorName,
-    Device,
-    DeviceMap,
-    Dtype,
-    Embedder,
-    End,
-    Escalate,
     EscalateBelow,
     EscalateFrom,
-    Exclude,
-    Fps,
-    HBits,
-    History,
-    LBits,
-    LTier,
-    MaxFrames,
-    MaxNewTokens,
-    MaxPixels,
     Model,
-    Pin,
-    Plot,
-    Quantize,
-    Ratios,
-    Reload,
-    ReselectEvery,
-    Revision,
-    SamplingMode,
-    Seed,
-    SelectorName,
-    Start,
-    Subtitles,
-    Temperature,
-    TopP,
-    Video,
-    WhyTimes,
-    Within,
-    WithSubtitles,
+    Verbose,
+    command,
     escalation,
-    load_from_options,
-    number,
+    load_model,
     user_errors,
 )
 from videox2l.errors import SettingsError
+from videox2l.options import AskOptions, IngestOptions, LoadOptions
 from videox2l.version import __version__
-
-if TYPE_CHECKING:
-    from videox2l.ask.options import AskKeywords
 
 app = typer.Typer(
     help="Ask long videos many questions: ingest once, keep two levels of KVs, re-load the chunks that matter.",
@@ -87,174 +49,92 @@ def _root(
 
 
 @app.command()
+@command
 def ask(
     video: Annotated[
         str, typer.Argument(help="A video file, or a memory: a folder or a URL such as s3://...", metavar="VIDEO")
     ],
     questions: Annotated[list[str], typer.Argument(help="One or more questions.", metavar="QUESTION...")],
     model: Model = "demo",
-    fps: Fps = None,
-    max_frames: MaxFrames = None,
-    start: Start = None,
-    end: End = None,
-    sampling: SamplingMode = "auto",
-    ratios: Ratios = "2,32",
-    compressor: CompressorName = None,
-    history: History = "H",
-    l_tier: LTier = "stored",
-    l_bits: LBits = None,
-    h_bits: HBits = None,
-    chunk_frames: ChunkFrames = None,
-    embedder: Embedder = None,
-    max_pixels: MaxPixels = None,
-    reload: Reload = "3",
-    selector: SelectorName = "keys",
-    pin: Pin = None,
-    exclude: Exclude = None,
-    escalate: Escalate = False,
+    *,
+    asking: AskOptions,
     escalate_below: EscalateBelow = None,
     escalate_from: EscalateFrom = None,
-    reselect_every: ReselectEvery = None,
-    max_new_tokens: MaxNewTokens = 128,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    seed: Seed = 0,
-    plot: Plot = None,
-    pictures: Video = None,
-    why: WhyTimes = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw the time line of each answer into this file: .png, .pdf, .svg, ...", metavar="FILE"),
+    ] = None,
+    pictures: Annotated[
+        str | None,
+        typer.Option(
+            "--video",
+            help="With --plot: take pictures from this video instead of the small ones in the memory.",
+            metavar="FILE",
+        ),
+    ] = None,
     save: Annotated[
         Path | None,
         typer.Option(
             help="Keep the memory in this folder; ask it later in place of the video. Goes on where it stopped."
         ),
     ] = None,
-    as_of: AsOf = None,
-    subtitles: WithSubtitles = False,
-    subtitles_from: Subtitles = None,
-    within: Within = None,
-    device: Device = None,
-    dtype: Dtype = "auto",
-    device_map: DeviceMap = None,
-    quantize: Quantize = None,
-    revision: Revision = None,
-    check: Check = True,
+    ingesting: IngestOptions,
+    loading: LoadOptions,
+    verbose: Verbose = False,
     as_json: AsJson = False,
+    given: set[str],
 ) -> None:
     """Ingest a video once and answer questions about it.
 
     Each answer comes with the moments that it re-loaded and what it cost.
     """
-    with user_errors():
-        from videox2l.units import parse_range, parse_time
+    from videox2l.cli.console import Screen
+    from videox2l.memory import Memory
+    from videox2l.memory.disk.folder import is_memory
+    from videox2l.memory.disk.writer import check_target
+    from videox2l.select import budget_for, selector_by_name
 
-        parsed = tuple(number(part, "ratios") for part in ratios.split(","))
-        pinned, excluded = [parse_range(text) for text in pin or ()], [parse_range(text) for text in exclude or ()]
-        moments = [parse_time(text) for text in why or ()]
-        until, span = as_of and parse_time(as_of), within and parse_range(within)
-        if fps is None and max_frames is None:
-            fps = 1.0
-        from videox2l.ask.options import resolve_options
-        from videox2l.cli.console import Screen
-        from videox2l.memory import Memory
-        from videox2l.memory.disk.folder import is_memory
-        from videox2l.memory.disk.writer import check_target
-        from videox2l.plot import check_plot, draw
-        from videox2l.select import selector_by_name
-        from videox2l.video import FrameSampling, open_video
-        from videox2l.video.subtitles import read_subtitles
-
-        screen = Screen(quiet=as_json)
-        # Whatever can be wrong is found before the hours of an ingest, not after them.
-        wish: AskKeywords = {
-            "reload": reload,
-            "selector": selector_by_name(selector),
-            "pinned": pinned,
-            "excluded": excluded,
-            "subtitles": subtitles,
-            "escalate": escalation(escalate, escalate_below, escalate_from),
-            "reselect_every": reselect_every,
-            "why": moments,
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_p": top_p,
-            "seed": seed,
-            "on_text": screen.piece,
-        }
-        resolve_options(**wish)
+    # Whatever can be wrong is found before the hours of an ingest, not after them.
+    screen = Screen(quiet=as_json, verbose=verbose)
+    selector = selector_by_name(asking.selector)
+    budget_for(asking.reload, asking.pinned, asking.excluded)
+    escalate = escalation(asking.escalate, escalate_below, escalate_from)
+    asking = AskOptions.from_keywords(asking, {"selector": selector, "escalate": escalate})
+    if save is not None:
+        check_target(save)
+    _check_plot(plot, pictures)
+    if is_memory(video):
+        ingest.check_unused(given, video)
+        opened = Memory.load(video)
         if save is not None:
-            check_target(save)
+            opened.save(save)
+        x2l = load_model(model, loading, screen)
+        opened.check_model(x2l.identity)  # before anything of an answer is printed
+    else:
+        x2l, opened = ingest.read_video(video, model, loading, ingesting, screen, store=save, questions=questions)
+    screen.memory(opened, saved=save)
+    answers = []
+    for number, question in enumerate(questions, 1):
+        screen.question(question)
+        answers.append(x2l.ask(opened, question, asking, on_text=screen.piece))
+        screen.answer(answers[-1])
+        for seconds in asking.why:
+            screen.why(answers[-1].why(seconds))
         if plot is not None:
-            check_plot(plot)
-        elif pictures is not None:
-            raise SettingsError("--video goes with --plot: name the picture to draw too")
+            target = plot.with_stem(f"{plot.stem}-{number}") if len(questions) > 1 else plot
+            screen.plot(answers[-1], target, opened, pictures)
+    if as_json:
+        values = [{**answer.to_dict(), "why": [asdict(answer.why(at)) for at in asking.why]} for answer in answers]
+        screen.json({"answers": values, "memory": opened.summary()})
 
-        lines = read_subtitles(subtitles_from, video) if subtitles_from is not None else ()
-        if is_memory(video):
-            memory = Memory.load(video)
-            if save is not None:
-                memory.save(save)
-            x2l = load_from_options(
-                model,
-                device,
-                dtype,
-                max_pixels,
-                screen,
-                device_map=device_map,
-                quantize=quantize,
-                revision=revision,
-                check=check,
-            )
-            memory.check_model(x2l.identity)  # before anything of an answer is printed
-        else:
-            frames = FrameSampling(fps=fps, max_frames=max_frames, start=start, end=end, mode=sampling)  # type: ignore[arg-type]
-            with open_video(video, frames) as source:  # before the model: what is wrong with a video shows at once
-                x2l = load_from_options(
-                    model,
-                    device,
-                    dtype,
-                    max_pixels,
-                    screen,
-                    device_map=device_map,
-                    quantize=quantize,
-                    revision=revision,
-                    check=check,
-                )
-                for question in questions:
-                    x2l.backbone.suffix(question)
-                with screen.ingest_bar(Path(video).name) as progress:
-                    memory = x2l.ingest(
-                        source,
-                        ratios=parsed,
-                        compressor=compressor,
-                        history=history,
-                        l_tier=l_tier,
-                        l_bits=l_bits,
-                        h_bits=h_bits,
-                        store=save,
-                        subtitles=lines,
-                        chunk_frames=chunk_frames,
-                        embedder=embedder,
-                        progress=progress,
-                    )
-        screen.memory(memory, saved=save)
-        answers = []
-        for question in questions:
-            screen.question(question)
-            answer = x2l.ask(memory, question, as_of=until or None, within=span or None, **wish)
-            screen.answer(answer)
-            for seconds in moments:
-                screen.why(answer.why(seconds))
-            answers.append(answer)
-            if plot is not None:
-                nth = f"-{len(answers)}" if len(questions) > 1 else ""
-                target = plot.with_stem(plot.stem + nth)
-                draw(answer, target, memory, pictures)
-                screen.line(f"  time line: {target}")
-        if as_json:
-            found = [answer.to_dict() for answer in answers]
-            for answer, values in zip(answers, found, strict=True):
-                values["why"] = [asdict(answer.why(seconds)) for seconds in moments]
-            screen.json({"answers": found, "memory": memory.summary()})
+
+def _check_plot(plot: Path | None, pictures: str | None) -> None:
+    if plot is not None:
+        from videox2l.plot import check_plot
+
+        check_plot(plot)
+    elif pictures is not None:
+        raise SettingsError("--video goes with --plot: name the picture to draw too")
 
 
 @app.command()
@@ -265,7 +145,7 @@ def demo(
     ] = None,
     seed: Annotated[int, typer.Option(help="Which video; none of them was trained on.")] = 0,
     minutes: Annotated[float, typer.Option(help="Length of the video.")] = 3.0,
-    reload: Reload = "3",
+    reload: Annotated[str, typer.Option(help="What to re-load per question, as of x2l ask.")] = "3",
 ) -> None:
     """Render a video of a made-up world, ask the model that ships with the package about it, and check the answers."""
     with user_errors():
@@ -279,8 +159,9 @@ def demo(
             show(seed, minutes, reload)
 
 
-app.command()(chat.chat)
-memory.register(app)
+app.command("chat")(chat.chat)
+app.command("ingest")(ingest.ingest)
+app.add_typer(memory.app, name="memory")
 models.register(app)
 evaluate.register(app)
 

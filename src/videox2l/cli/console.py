@@ -15,7 +15,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from videox2l.ask.answer import Answer, Why
+from videox2l.errors import MemoryFileError
 from videox2l.memory import Memory
+from videox2l.memory.disk.folder import is_memory
 from videox2l.units import format_bytes, format_range, format_time
 
 
@@ -30,11 +32,26 @@ def step_lines(answer: Answer) -> str:
     return " -> ".join(parts) + (f": {last}" if last else "")
 
 
+def progress_of(memory: Memory) -> str:
+    """Return how much of its video a memory holds: "12:00", or "ingested 01:28 of 12:00"."""
+    if memory.complete:
+        return format_time(memory.duration)
+    whole = memory.manifest.get("duration")
+    return f"ingested {format_time(memory.duration)}" + (f" of {format_time(whole)}" if whole else ", not complete")
+
+
+def open_memory(where: str) -> Memory:
+    """Open a memory. Raises MemoryFileError that says how one is made."""
+    if not is_memory(where):
+        raise MemoryFileError(f"'{where}' holds no memory: make one of a video with x2l ingest VIDEO {where}")
+    return Memory.load(where)
+
+
 class Screen:
     """Writes to the terminal. With `quiet` only `json` writes."""
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
+    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
+        self.quiet, self.verbose = quiet, verbose
         self.out = Console(quiet=quiet, highlight=False, soft_wrap=True)
         self.err = Console(stderr=True, quiet=quiet, highlight=False)
 
@@ -75,14 +92,16 @@ class Screen:
         self.out.print(text, markup=False)
 
     def memory(self, memory: Memory, saved: Path | None = None) -> None:
-        """Print what the memory holds."""
-        levels = ", ".join(f"{memory.level_name(ratio)} at 1/{ratio:g}" for ratio in memory.ratios)
+        """Print what the memory holds, and how far its ingest came."""
         frames = sum(chunk.frames for chunk in memory.chunks)
-        self.line(
-            f"{memory.manifest.get('source', 'video')}: {format_time(memory.duration)}, {frames} frames, "
-            f"{len(memory)} chunks, {levels}; {format_bytes(memory.nbytes())} of KVs kept, "
-            f"full KV would be {format_bytes(memory.full_tokens * memory.shape.token_bytes)}"
-        )
+        kept = format_bytes(memory.nbytes())
+        full = format_bytes(memory.full_tokens * memory.shape.token_bytes)
+        name = memory.manifest.get("source", "video")
+        self.line(f"{name}: {progress_of(memory)}, {frames} frames, {len(memory)} chunks; {kept} kept of {full}")
+        if self.verbose:
+            levels = ", ".join(f"{memory.level_name(ratio)} at 1/{ratio:g}" for ratio in memory.ratios)
+            settings = ", ".join(f"{key} {value}" for key, value in memory.settings.items() if key != "ratios")
+            self.line(f"  levels: {levels}; {settings}")
         if memory.manifest.get("fps_note"):
             self.line(f"  note: {memory.manifest['fps_note']}")
         if saved is not None:
@@ -100,29 +119,42 @@ class Screen:
     def answer(self, answer: Answer) -> None:
         """End the answer's line; print the re-loaded moments and the cost."""
         self.line("" if answer.finish == "stop" else " ... (cut at max_new_tokens)")
+        cost = answer.cost
+        share = f"{cost.tokens / cost.full_tokens:.1%}" if cost.full_tokens else "0%"
+        if not self.verbose:
+            moments = ", ".join(format_range(moment.start, moment.end) for moment in answer.reloaded) or "nothing"
+            seconds = sum(cost.seconds.values())
+            self.line(f"  re-loaded {moments}; attended to {share} of the video's tokens, {seconds:.2f} s")
+            return
         if answer.reloaded:
             table = Table("moment", "score", "level", "why", box=None, pad_edge=False, padding=(0, 2, 0, 2))
             for moment in answer.reloaded:
                 score = "-" if moment.score is None else f"{moment.score:.3f}"
                 table.add_row(format_range(moment.start, moment.end), score, moment.level, moment.reason)
             self.out.print(table)
+            self.line("  (score: of the selector, higher is nearer to the question; level: L is detail, H is gist)")
         if len(answer.steps) > 1:
             self.line(f"  steps: {step_lines(answer)}")
-        cost = answer.cost
-        share = cost.tokens / cost.full_tokens
-        seconds = " ".join(f"{stage} {time:.2f}" for stage, time in cost.seconds.items())
+        stages = " ".join(f"{stage} {time:.2f}" for stage, time in cost.seconds.items())
         self.line(
-            f"  cost: {cost.tokens:,} of {cost.full_tokens:,} tokens attended ({share:.1%}), "
+            f"  cost: {cost.tokens:,} of {cost.full_tokens:,} tokens attended ({share}), "
             f"{format_bytes(cost.bytes)} of {format_bytes(cost.full_bytes)}; "
             f"{format_bytes(cost.reloaded_bytes)} re-loaded; "
             + (f"{cost.dialogue_tokens:,} tokens of the dialogue kept; " if cost.dialogue_tokens else "")
-            + f"{sum(cost.seconds.values()):.2f} s ({seconds})"
+            + f"{sum(cost.seconds.values()):.2f} s ({stages})"
         )
 
     def why(self, why: Why) -> None:
         """Print why a moment was re-loaded, or was not."""
         for line in why.lines():
             self.line(f"  why: {line}")
+
+    def plot(self, answer: Answer, path: Path, memory: Memory, video: str | None) -> None:
+        """Draw the time line of an answer into a file, with pictures of `video` where it is given."""
+        from videox2l.plot import draw
+
+        draw(answer, path, memory, video)
+        self.line(f"  time line: {path}")
 
     def json(self, value: Any) -> None:
         """Print one JSON object on stdout."""

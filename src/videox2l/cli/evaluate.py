@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from videox2l.cli.options import ChunkFrames, Device, Dtype, MaxPixels, Model, load_from_options, user_errors
+from videox2l.cli.options import Model, command, load_model, user_errors
+from videox2l.options import LoadOptions
 
 if TYPE_CHECKING:
     from videox2l.cli.console import Screen
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
     app.command(name="report")(report)
 
 
+@command
 def evaluate(
     bench: Annotated[
         str,
@@ -50,10 +52,9 @@ def evaluate(
     subtitles: Annotated[
         bool, typer.Option("--subtitles", help="With the benchmark's own protocol for subtitles.")
     ] = False,
-    chunk_frames: ChunkFrames = None,
-    max_pixels: MaxPixels = None,
-    device: Device = None,
-    dtype: Dtype = "auto",
+    chunk_frames: Annotated[int | None, typer.Option(help="Sampled frames per chunk. [default: the model's]")] = None,
+    *,
+    loading: LoadOptions,
 ) -> None:
     """Run a benchmark with several methods at equal bytes, each video read once.
 
@@ -74,7 +75,7 @@ def evaluate(
         )
         work.benchmark.check()  # before the model: what is missing shows at once
         screen = Screen()
-        x2l = load_from_options(model, device, dtype, max_pixels, screen)
+        x2l = load_model(model, loading, screen)
         with screen.bar(f"{bench}") as update:
             summary = run(x2l, work, out, update)
         _show(screen, summary)

@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from videox2l.cli.options import (
-    AsJson,
-    ChunkFrames,
-    CompressorName,
-    Device,
-    DeviceMap,
-    Dtype,
-    End,
-    Fps,
-    HBits,
-    History,
-    LBits,
-    LTier,
-    MaxFrames,
-    MaxPixels,
-    Model,
-    Quantize,
-    Ratios,
-    Revision,
-    Start,
-    number,
-    user_errors,
-)
+from videox2l.cli.options import AsJson, Model, command
+from videox2l.options import IngestOptions, LoadOptions
 
 if TYPE_CHECKING:
     from videox2l.cli.console import Screen
@@ -42,6 +22,7 @@ def register(app: typer.Typer) -> None:
     app.command("doctor")(doctor)
 
 
+@command
 def plan(
     video: Annotated[
         str,
@@ -53,117 +34,76 @@ def plan(
     ] = "24G",
     disk: Annotated[str | None, typer.Option(help="Space on disk that the memory may take, such as 2G.")] = None,
     size: Annotated[str | None, typer.Option(help="Size of the pictures, if not the header's: 1280x720.")] = None,
-    fps: Fps = None,
-    max_frames: MaxFrames = None,
-    start: Start = None,
-    end: End = None,
-    ratios: Ratios = "2,32",
-    compressor: CompressorName = None,
-    history: History = "H",
-    l_tier: LTier = "stored",
-    l_bits: LBits = None,
-    h_bits: HBits = None,
-    chunk_frames: ChunkFrames = None,
-    max_pixels: MaxPixels = None,
     reload: Annotated[int, typer.Option(help="Chunks to re-load per question.")] = 3,
-    dtype: Dtype = "auto",
-    quantize: Quantize = None,
-    revision: Revision = None,
+    *,
+    ingesting: IngestOptions,
+    loading: LoadOptions,
     as_json: AsJson = False,
 ) -> None:
     """Tell what a video will need: tokens, memory, disk, seconds; and settings that fit where these do not.
 
     From the model's config and the video's header alone: no weights are loaded, nothing is decoded.
     """
-    with user_errors():
-        from videox2l.cli.console import Screen
-        from videox2l.sizing.devices import device_for, parse_bytes
-        from videox2l.sizing.fit import Limits, fitting
-        from videox2l.sizing.footage import footage
-        from videox2l.sizing.planning import Planner
-        from videox2l.sizing.wish import EstimateRequest
+    from videox2l.cli.console import Screen
+    from videox2l.sizing.devices import device_for
+    from videox2l.sizing.fit import Limits, fitting
+    from videox2l.sizing.footage import footage
+    from videox2l.sizing.planning import Planner
+    from videox2l.sizing.wish import EstimateRequest
+    from videox2l.units import parse_bytes
 
-        wish = EstimateRequest(
-            fps=1.0 if fps is None and max_frames is None else fps,
-            max_frames=max_frames,
-            start=start or 0.0,
-            end=end,
-            ratios=tuple(number(part, "ratios") for part in ratios.split(",")),
-            history=history,
-            compressor=compressor,
-            chunk_frames=chunk_frames,
-            l_tier=l_tier,
-            l_bits=l_bits,
-            h_bits=h_bits,
-            max_pixels=max_pixels,
-            dtype=dtype,
-            quantize=quantize,
-            reload=reload,
-        )
-        screen = Screen(quiet=as_json)
-        device, shown = device_for(gpu), footage(video, size)
-        limits = Limits(device.memory, None if disk is None else parse_bytes(disk))
-        with screen.waiting(f"planning for {model}"):
-            from transformers.utils import logging
+    request = EstimateRequest(ingesting, loading, reload)
+    screen = Screen(quiet=as_json)
+    device, shown = device_for(gpu), footage(video, size)
+    limits = Limits(device.memory, None if disk is None else parse_bytes(disk, "disk"))
+    with screen.waiting(f"planning for {model}"):
+        from transformers.utils import logging
 
-            logging.disable_progress_bar()
-            planner = Planner(model, revision, shown, device)
-            found = planner.forecast(wish)
-            too_much = any(limits.excess(found))
-            fit = fitting(wish, found, limits, planner.forecast, planner.pixels(wish)) if too_much else None
-        _show(screen, found, too_much)
-        if too_much:
-            _show_fit(screen, fit)
-        if as_json:
-            suggestion = None if fit is None else {"changes": list(fit.changes), **fit.forecast.to_dict()}
-            screen.json({**found.to_dict(), "fits": not too_much, "suggestion": suggestion})
-        if too_much:
-            raise typer.Exit(1)
+        logging.disable_progress_bar()
+        planner = Planner(model, loading.revision, shown, device)
+        found = planner.forecast(request)
+        too_much = any(limits.excess(found))
+        fit = fitting(request, found, limits, planner.forecast, planner.pixels(request)) if too_much else None
+    _show(screen, found, too_much)
+    if too_much:
+        _show_fit(screen, fit)
+    if as_json:
+        suggestion = None if fit is None else {"changes": list(fit.changes), **fit.forecast.to_dict()}
+        screen.json({**found.to_dict(), "fits": not too_much, "suggestion": suggestion})
+    if too_much:
+        raise typer.Exit(1)
 
 
+@command
 def doctor(
     model: Annotated[str, typer.Argument(help="demo, a local directory, or a hub id.", metavar="MODEL")],
-    max_pixels: MaxPixels = None,
     rope_theta: Annotated[
         float | None, typer.Option(help="The rope theta that the model was trained with, if it is an unusual one.")
     ] = None,
-    device: Device = None,
-    dtype: Dtype = "auto",
-    device_map: DeviceMap = None,
-    quantize: Quantize = None,
-    revision: Revision = None,
+    *,
+    loading: LoadOptions,
     as_json: AsJson = False,
 ) -> None:
     """Load a model and prove on the spot that it is served rightly; end with "ok", or with the first difference."""
-    with user_errors():
-        from transformers.utils import logging
+    from transformers.utils import logging
 
-        from videox2l.cli.console import Screen
-        from videox2l.cli.options import placement
-        from videox2l.conformance.doctor import diagnose
+    from videox2l.cli.console import Screen
+    from videox2l.conformance.doctor import diagnose
 
-        logging.disable_progress_bar()
-        screen, findings = Screen(quiet=as_json), []
-        options = {"device": device, "dtype": dtype, "device_map": placement(device_map), "quantize": quantize}
-        with screen.err.status("files") as status:
-            steps = diagnose(
-                model,
-                rope_theta=rope_theta,
-                say=lambda step: status.update(f"checking: {step}"),
-                revision=revision,
-                max_pixels=max_pixels,
-                **options,
-            )
-            for found in steps:
-                findings.append(found)
-                screen.line(f"{'ok  ' if found.ok else 'FAIL'}  {found.name}: {found.detail}")
-        wrong = next((found for found in findings if not found.ok), None)
-        if as_json:
-            said = [{"name": found.name, "ok": found.ok, "detail": found.detail} for found in findings]
-            screen.json({"model": model, "ok": wrong is None, "findings": said})
-        screen.line("ok" if wrong is None else f"first difference: {wrong.name}: {wrong.detail}")
-        if wrong is not None:
-            raise typer.Exit(1)
+    logging.disable_progress_bar()
+    screen, results = Screen(quiet=as_json), []
+    with screen.err.status("files") as status:
+        for result in diagnose(
+            model, loading, rope_theta=rope_theta, say=lambda step: status.update(f"checking: {step}")
+        ):
+            results.append(result)
+            screen.line(f"{'ok  ' if result.ok else 'FAIL'}  {result.name}: {result.detail}")
+    wrong = next((result for result in results if not result.ok), None)
+    if as_json:
+        screen.json({"model": model, "ok": wrong is None, "findings": [asdict(result) for result in results]})
+    screen.line("ok" if wrong is None else f"first difference: {wrong.name}: {wrong.detail}")
+    if wrong is not None:
+        raise typer.Exit(1)
 
 
 def _show(screen: Screen, found: Forecast, too_much: bool) -> None:

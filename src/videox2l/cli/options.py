@@ -1,19 +1,22 @@
-"""What the commands of the `x2l` command line share: options, loading a model, and how errors are told."""
+"""What the commands share: flags made from the option classes, loading a model, and how errors are told."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
+import inspect
 import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from videox2l.errors import MemoryWarning, ModelWarning, SettingsError, VideoWarning, X2LError
+from videox2l.options import LoadOptions, OptionSet
 
 if TYPE_CHECKING:
     from videox2l.ask.escalation import Escalation
@@ -23,58 +26,7 @@ if TYPE_CHECKING:
 Model = Annotated[
     str, typer.Option(help='"demo", "demo-xl", a local directory, or a Hugging Face hub id.', metavar="demo|ID|DIR")
 ]
-Reload = Annotated[
-    str,
-    typer.Option(
-        help="What to re-load per question: a number of chunks, all, none, tokens:N (split by score), bytes:200M, "
-        "mass:0.9 (of the scores) or latency:0.5s; after a comma also max:N (with mass and latency), ends (first and "
-        "last chunk), neighbours:N."
-    ),
-]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... [default: cuda where there is one]")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-DeviceMap = Annotated[
-    str | None,
-    typer.Option(help='Spread the model over devices: "auto", or JSON of modules and devices. Needs accelerate.'),
-]
-Quantize = Annotated[str | None, typer.Option(help="Weights in 4bit or 8bit. Needs bitsandbytes.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")]
-Check = Annotated[
-    bool, typer.Option("--check/--no-check", help="Compare a model with the stock one when it is first loaded.")
-]
-Fps = Annotated[float | None, typer.Option(help="Frames sampled per second of video. [default: 1]")]
-MaxFrames = Annotated[int | None, typer.Option(help="Sample at most this many frames: fps is lowered until they fit.")]
-Start = Annotated[float | None, typer.Option(help="Read from this second on.")]
-End = Annotated[float | None, typer.Option(help="Read up to this second.")]
-SamplingMode = Annotated[str, typer.Option(help="auto, exact (decode every frame) or fast.")]
-Ratios = Annotated[str, typer.Option(help="Compression ratio of each level, finest first.")]
-CompressorName = Annotated[
-    str | None, typer.Option(help="keydiff, snap, uniform, pool or summary. [default: the model's, mostly keydiff]")
-]
-History = Annotated[str, typer.Option(help="What a chunk sees of earlier ones: H, L, recent:N, own or fused.")]
-LTier = Annotated[
-    str, typer.Option(help="stored keeps L; lazy keeps visual tokens and makes L when first wanted; none keeps H.")
-]
-LBits = Annotated[int | None, typer.Option(help="Keep L in 8 or 4 bits. [default: the model's own dtype]")]
-HBits = Annotated[int | None, typer.Option(help="Keep H in 8 or 4 bits. [default: the model's own dtype]")]
-ChunkFrames = Annotated[int | None, typer.Option(help="Sampled frames per chunk. [default: the model's, mostly 8]")]
-MaxPixels = Annotated[int | None, typer.Option(help="Pixels per frame at most, where the model resizes to a budget.")]
-Subtitles = Annotated[
-    str | None,
-    typer.Option(help='An SRT or VTT file, or "embedded" for a text track of the video.', metavar="FILE|embedded"),
-]
-SelectorName = Annotated[
-    str,
-    typer.Option(
-        help="What scores the chunks: keys, attention, embedding (see --embedder), embed-dot, text (of subtitles), "
-        "uniform, random, manual:A-B, or several as fuse:keys+text."
-    ),
-]
-Pin = Annotated[list[str] | None, typer.Option(help="Always re-load this time range; repeatable.", metavar="A-B")]
-Exclude = Annotated[list[str] | None, typer.Option(help="Never re-load this time range; repeatable.", metavar="A-B")]
-Escalate = Annotated[
-    bool, typer.Option("--escalate", help="Begin with one chunk; re-load more, up to --reload, only while unsure.")
-]
+MemoryArg = Annotated[str, typer.Argument(help="A memory: a folder, or a URL such as s3://...", metavar="MEMORY")]
 EscalateBelow = Annotated[
     float | None,
     typer.Option(
@@ -85,76 +37,87 @@ EscalateFrom = Annotated[
     int | None,
     typer.Option(help="With --escalate: chunks to begin with; 0 begins from H. [default: 1]", metavar="CHUNKS"),
 ]
-ReselectEvery = Annotated[
-    int | None, typer.Option(help="Choose the chunks again after every so many tokens of the answer.", metavar="TOKENS")
-]
-Plot = Annotated[
-    Path | None,
-    typer.Option(help="Draw the time line of each answer into this file: .png, .pdf, .svg, ...", metavar="FILE"),
-]
-Video = Annotated[
-    str | None,
-    typer.Option(
-        "--video",
-        help="With --plot: take pictures from this video instead of the small ones in the memory.",
-        metavar="FILE",
-    ),
-]
-WhyTimes = Annotated[
-    list[str] | None,
-    typer.Option("--why", help="Explain the score of the moment at this time; repeatable.", metavar="TIME"),
-]
-MaxNewTokens = Annotated[int, typer.Option(help="Length limit of an answer.")]
-Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
-TopP = Annotated[float, typer.Option(help="Nucleus sampling, with a temperature above 0.")]
-Seed = Annotated[int, typer.Option(help="Seed of sampling.")]
-AsOf = Annotated[str | None, typer.Option(help="See only what is over at this time, such as 12:30.", metavar="TIME")]
-Within = Annotated[str | None, typer.Option(help="See only this time range.", metavar="A-B")]
-WithSubtitles = Annotated[
-    bool, typer.Option("--subtitles", help="Put the subtitles of the re-loaded chunks in front of the question.")
-]
-Embedder = Annotated[
-    str | None,
-    typer.Option(help="Embed frames with this dual encoder (CLIP, SigLIP), for selector embedding.", metavar="ID|DIR"),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell scores, levels, stages and bytes too.")]
+Keywords = dict[str, Any]
 
 
-def load_from_options(
-    model: str,
-    device: str | None,
-    dtype: str,
-    max_pixels: int | None,
-    screen: Screen,
-    *,
-    device_map: str | None = None,
-    quantize: str | None = None,
-    revision: str | None = None,
-    check: bool = True,
-) -> VideoX2L:
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a command of a function: each parameter that is an `OptionSet` becomes a flag for each of its fields.
+
+    The function gets the object, made of the flags that were given; what the classes refuse is told as any error of the
+    user. A parameter named `given` gets the flags that were typed.
+    """
+    signature = inspect.signature(function, eval_str=True)
+    parameters, sets = [], {}
+    for parameter in signature.parameters.values():
+        kind = parameter.annotation
+        if inspect.isclass(kind) and issubclass(kind, OptionSet):
+            sets[parameter.name] = kind
+            parameters += [_flag(parameter.name, field) for field in _shown(kind)]
+        elif parameter.name != "given":
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @functools.wraps(function)
+    def run(**values: Any) -> None:
+        with user_errors():
+            given = set()
+            for name, kind in sets.items():
+                keywords: Keywords = {}
+                for field in _shown(kind):
+                    value = values.pop(f"{name}__{field.name}")
+                    if value is not None and value != []:
+                        keywords[field.name] = _read(field.name, value)
+                        given.add(_name(field))
+                values[name] = kind.from_keywords(None, keywords)
+            if "given" in signature.parameters:
+                values["given"] = given
+            function(**values)
+
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del run.__wrapped__  # typer would read its signature
+    return run
+
+
+def _shown(kind: Any) -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(kind) if not field.metadata.get("hidden")]
+
+
+def _name(field: dataclasses.Field[Any]) -> str:
+    return str(field.metadata.get("flag") or "--" + field.name.replace("_", "-"))
+
+
+def _flag(owner: str, field: dataclasses.Field[Any]) -> inspect.Parameter:
+    """Return the parameter for a field: None where its flag is not given, so that the class's own default holds."""
+    told, default, name = field.metadata, field.default, _name(field)
+    kind = told.get("type") or (type(default) if default is not None else str)
+    shown = told.get("show") or ("" if default in (None, (), False) else str(default))
+    help_text = told["help"] + (f" (default: {shown})" if shown and kind is not bool else "")
+    flags = [f"{name}/--no-{name.removeprefix('--')}"] if default is True else [name]
+    option = typer.Option(*flags, help=help_text, metavar=told.get("metavar"), show_default=False)
+    return inspect.Parameter(
+        f"{owner}__{field.name}",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[kind | None, option],
+    )
+
+
+def _read(name: str, value: Any) -> Any:
+    """Read what has a form of its own on the command line: JSON of a device map."""
+    return json_value(value, name.replace("_", "-")) if name == "device_map" and value.startswith("{") else value
+
+
+def load_model(model: str, options: LoadOptions, screen: Screen) -> VideoX2L:
     """Load a model behind a spinner."""
-    placed = placement(device_map)
     with screen.waiting(f"loading {model}"):
         from transformers.utils import logging
 
         from videox2l.pipeline import VideoX2L
 
         logging.disable_progress_bar()
-        return VideoX2L.from_pretrained(
-            model,
-            device=device,
-            dtype=dtype,
-            device_map=placed,
-            quantize=quantize,
-            revision=revision,
-            max_pixels=max_pixels,
-            check=check,
-        )
-
-
-def placement(device_map: str | None) -> Any:
-    """Read the option --device-map: a word, or JSON of modules and devices."""
-    return json_value(device_map, "device-map") if device_map is not None and device_map.startswith("{") else device_map
+        return VideoX2L.from_pretrained(model, options)
 
 
 def json_value(text: str, what: str) -> Any:
@@ -165,15 +128,7 @@ def json_value(text: str, what: str) -> Any:
         raise SettingsError(f"{what}: '{text}' is no JSON: {error}") from None
 
 
-def number(text: str, what: str) -> float:
-    """Read a number of the option `what`."""
-    try:
-        return float(text)
-    except ValueError:
-        raise SettingsError(f"{what}: '{text}' is no number; write such as 2,32") from None
-
-
-def escalation(wanted: bool, below: float | None, start: int | None) -> bool | Escalation:
+def escalation(wanted: Any, below: float | None, start: int | None) -> bool | Escalation:
     """Return what --escalate, --escalate-below and --escalate-from ask for."""
     from videox2l.ask.escalation import Escalation
 
@@ -181,12 +136,15 @@ def escalation(wanted: bool, below: float | None, start: int | None) -> bool | E
         if value is not None and not wanted:
             raise SettingsError(f"--escalate-{name} goes with --escalate: give both")
     plain = Escalation()
-    return wanted and Escalation(plain.below if below is None else below, plain.start if start is None else start)
+    return bool(wanted) and Escalation(plain.below if below is None else below, plain.start if start is None else start)
 
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn errors that a user can mend into one line on stderr and exit status 1; warnings into one line each."""
+    """Turn errors that a user can mend into one line on stderr; warnings into one line each.
+
+    The exit status is 2 for a wrong use (SettingsError), 1 for a failure, 130 when interrupted.
+    """
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
         sys.stderr.write(f"warning: {message}\n")
@@ -195,14 +153,13 @@ def user_errors() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of libraries; a user cannot act on them
-            warnings.simplefilter("always", VideoWarning)
-            warnings.simplefilter("always", MemoryWarning)
-            warnings.simplefilter("always", ModelWarning)
+            for kind in (VideoWarning, MemoryWarning, ModelWarning):
+                warnings.simplefilter("always", kind)
             warnings.showwarning = show
             yield
     except X2LError as error:
         sys.stderr.write(f"error: {error}\n")
-        raise typer.Exit(1) from None
+        raise typer.Exit(2 if isinstance(error, SettingsError) else 1) from None
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         raise typer.Exit(130) from None

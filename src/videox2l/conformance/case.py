@@ -12,12 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videox2l.ask.answer import Answer
+from videox2l.ask.run import QuestionRun, run_question
+from videox2l.ask.view import View
 from videox2l.backbones.decoder_backbone import decoder_inputs
 from videox2l.engine import attention
 from videox2l.engine.backbone import Backbone
-from videox2l.ingest import known_of
+from videox2l.ingest import info_of, ingest
 from videox2l.memory import Memory, Plan, build_cache
-from videox2l.pipeline import VideoX2L
+from videox2l.options import AskOptions, IngestOptions
 from videox2l.types import Turn, VideoCursor, VideoInfo, VisualTokens
 from videox2l.video import ArraySource
 
@@ -68,11 +71,11 @@ class TestCase:
     clip: np.ndarray  # (frames, height, width, 3) uint8
     new: int = 8
     fps: float = 1.0
+    __test__ = False  # not for pytest to collect
     memories: dict[tuple[Any, ...], Memory] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.x2l = VideoX2L(self.backbone)
-        self.facts = known_of(self.source())
+        self.facts = info_of(self.source())
         self.pts = [i / self.fps for i in range(len(self.clip))]
         group = self.backbone.group_frames
         self.short = group * max(1, 4 // group)
@@ -91,8 +94,14 @@ class TestCase:
         options = {"compressor": "keydiff", "history": "L", "chunk_frames": self.short, **options}
         key = (ratios, *sorted(options.items()))
         if key not in self.memories:
-            self.memories[key] = self.x2l.ingest(self.source(), ratios=ratios, **options)
+            made = IngestOptions(ratios=ratios, **options)
+            self.memories[key] = ingest(self.source(), self.backbone, made, self.backbone.identity())
         return self.memories[key]
+
+    def ask(self, memory: Memory, question: str, **options: Any) -> Answer:
+        """Answer a question about a memory."""
+        run = QuestionRun.of(self.backbone, View.of(memory), question, AskOptions(**options))
+        return run_question(run).answer
 
     @cached_property
     def inputs(self) -> dict[str, Tensor]:
@@ -136,10 +145,10 @@ class TestCase:
     def logits(self, memory: Memory, shift: int = 0, history: Sequence[Turn] = ()) -> Tensor:
         """Return our logits (vocabulary,) of the last prompt token, all chunks re-loaded, text `shift` places off."""
         backbone = self.backbone
-        mixed = build_cache(memory, Plan.at([memory.finest] * len(memory)), backbone)
+        layout = build_cache(memory, Plan.at([memory.finest] * len(memory)), backbone)
         prompt = backbone.suffix(QUESTION, history)
-        positions = backbone.text_positions(mixed.next_position + shift, len(prompt))
-        return backbone.logits(backbone.forward(prompt.embeds, positions, mixed.cache)[-1:])[0]
+        positions = backbone.text_positions(layout.next_position + shift, len(prompt))
+        return backbone.logits(backbone.forward(prompt.embeds, positions, layout.cache)[-1:])[0]
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def control(subject: TestCase) -> CheckResult:
 def greedy(subject: TestCase) -> CheckResult:
     """Greedy decoding on the re-loaded cache gives the stock model's tokens."""
     logits, wanted = subject.stock_run
-    answer = subject.x2l.ask(subject.memory(), QUESTION, reload="all", max_new_tokens=subject.new)
+    answer = subject.ask(subject.memory(), QUESTION, reload="all", max_new_tokens=subject.new)
     stop = next((i for i, token in enumerate(wanted) if token in subject.backbone.stop_ids), len(wanted))
     found, wanted = list(answer.ids), wanted[:stop]
     if found == wanted:
@@ -153,7 +153,7 @@ def combination(compressor: str, selector: str) -> Callable[[TestCase], CheckRes
         name = f"{compressor} x {selector}"
         try:
             memory = subject.memory((2, 8), compressor=compressor, history="H")
-            answer = subject.x2l.ask(memory, QUESTION, selector=selector, reload=1, max_new_tokens=2)
+            answer = subject.ask(memory, QUESTION, selector=selector, reload=1, max_new_tokens=2)
         except X2LError as error:  # such as summary tokens where a model has none: said so, not done wrong
             return CheckResult(name, True, f"not possible: {error}")
         fine = [moment for moment in answer.evidence if moment.level == "L"]

@@ -12,9 +12,10 @@ from videox2l.backbones.checks import check_rope, check_theta, effective_theta
 from videox2l.backbones.registry import adapter_for
 from videox2l.conformance import EXACTNESS, CheckResult, HasStock
 from videox2l.conformance.check_cache import BRIEF, examine, result_path, write_result
+from videox2l.demo.models import SHIPPED, checkpoint_of, load_backbone
 from videox2l.engine.backbone import Backbone
 from videox2l.errors import ModelError, X2LError
-from videox2l.pipeline import VideoX2L
+from videox2l.options import LoadOptions
 
 FRAMES = 11
 _HOUR = "1:00:00"
@@ -23,14 +24,20 @@ Say = Callable[[str], None]
 
 
 def diagnose(
-    name: str, *, rope_theta: float | None = None, say: Say = lambda _: None, frames: int = FRAMES, **options: Any
+    name: str,
+    options: LoadOptions | None = None,
+    *,
+    rope_theta: float | None = None,
+    say: Say = lambda _: None,
+    frames: int = FRAMES,
 ) -> Iterator[CheckResult]:
     """Yield the findings about a model as they come; what cannot be gone on from is the last one.
 
-    `rope_theta`: the one that the model is known to have been trained with. `say` is told what is done next. `options`
-    as of `VideoX2L.from_pretrained`. What is found is remembered as the verdict that loading looks up.
+    `rope_theta`: the one that the model is known to have been trained with. `say` is told what is done next. What is
+    found is remembered as the result that loading looks up.
     """
-    steps = _Steps(name, options.get("revision"), rope_theta)
+    options = LoadOptions() if options is None else options
+    steps = _Steps(name, options.revision, rope_theta)
     for title, step in (("files", steps.files), ("adapter", steps.adapter), ("processor", steps.processor)):
         say(title)
         found = _try(title, step)
@@ -39,8 +46,7 @@ def diagnose(
             return
     say("weights")
     try:
-        x2l = VideoX2L.from_pretrained(name, check=False, **options)
-        backbone = x2l.backbone
+        backbone, _ = load_backbone(name, options)
     except X2LError as error:
         yield CheckResult("weights", False, str(error))
         return
@@ -61,7 +67,7 @@ def diagnose(
         findings.append(found)
         yield found
         say(names[min(at + 1, len(names) - 1)])
-    write_result(result_path(backbone, x2l.identity), [found for found in findings if found.name in BRIEF])
+    write_result(result_path(backbone, backbone.identity()), [found for found in findings if found.name in BRIEF])
     say("memory")
     yield _try("memory", lambda: _memory(name, options))
 
@@ -74,7 +80,7 @@ class _Steps:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        return loading.checkpoint_of(self.name, self.revision)
+        return checkpoint_of(self.name, self.revision)
 
     def files(self) -> str:
         checkpoint = self.checkpoint
@@ -105,7 +111,7 @@ class _Steps:
             if theta is None or abs(theta / self.expected - 1) > 1e-3:
                 raise ModelError(f"wrong rope theta: {self.expected:g} was expected, the model rotates by {theta}")
             return f"{theta:g}, as expected"
-        if self.name in loading.SHIPPED:
+        if self.name in SHIPPED:
             return f"{theta:g}, as trained"
         return check_theta(self.checkpoint.config["model_type"], backbone.model)
 
@@ -154,7 +160,7 @@ def _kernel(backbone: Backbone) -> str:
     return f"the decoder's is this package's, on scaled_dot_product_attention ({names})"
 
 
-def _memory(name: str, options: dict[str, Any]) -> str:
+def _memory(name: str, options: LoadOptions) -> str:
     """Return what an hour of video takes at default settings, from shapes."""
     from videox2l.sizing.devices import device_for
     from videox2l.sizing.footage import footage
@@ -162,8 +168,8 @@ def _memory(name: str, options: dict[str, Any]) -> str:
     from videox2l.sizing.wish import EstimateRequest
     from videox2l.units import format_bytes
 
-    wish = EstimateRequest(max_pixels=options.get("max_pixels"), dtype=options.get("dtype") or "auto")
-    found = Planner(name, options.get("revision"), footage(_HOUR), device_for("h200")).forecast(wish)
+    request = EstimateRequest(load=options)
+    found = Planner(name, options.revision, footage(_HOUR), device_for("h200")).forecast(request)
     kept = ", ".join(f"{level} {format_bytes(count)}" for level, count in found.disk.items())
     return (
         f"an hour at 1280x720 and 1 frame per second: {found.tokens:,} visual tokens, {kept} "

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -173,73 +174,69 @@ class WorldVideo:
         return out
 
 
-def make_video(
-    seed: int,
-    frames: int,
-    split: str = "train",
-    *,
-    max_events: int = 8,
-    events: int | None = None,
-    durations: Sequence[int] = (1, 2, 3, 4),
-    gap: int = 2,
-    lead: int = 0,
-    repeats: float = 0.5,
-    colours: int = len(COLOURS),
-    spread: bool = False,
-    styles: Sequence[str] = ("overlay", "overlay", "insert", "change"),
-    visibility: str = "mixed",
-    decoys: float = 0.5,
-) -> WorldVideo:
-    """Write the script of a video; the same arguments always give the same video.
+@dataclass(frozen=True, kw_only=True)
+class VideoStyle:
+    """What a made-up video is like.
 
-    Parameters
-    ----------
-    seed, split
-        The seed within a split ("train", "dev", "heldout", "video"). Splits share neither seeds nor textures; training,
-        development and held-out videos never show the same thing with the same digit.
-    frames
-        Length in sampled frames.
-    max_events, events
-        At most this many events, their number drawn; or exactly so many. Short videos hold fewer.
-    durations
-        Lengths in frames that an event may have.
-    gap, lead
-        Frames without an event between two events, and at the beginning.
-    repeats
-        Chance that some thing appears more than once.
-    colours
-        At most so many different colours; with one, only the shapes tell things apart.
-    spread
-        Put one event into each of as many equal parts of the video, instead of anywhere.
-    styles
-        How events come about; each draws one.
-    visibility
-        "clear": large, opaque, whole; "faint": small, translucent, often partly hidden; "mixed": anything from one to
-        the other.
-    decoys
-        Chance that a stretch of 8 frames without an event shows something that looks like a needle, but whose shape no
-        question names, with a letter for a digit.
+    `max_events`: at most so many events, their number drawn, or exactly `events`; short videos hold fewer. `durations`:
+    lengths in frames that an event may have. `gap`, `lead`: frames without an event between two events, and at the
+    beginning. `repeats`: chance that some thing appears more than once. `colours`: at most so many different ones; with
+    one, only the shapes tell things apart. `spread`: one event in each of as many equal parts of the video, instead of
+    anywhere. `styles`: how events come about; each draws one. `visibility`: "clear": large, opaque, whole; "faint":
+    small, translucent, often partly hidden; "mixed": anything from one to the other. `decoys`: chance that a stretch of
+    8 frames without an event shows something that looks like a needle, but whose shape no question names, with a letter
+    for a digit.
+    """
+
+    max_events: int = 8
+    events: int | None = None
+    durations: Sequence[int] = (1, 2, 3, 4)
+    gap: int = 2
+    lead: int = 0
+    repeats: float = 0.5
+    colours: int = len(COLOURS)
+    spread: bool = False
+    styles: Sequence[str] = ("overlay", "overlay", "insert", "change")
+    visibility: str = "mixed"
+    decoys: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.visibility not in VISIBILITIES:
+            raise SettingsError(f"visibility must be one of {', '.join(VISIBILITIES)}, got {self.visibility!r}")
+
+
+def make_video(seed: int, frames: int, split: str = "train", **style: Any) -> WorldVideo:
+    """Write the script of a video of so many sampled frames; the same arguments always give the same video.
+
+    `seed` within a `split` ("train", "dev", "heldout", "video"). Splits share neither seeds nor textures; training,
+    development and held-out videos never show the same thing with the same digit. `style`: the fields of `VideoStyle`.
     """
     if split not in SPLITS:
-        raise SettingsError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
-    if visibility not in VISIBILITIES:
-        raise SettingsError(f"visibility must be one of {', '.join(VISIBILITIES)}, not {visibility!r}")
+        raise SettingsError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    look = VideoStyle(**style)
     rng = np.random.default_rng([SPLITS[split], seed, frames])
     scenes = make_scenes(rng, frames, split)
-    most = min(max_events if events is None else events, max(1, frames // 4))
-    wanted = most if spread or events is not None else int(rng.integers(max(1, most // 4), most + 1))
-    lengths = rng.choice(list(durations), wanted)
-    while len(lengths) > 1 and lead + lengths.sum() + gap * (len(lengths) - 1) > frames:
+    most = min(look.max_events if look.events is None else look.events, max(1, frames // 4))
+    exactly = look.spread or look.events is not None
+    wanted = most if exactly else int(rng.integers(max(1, most // 4), most + 1))
+    lengths = rng.choice(list(look.durations), wanted)
+    while len(lengths) > 1 and look.lead + lengths.sum() + look.gap * (len(lengths) - 1) > frames:
         lengths = lengths[:-1]
-    starts = _place(rng, lengths, frames, gap, lead, spread)
-    shown = cast(rng, len(lengths), repeats, colours, split)
+    starts = _place(rng, lengths, frames, look.gap, look.lead, look.spread)
+    shown = cast(rng, len(lengths), look.repeats, look.colours, split)
     made = tuple(
         draw_event(
-            rng, thing, digit, start, min(start + int(length), frames), str(rng.choice(list(styles))), visibility
+            rng,
+            thing,
+            digit,
+            start,
+            min(start + int(length), frames),
+            str(rng.choice(list(look.styles))),
+            look.visibility,
         )
         for (thing, digit), start, length in zip(shown, starts, lengths, strict=True)
     )
-    return WorldVideo(seed, split, frames, scenes, made, make_decoys(rng, frames, made, decoys))
+    return WorldVideo(seed, split, frames, scenes, made, make_decoys(rng, frames, made, look.decoys))
 
 
 def draw_event(

@@ -54,36 +54,36 @@ class DemoXLBackbone(VideoXLBackbone):
 
     default_chunk_frames = 8
 
-    def __init__(self, model: VideoXLForCausalLM, eyes: TransformersBackbone) -> None:
+    def __init__(self, model: VideoXLForCausalLM, vision: TransformersBackbone) -> None:
         super().__init__(model, build_tokenizer(), {})
-        self.eyes = eyes
+        self.vision_backbone = vision
         self.name = "demo-xl"
-        self.group_frames = eyes.group_frames
+        self.group_frames = vision.group_frames
 
     @torch.no_grad()
     def visual_tokens(self, frames: Sequence[np.ndarray], pts: Sequence[float], cursor: VideoCursor) -> VisualTokens:
         """Run the demo model's vision tower; positions count tokens."""
-        seen = self.eyes.visual_tokens(frames, pts, cursor)
+        seen = self.vision_backbone.visual_tokens(frames, pts, cursor)
         positions = self.text_positions(cursor.start + cursor.tokens, len(seen))
         return replace(seen, positions=positions)
 
     def identity(self) -> dict[str, str]:
         """Return what a memory must agree on to be usable, the weights of the vision tower among it."""
-        return {**super().identity(), "vision": weights_id(self.eyes.model)}
+        return {**super().identity(), "vision": weights_id(self.vision_backbone.model)}
 
     def processing(self) -> dict[str, Any]:
         """Return the settings by which frames become visual tokens."""
-        return self.eyes.processing()
+        return self.vision_backbone.processing()
 
 
-def load_demo_xl(eyes: TransformersBackbone, device: str, dtype: torch.dtype, folder: Path = FOLDER) -> DemoXLBackbone:
-    """Load the model behind `eyes`, the demo model's backbone."""
+def load_demo_xl(vision: TransformersBackbone, dtype: torch.dtype, folder: Path = FOLDER) -> DemoXLBackbone:
+    """Load the model behind `vision`, the demo model's backbone."""
 
     def find(name: str) -> Path | None:
         return folder / name if (folder / name).exists() else None
 
     config = find("config.json")
     if config is None:
-        raise ModelError(f"no demo-xl model at '{folder}': train it with python -m videox2l.demo.training.summary")
+        raise ModelError(f"no demo-xl model at '{folder}': train it with python -m training.summary")
     model = load_video_xl_model(json.loads(config.read_text(encoding="utf-8")), weight_files(find), dtype)
-    return DemoXLBackbone(model.to(device), eyes)
+    return DemoXLBackbone(model.to(vision.device), vision)

@@ -3,47 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from videox2l.engine.backbone import Backbone
 from videox2l.engine.cache import BufferCache
-from videox2l.errors import SettingsError
+from videox2l.options import SamplingParams
 
 
-@dataclass(frozen=True)
-class SamplingParams:
-    """How the next token is chosen. `temperature=0` is greedy; otherwise nucleus sampling (`top_p`) from `seed`."""
+def chooser(sampling: SamplingParams) -> Callable[[Tensor], int]:
+    """Return a function from logits (vocabulary,) to a token id; it draws from a generator of its own."""
+    if sampling.temperature == 0:
+        return lambda logits: int(logits.argmax())
+    generator = torch.Generator().manual_seed(sampling.seed)
 
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
+    def draw(logits: Tensor) -> int:
+        chances = (logits.float().cpu() / sampling.temperature).softmax(-1)
+        ordered, ids = chances.sort(descending=True)
+        before = ordered.cumsum(0) - ordered
+        ordered = ordered.masked_fill(before >= sampling.top_p, 0)  # the first always stays
+        return int(ids[torch.multinomial(ordered, 1, generator=generator)])
 
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise SettingsError(f"max_new_tokens={self.max_new_tokens} is not possible: use 1 or more")
-        if self.temperature < 0:
-            raise SettingsError(f"temperature={self.temperature:g} is not possible: use 0 (greedy) or more")
-        if not 0 < self.top_p <= 1:
-            raise SettingsError(f"top_p={self.top_p:g} is not possible: use more than 0 and at most 1")
-
-    def chooser(self) -> Callable[[Tensor], int]:
-        """Return a function from logits (vocabulary,) to a token id; it draws from a generator of its own."""
-        if self.temperature == 0:
-            return lambda logits: int(logits.argmax())
-        generator = torch.Generator().manual_seed(self.seed)
-
-        def draw(logits: Tensor) -> int:
-            chances = (logits.float().cpu() / self.temperature).softmax(-1)
-            ordered, ids = chances.sort(descending=True)
-            before = ordered.cumsum(0) - ordered
-            ordered = ordered.masked_fill(before >= self.top_p, 0)  # the first always stays
-            return int(ids[torch.multinomial(ordered, 1, generator=generator)])
-
-        return draw
+    return draw
 
 
 class TokenGenerator:
@@ -63,7 +45,7 @@ class TokenGenerator:
         self._backbone = backbone
         self._most = sampling.max_new_tokens
         self._watch = watch
-        self._choose = sampling.chooser()
+        self._choose = chooser(sampling)
 
     def begin(self, cache: BufferCache, logits: Tensor, position: int) -> None:
         """Go on behind a cache that holds the prompt and all of `ids`.

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from videox2l.compress import ChunkEncoder, Compressor, History
+from videox2l.compress import Compressor
 from videox2l.engine.attention import Probe
 from videox2l.engine.backbone import Backbone
 from videox2l.engine.cache import BufferCache
 from videox2l.errors import SettingsError, VideoError
 from videox2l.evaluate.flop_counter import FlopCounter
-from videox2l.ingest import IngestSettings, check_chunk_frames, facts_of, known_of, runs
-from videox2l.memory import Memory
+from videox2l.ingest import IngestSettings, check_chunk_frames, facts_of, info_of, runs
+from videox2l.memory import Chunk, Memory
 from videox2l.memory.features import chunk_features
 from videox2l.types import VideoCursor, VisualTokens
 from videox2l.units import Cue
@@ -87,15 +87,15 @@ class EncodedVideo:
         self.lines = tuple(subtitles)
         self.meter = FlopCounter(x2l.backbone)
         self._made: dict[str, Any] = {}
-        self.before = self.backbone.prefix(known_of(source))
+        self.before = self.backbone.prefix(info_of(source))
         self.prefix_tokens = len(self.before)
         self.chunks: list[EncodedChunk] = []
-        cursor = VideoCursor(self.prefix_tokens, 0.0, 0, self.prefix_tokens, facts=known_of(source))
-        for run in runs(source, self.chunk_frames):
-            pts = [frame.pts for frame in run.frames]
+        cursor = VideoCursor(self.prefix_tokens, 0.0, 0, self.prefix_tokens, facts=info_of(source))
+        for frames, end in runs(source, self.chunk_frames):
+            pts = [frame.pts for frame in frames]
             cursor = cursor if self.chunks else replace(cursor, origin=pts[0])
-            tokens = self.backbone.visual_tokens([frame.image for frame in run.frames], pts, cursor)
-            self.chunks.append(EncodedChunk(pts[0], run.end, len(pts), tokens.to("cpu")))
+            tokens = self.backbone.visual_tokens([frame.image for frame in frames], pts, cursor)
+            self.chunks.append(EncodedChunk(pts[0], end, len(pts), tokens.to("cpu")))
             cursor = cursor.after(tokens, len(pts))
         if not self.chunks:
             raise VideoError("the video has no frames in the range that was asked for")
@@ -149,7 +149,7 @@ class EncodedVideo:
 
     def _encode(self, compressor: Compressor, settings: IngestSettings) -> tuple[Memory, int | None]:
         with self.meter.counting() as count:
-            encoder = ChunkEncoder(self.backbone, compressor, settings.ratios, History.parse(settings.history))
+            encoder = settings.encoder(self.backbone, compressor)
             prefix = encoder.prefix(self.before)
             memory = Memory(
                 identity=self.x2l.identity,
@@ -168,7 +168,17 @@ class EncodedVideo:
                 tokens = chunk.tokens.to(self.backbone.device)
                 levels = encoder.add(tokens, last)
                 features = chunk_features(levels, tokens, self.backbone)
-                memory.add(chunk.start, chunk.end, chunk.frames, tokens.positions, levels, last=last, features=features)
+                memory.add(
+                    Chunk(
+                        start=chunk.start,
+                        end=chunk.end,
+                        frames=chunk.frames,
+                        positions=tokens.positions,
+                        levels=levels,  # type: ignore[arg-type]  # any mapping is taken
+                        last=last,
+                        features=features,
+                    )
+                )
         return memory, count.flops
 
     @cached_property

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from videox2l.engine.backbone import Backbone
 from videox2l.engine.cache import BufferCache
-from videox2l.engine.decode import SamplingParams, generate
+from videox2l.engine.decode import generate
 from videox2l.evaluate.base import MethodOutput, Sample
 from videox2l.evaluate.encode import EncodedVideo
+from videox2l.options import SamplingParams
 from videox2l.types import TextTokens
 
 
@@ -56,7 +57,7 @@ def generate_answer(
         positions = backbone.text_positions(next_position, len(prompt))
         logits = backbone.logits(backbone.forward(prompt.embeds, positions, cache)[-1:])[0]
         clock.append(perf_counter())
-        sampling = SamplingParams(max_new_tokens)
+        sampling = SamplingParams(max_new_tokens=max_new_tokens)
         ids = list(generate(backbone, cache, logits, next_position + len(prompt), sampling))
     finally:
         for layer, length in zip(cache.layers, held, strict=True):

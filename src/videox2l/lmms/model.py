@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from videox2l.errors import SettingsError, VideoWarning
 from videox2l.lmms.session import Job, Session
+from videox2l.options import DEFAULT_SELECTOR
 from videox2l.pipeline import VideoX2L
-from videox2l.select import DEFAULT_SELECTOR
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts", ".flv", ".mpg", ".mpeg")
 

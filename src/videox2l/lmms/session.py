@@ -16,8 +16,9 @@ from typing import Any
 from videox2l.errors import SettingsError
 from videox2l.memory import Memory
 from videox2l.memory.disk.folder import is_memory
+from videox2l.options import DEFAULT_SELECTOR
 from videox2l.pipeline import VideoX2L
-from videox2l.select import DEFAULT_SELECTOR, budget_for, selector_by_name
+from videox2l.select import budget_for, selector_by_name
 from videox2l.video.files import content_hash
 
 

@@ -15,7 +15,7 @@ from videox2l.errors import MemoryFileError, SettingsError
 from videox2l.memory.cache_layout import DialogueKV, planned_tokens, uniform_plan
 from videox2l.memory.features import FeatureCache
 from videox2l.memory.levels import Chunk, LevelCache, LevelKV, Levels
-from videox2l.types import SOURCE, KVShape, VisualTokens, without_source
+from videox2l.types import SOURCE, KVShape, without_source
 
 if TYPE_CHECKING:
     from videox2l.memory.disk.reader import Source
@@ -89,31 +89,17 @@ class Memory:
         kept += sum(mark.nbytes for chunk in self.chunks for mark in chunk.features.values())
         return kept + 2 * self.prefix[0].numel() * self.prefix[0].element_size()
 
-    def add(
-        self,
-        start: float,
-        end: float,
-        frames: int,
-        positions: Tensor,
-        levels: Mapping[float, LevelKV],
-        visual: VisualTokens | None = None,
-        last: bool = False,
-        thumbnail: bytes | None = None,
-        features: Mapping[str, Tensor] | None = None,
-    ) -> Chunk:
-        """Append a chunk, its levels finest first; they are moved to host memory. Return it.
-
-        `visual` are its visual tokens, where levels that are missing now are to be made from them later; `last`,
-        `thumbnail` and `marks` as of `Chunk`.
-        """
+    def add(self, chunk: Chunk) -> Chunk:
+        """Append a chunk and return it: its levels finest first and, like its visual tokens, in host memory."""
+        levels = chunk.levels
         ratios = sorted(levels)
         finest = levels[ratios[0]].to("cpu")
         stored: dict[float, LevelKV] = {ratios[0]: finest}
         for ratio in ratios[1:]:
-            part = levels[ratio].is_part_of(levels[ratios[0]])
-            stored[ratio] = finest.first(len(levels[ratio])) if part else levels[ratio].to("cpu")
-        tokens = None if visual is None else visual.to("cpu")
-        chunk = Chunk(start, end, frames, positions.cpu(), Levels(stored), tokens, last, thumbnail, features or {})
+            nested = levels[ratio].is_part_of(levels[ratios[0]])
+            stored[ratio] = finest.first(len(levels[ratio])) if nested else levels[ratio].to("cpu")
+        visual = None if chunk.visual is None else chunk.visual.to("cpu")
+        chunk = replace(chunk, positions=chunk.positions.cpu(), levels=Levels(stored), visual=visual)
         self.chunks.append(chunk)
         return chunk
 

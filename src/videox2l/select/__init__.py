@@ -1,7 +1,7 @@
 """Question + memory -> scores -> plan: selectors and budgets."""
 
 from videox2l.select.attention import AttentionSelector
-from videox2l.select.base import Budget, Constraints, Selector, TimeRange
+from videox2l.select.base import Budget, Constraints, Selector
 from videox2l.select.budgets import ByteBudget, EverythingAt, MassBudget, TokenBudget, TopK
 from videox2l.select.embedding import EmbeddingSelector, EmbedDotSelector
 from videox2l.select.fusion import FusionSelector
@@ -9,7 +9,6 @@ from videox2l.select.keys import KeysSelector
 from videox2l.select.latency import LatencyBudget, bound
 from videox2l.select.parsing import (
     BUDGET_FORMS,
-    DEFAULT_SELECTOR,
     SELECTOR_FORMS,
     SELECTORS,
     budget_for,
@@ -19,7 +18,6 @@ from videox2l.select.simple import ManualSelector, OracleSelector, RandomSelecto
 
 __all__ = [
     "BUDGET_FORMS",
-    "DEFAULT_SELECTOR",
     "SELECTORS",
     "SELECTOR_FORMS",
     "AttentionSelector",
@@ -38,7 +36,6 @@ __all__ = [
     "RandomSelector",
     "Selector",
     "TextSelector",
-    "TimeRange",
     "TokenBudget",
     "TopK",
     "UniformSelector",

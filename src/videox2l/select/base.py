@@ -13,6 +13,7 @@ from videox2l.engine.backbone import Backbone
 from videox2l.errors import SettingsError
 from videox2l.flops import kept_tokens
 from videox2l.memory import Memory, Plan
+from videox2l.options import TimeRange
 from videox2l.types import TextTokens
 
 
@@ -32,9 +33,6 @@ class Budget(Protocol):
     @property
     def needs_scores(self) -> bool:
         """Whether `plan` looks at scores at all; if not, no selector is run."""
-
-
-TimeRange = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)

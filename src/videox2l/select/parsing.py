@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from videox2l.errors import SettingsError
+from videox2l.options import TimeRange
 from videox2l.select.attention import AttentionSelector
-from videox2l.select.base import Budget, Selector, TimeRange
+from videox2l.select.base import Budget, Selector
 from videox2l.select.budgets import ByteBudget, EverythingAt, MassBudget, TokenBudget, TopK
 from videox2l.select.embedding import EmbeddingSelector, EmbedDotSelector
 from videox2l.select.fusion import FusionSelector
@@ -29,7 +30,6 @@ SELECTORS: dict[str, Callable[[], Selector]] = {
     "uniform": UniformSelector,
     "random": RandomSelector,
 }
-DEFAULT_SELECTOR = "keys"
 SELECTOR_FORMS = "manual:A-B,... or fuse:keys+text (fuse-zscore:, fuse-share:; keys*2 for a weight)"
 BUDGET_FORMS = (
     "a number of chunks, all, none, tokens:N, bytes:200M, mass:0.9 or latency:0.5s; "

@@ -13,7 +13,7 @@ from videox2l.compress import ChunkEncoder, compressor_by_name
 from videox2l.engine.backbone import Backbone
 from videox2l.engine.cache import BufferCache
 from videox2l.flops import kept_tokens
-from videox2l.ingest import IngestSettings, encoder_for
+from videox2l.ingest import IngestSettings
 from videox2l.memory.levels import LevelKV
 from videox2l.sizing.shadow import Shadow
 from videox2l.sizing.sketch import models_of
@@ -73,7 +73,7 @@ def run_chunk(backbone: Backbone, settings: IngestSettings, vision: VisionRun, b
     with Shadow() as shadow:
         weights = shadow.hold(tensors_of(backbone))
         shadow.hold([tokens.embeds])
-        encoder = encoder_for(backbone, compressor, settings)
+        encoder = settings.encoder(backbone, compressor)
         encoder.prefix(backbone.prefix())
         _fill(encoder, vision.prefix, n, before)
         shadow.lap()

@@ -13,18 +13,13 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from videox2l.backbones import video_xl_loading as video_xl
 from videox2l.backbones.checkpoint import Checkpoint, translate_errors
-from videox2l.backbones.loading import (
-    DTYPES,
-    SHIPPED,
-    checkpoint_of,
-    from_pretrained,
-    load_tokenizer,
-    video_processor_config,
-)
+from videox2l.backbones.loading import DTYPES, load_tokenizer, video_processor_config
 from videox2l.backbones.registry import adapter_for
 from videox2l.backbones.video_xl_model import VideoXLForCausalLM
+from videox2l.demo.models import SHIPPED, checkpoint_of, load_backbone
 from videox2l.engine.backbone import Backbone
 from videox2l.errors import ModelError, SettingsError
+from videox2l.options import LoadOptions
 from videox2l.sizing.shadow import weight_bytes
 
 PACKED_BITS = {"4bit": 4.5, "8bit": 8.0}
@@ -62,7 +57,7 @@ def sketch(
     notes: list[str] = []
     with translate_errors(checkpoint):
         if name in SHIPPED:
-            backbone: Any = from_pretrained(name, device="cpu", max_pixels=max_pixels)
+            backbone: Any = load_backbone(name, LoadOptions(device="cpu", max_pixels=max_pixels))[0]
             precision = torch.float32 if dtype == "auto" else DTYPES[dtype]
             for module in models_of(backbone):
                 module.to(device="meta", dtype=precision)
@@ -81,7 +76,7 @@ def sketch(
 
 def models_of(backbone: Any) -> list[nn.Module]:
     """Return the models that a backbone holds: its own, and for demo-xl that of its vision tower."""
-    found = (getattr(backbone, "model", None), getattr(getattr(backbone, "eyes", None), "model", None))
+    found = (getattr(backbone, "model", None), getattr(getattr(backbone, "vision_backbone", None), "model", None))
     return [model for model in found if model is not None]
 
 

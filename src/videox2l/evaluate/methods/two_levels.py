@@ -23,7 +23,8 @@ from videox2l.evaluate.base import MethodOutput, Sample, VideoSession
 from videox2l.evaluate.encode import EncodedVideo
 from videox2l.evaluate.flop_counter import Count, FlopCounter
 from videox2l.memory import LevelKV, Memory, Plan
-from videox2l.select import DEFAULT_SELECTOR, ManualSelector, RandomSelector, Selector, selector_by_name
+from videox2l.options import DEFAULT_SELECTOR
+from videox2l.select import ManualSelector, RandomSelector, Selector, selector_by_name
 from videox2l.types import TextTokens, VisualTokens
 
 

@@ -1,0 +1,137 @@
+"""The command `x2l ingest`, and reading a video for `x2l ask`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from videox2l.cli.options import AsJson, Model, Verbose, command, load_model
+from videox2l.errors import SettingsError
+from videox2l.options import IngestOptions, LoadOptions
+
+if TYPE_CHECKING:
+    from videox2l.cli.console import Screen
+    from videox2l.memory import Memory
+    from videox2l.pipeline import VideoX2L
+
+_FLAGS = [
+    "--fps",
+    "--max-frames",
+    "--start",
+    "--end",
+    "--sampling",
+    "--ratios",
+    "--compressor",
+    "--history",
+    "--l-tier",
+    "--l-bits",
+    "--h-bits",
+    "--chunk-frames",
+    "--embedder",
+    "--subtitles",
+    "--max-pixels",
+]
+
+
+@command
+def ingest(
+    video: Annotated[str, typer.Argument(help="A video file; with --follow also - or a URL.", metavar="VIDEO")],
+    memory: Annotated[Path, typer.Argument(help="The folder to write, or to go on with.", metavar="MEMORY")],
+    model: Model = "demo",
+    *,
+    ingesting: IngestOptions,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow",
+            help="The video still runs: a file that grows, - for a pipe, or a URL such as rtsp://... that you trust. "
+            "A memory that is there is appended to.",
+        ),
+    ] = False,
+    idle: Annotated[float, typer.Option(help="With --follow: a file that did not grow for so many seconds ended.")] = 5,
+    loading: LoadOptions,
+    verbose: Verbose = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read a video into a memory on disk. Stopped at any time, the same command goes on from the last whole chunk."""
+    from videox2l.cli.console import Screen
+    from videox2l.memory.disk.writer import check_target
+
+    check_target(memory)
+    screen = Screen(quiet=as_json, verbose=verbose)
+    if follow:
+        made = _follow(video, memory, model, loading, ingesting, screen, idle)
+    else:
+        _, made = read_video(video, model, loading, ingesting, screen, store=memory)
+    screen.memory(made, saved=memory)
+    if as_json:
+        screen.json(made.summary())
+
+
+def read_video(
+    video: str,
+    model: str,
+    loading: LoadOptions,
+    options: IngestOptions,
+    screen: Screen,
+    *,
+    store: Path | None = None,
+    questions: Sequence[str] = (),
+) -> tuple[VideoX2L, Memory]:
+    """Load a model and read a video; what is wrong with the video or a question shows before the hours of an ingest."""
+    from videox2l.pipeline import frame_sampling
+    from videox2l.video import open_video
+    from videox2l.video.subtitles import read_subtitles
+
+    cues = read_subtitles(options.subtitles, video) if isinstance(options.subtitles, (str, Path)) else ()
+    options = IngestOptions.from_keywords(options, {"subtitles": cues})
+    with open_video(video, frame_sampling(options)) as source:
+        x2l = load_model(model, loading, screen)
+        for question in questions:
+            x2l.backbone.suffix(question)
+        with screen.ingest_bar(Path(video).name) as progress:
+            return x2l, x2l.ingest(source, options, store=store, progress=progress)
+
+
+def _follow(
+    video: str,
+    memory: Path,
+    model: str,
+    loading: LoadOptions,
+    options: IngestOptions,
+    screen: Screen,
+    idle: float,
+) -> Memory:
+    """Read a video that still runs: into a new memory, or behind the end of the one that is there."""
+    from videox2l.memory import Memory
+    from videox2l.memory.disk.folder import is_memory
+    from videox2l.video import FollowSource
+    from videox2l.video.subtitles import read_subtitles
+
+    if options.max_frames is not None or options.start is not None or options.end is not None:
+        raise SettingsError("--max-frames, --start and --end do not go with --follow: its end is not known")
+    cues = read_subtitles(options.subtitles, video) if isinstance(options.subtitles, (str, Path)) else ()
+    options = IngestOptions.from_keywords(options, {"subtitles": cues, "live": True})
+    source = FollowSource(video, fps=options.fps or 1.0, idle=idle)
+    with contextlib.ExitStack() as stack:
+        x2l = load_model(model, loading, screen)
+        progress = stack.enter_context(screen.ingest_bar(Path(video).name))
+        if is_memory(memory):
+            made = Memory.load(memory)
+            if made.is_new_source(source.manifest.sha256):
+                return x2l.append(made, source, progress=progress)
+        return x2l.ingest(source, options, store=memory, progress=progress)
+
+
+def check_unused(given: Collection[str], memory: str) -> None:
+    """Raise SettingsError for flags of an ingest that a finished memory cannot follow any more."""
+    unused = [flag for flag in _FLAGS if flag in given and flag != "--max-pixels"]
+    if unused:
+        raise SettingsError(
+            f"{', '.join(unused)}: no effect on '{memory}', which is a memory already; ask the video file instead, or "
+            "leave it out"
+        )

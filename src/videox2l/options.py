@@ -1,0 +1,295 @@
+"""LoadOptions, IngestOptions, AskOptions, SamplingParams: the only place of defaults, checks and help texts.
+
+The Python API takes them whole or as keywords, the command line makes its flags from them, and so do evaluation and the
+plugin for lmms-eval. Times are seconds or text such as "12:30"; they are numbers once an object is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypedDict
+
+from videox2l.errors import SettingsError
+from videox2l.units import Cue, as_range, as_time
+
+TimeRange = tuple[float, float]
+DEFAULT_SELECTOR = "keys"
+L_TIERS = ("stored", "lazy", "none")
+SAMPLING_MODES = ("auto", "exact", "fast")
+BITS = (8, 4)
+
+
+def option(default: Any, help: str, **cli: Any) -> Any:  # noqa: A002
+    """Return a dataclass field with its help text.
+
+    `cli` is for the command line: `flag` where it is not the field's name, `metavar`, `type` (text unless the default
+    says otherwise), `show` for the default as it is told, `hidden=True` for a field that has no flag.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, **cli})
+
+
+class OptionSet:
+    """What the option classes share: made from keywords, with an error that names the nearest option there is."""
+
+    @classmethod
+    def from_keywords(cls, options: Self | None = None, keywords: Mapping[str, Any] | None = None) -> Self:
+        """Return `options`, or the defaults, with `keywords` in their place. Raises SettingsError."""
+        keywords = keywords or {}
+        known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        for name in keywords:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f": did you mean {near[0]}?" if near else f": there are {', '.join(known)}"
+                raise SettingsError(f"option '{name}' is not known{hint}")
+        if options is None:
+            return cls(**keywords)
+        if not isinstance(options, cls):
+            raise SettingsError(f"options must be {cls.__name__}, got {type(options).__name__}")
+        return dataclasses.replace(options, **keywords) if keywords else options  # type: ignore[type-var]
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _check_number(self, name: str, low: float, *, whole: bool = True, high: float | None = None) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        kinds = int if whole else (int, float)
+        wrong = isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value)
+        if wrong or value < low or (high is not None and value > high):
+            kind = "a whole number" if whole else "a number"
+            upper = "" if high is None else f" and at most {high:g}"
+            raise SettingsError(f"{name} must be {kind} of {low:g} or more{upper}, got {value!r}")
+
+    def _check_choice(self, name: str, choices: Sequence[Any], optional: bool = False) -> None:
+        value = getattr(self, name)
+        if value not in choices and not (optional and value is None):
+            known = ", ".join(str(choice) for choice in choices)
+            raise SettingsError(f"{name} must be one of {known}, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions(OptionSet):
+    """How a model is loaded; see `VideoX2L.from_pretrained`."""
+
+    device: str | None = option(None, "cpu, cuda, cuda:1, ...", show="cuda where there is one")
+    dtype: str = option("auto", "auto (of the checkpoint; float32 on the CPU), float32, bfloat16 or float16.")
+    device_map: Any = option(
+        None, 'Spread the model over devices: "auto", or JSON of modules and devices. Needs accelerate.', type=str
+    )
+    quantize: Any = option(None, "Weights in 4bit or 8bit. Needs bitsandbytes.", type=str)
+    revision: str | None = option(None, "Branch, tag or commit of a hub repository.")
+    max_pixels: int | None = option(
+        None, "Pixels per frame at most, where the model resizes to a budget: fewer pixels, fewer tokens.", type=int
+    )
+    check: bool = option(True, "Compare a model with the stock one when it is first loaded.")
+
+    def __post_init__(self) -> None:
+        self._check_number("max_pixels", 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestOptions(OptionSet):
+    """How a video is sampled and compressed; see `VideoX2L.ingest`. Raises SettingsError for what cannot work."""
+
+    fps: float | None = option(1.0, "Frames sampled per second of video; native takes every frame.", type=str)
+    max_frames: int | None = option(None, "Sample at most this many frames: fps is lowered until they fit.", type=int)
+    start: float | None = option(None, "Read from this time on, such as 90 or 1:30.", metavar="TIME", type=str)
+    end: float | None = option(None, "Read up to this time.", metavar="TIME", type=str)
+    sampling: str = option("auto", "auto, exact (decode every frame) or fast (key frames where near enough).")
+    ratios: tuple[float, ...] = option(
+        (2, 32), "Compression ratio of each level, finest (L) first; the last is H.", type=str, show="2,32"
+    )
+    compressor: Any = option(
+        None, "keydiff, snap, uniform, pool or summary.", type=str, show="the model's, mostly keydiff"
+    )
+    history: str = option("H", "What a chunk sees of earlier ones: H, L, recent:N, own or fused.")
+    l_tier: str = option(
+        "stored", "stored keeps L; lazy keeps visual tokens and makes L when first wanted; none keeps H alone."
+    )
+    l_bits: int | None = option(None, "Keep L in 8 or 4 bits.", type=int, show="the model's own dtype")
+    h_bits: int | None = option(None, "Keep H in 8 or 4 bits.", type=int, show="the model's own dtype")
+    chunk_frames: int | None = option(
+        None, "Sampled frames per chunk, the unit of selection.", type=int, show="the model's, mostly 8"
+    )
+    embedder: Any = option(
+        None, "Embed frames with this dual encoder (CLIP, SigLIP), for selector embedding.", metavar="ID|DIR", type=str
+    )
+    subtitles: str | Path | Sequence[Cue] = option(
+        (), 'An SRT or VTT file, or "embedded" for a text track of the video.', metavar="FILE|embedded", type=str
+    )
+    live: bool = option(False, "More will be appended: no chunk is treated as the last of the video.", hidden=True)
+
+    def __post_init__(self) -> None:
+        fps: Any = self.fps
+        if isinstance(fps, str):
+            self._set("fps", None if fps == "native" else _number(fps, "fps"))
+        self._set("start", as_time(self.start, "start"))
+        self._set("end", as_time(self.end, "end"))
+        self._set("ratios", _ratios(self.ratios))
+        self._check_choice("sampling", SAMPLING_MODES)
+        self._check_choice("l_tier", L_TIERS)
+        self._check_choice("l_bits", BITS, optional=True)
+        self._check_choice("h_bits", BITS, optional=True)
+        self._check_number("max_frames", 1)
+        self._check_number("chunk_frames", 1)
+        if self.fps is not None:
+            self._check_number("fps", 0, whole=False)
+            if self.fps == 0:
+                raise SettingsError("fps must be above 0, got 0; None takes every frame")
+        if self.start is not None and self.end is not None and self.end <= self.start:
+            raise SettingsError(f"end must be above start={self.start:g} s, got {self.end:g} s")
+        if self.l_tier == "lazy" and self.compressor is not None and not isinstance(self.compressor, str):
+            raise SettingsError("l_tier='lazy' needs a compressor by name: levels are made later, maybe elsewhere")
+        if self.l_tier == "none":
+            self._set("ratios", self.ratios[-1:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams(OptionSet):
+    """How the next token is chosen. `temperature=0` is greedy; otherwise nucleus sampling (`top_p`) from `seed`."""
+
+    max_new_tokens: int = option(128, "Length limit of an answer, in tokens.")
+    temperature: float = option(0.0, "0 is greedy.")
+    top_p: float = option(1.0, "Nucleus sampling, with a temperature above 0.")
+    seed: int = option(0, "Seed of sampling.")
+
+    def __post_init__(self) -> None:
+        self._check_number("max_new_tokens", 1, high=1_000_000)
+        self._check_number("temperature", 0, whole=False)
+        self._check_number("top_p", 0, whole=False, high=1)
+        if self.top_p == 0:
+            raise SettingsError("top_p must be above 0 and at most 1, got 0")
+        self._check_number("seed", 0, high=2**63 - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskOptions(SamplingParams):
+    """What is re-loaded for a question, and how its answer is decoded; see `VideoX2L.ask`."""
+
+    reload: Any = option(
+        3,
+        "What to re-load per question: a number of chunks, all, none, tokens:N (split by score), bytes:200M, "
+        "mass:0.9 (of the scores) or latency:0.5s; after a comma also max:N (with mass and latency), ends (first and "
+        "last chunk), neighbours:N.",
+        type=str,
+    )
+    selector: Any = option(
+        DEFAULT_SELECTOR,
+        "What scores the chunks: keys, attention, embedding (see --embedder), embed-dot, text (of subtitles), "
+        "uniform, random, manual:A-B, or several as fuse:keys+text.",
+        type=str,
+    )
+    pinned: tuple[TimeRange, ...] = option(
+        (), "Always re-load this time range; repeatable.", flag="--pin", metavar="A-B", type=list[str]
+    )
+    excluded: tuple[TimeRange, ...] = option(
+        (), "Never re-load this time range; repeatable.", flag="--exclude", metavar="A-B", type=list[str]
+    )
+    as_of: float | None = option(None, "See only what is over at this time, such as 12:30.", metavar="TIME", type=str)
+    within: TimeRange | None = option(None, "See only this time range.", metavar="A-B", type=str)
+    subtitles: bool = option(
+        False, "Put the subtitles of the re-loaded chunks in front of the question.", flag="--with-subtitles"
+    )
+    escalate: Any = option(
+        False, "Begin with one chunk; re-load more, up to --reload, only while unsure.", type=bool, flag="--escalate"
+    )
+    reselect_every: int | None = option(
+        None, "Choose the chunks again after every so many tokens of the answer.", metavar="TOKENS", type=int
+    )
+    why: tuple[float, ...] = option(
+        (), "Explain the score of the moment at this time; repeatable.", metavar="TIME", type=list[str]
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("pinned", tuple(as_range(part, "pinned") for part in _several(self.pinned, "pinned")))
+        self._set("excluded", tuple(as_range(part, "excluded") for part in _several(self.excluded, "excluded")))
+        self._set("as_of", as_time(self.as_of, "as_of"))
+        self._set("within", None if self.within is None else as_range(self.within, "within"))
+        self._set("why", tuple(as_time(part, "why") for part in _several(self.why, "why")))
+        self._check_number("reselect_every", 1)
+        if self.reselect_every is not None and self.escalate:
+            raise SettingsError("reselect_every and escalate both change what is re-loaded: use one of them")
+
+
+class LoadKeywords(TypedDict, total=False):
+    """The fields of `LoadOptions`, as keywords."""
+
+    device: str | None
+    dtype: str
+    device_map: Any
+    quantize: Any
+    revision: str | None
+    max_pixels: int | None
+    check: bool
+
+
+class IngestKeywords(TypedDict, total=False):
+    """The fields of `IngestOptions`, as keywords."""
+
+    fps: float | None
+    max_frames: int | None
+    start: float | str | None
+    end: float | str | None
+    sampling: str
+    ratios: Sequence[float] | str
+    compressor: Any
+    history: str
+    l_tier: str
+    l_bits: int | None
+    h_bits: int | None
+    chunk_frames: int | None
+    embedder: Any
+    subtitles: str | Path | Sequence[Cue]
+    live: bool
+
+
+class AskKeywords(TypedDict, total=False):
+    """The fields of `AskOptions`, as keywords."""
+
+    reload: Any
+    selector: Any
+    pinned: Sequence[TimeRange | str]
+    excluded: Sequence[TimeRange | str]
+    as_of: float | str | None
+    within: TimeRange | str | None
+    subtitles: bool
+    escalate: Any
+    reselect_every: int | None
+    why: Sequence[float | str]
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+
+
+def _number(text: str, name: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise SettingsError(f"{name} must be a number, got '{text}'") from None
+
+
+def _several(values: Any, name: str) -> Sequence[Any]:
+    if isinstance(values, str) or not isinstance(values, (list, tuple)):
+        raise SettingsError(f"{name} must be a list, got {values!r}; write {name}=[{values!r}]")
+    return values
+
+
+def _ratios(ratios: Any) -> tuple[float, ...]:
+    parts = ratios.split(",") if isinstance(ratios, str) else ratios
+    if not isinstance(parts, (list, tuple)) or not parts:
+        raise SettingsError(f"ratios must be one or more numbers, finest first, such as 2,32; got {ratios!r}")
+    found = tuple(_number(part, "ratios") if isinstance(part, str) else part for part in parts)
+    for ratio in found:
+        if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 1 <= ratio < math.inf:
+            raise SettingsError(f"ratios must be numbers of 1 or more, got {ratio!r}")
+    if list(found) != sorted(set(found)):
+        raise SettingsError(f"ratios must rise, finest first, such as 2,32; got {', '.join(f'{r:g}' for r in found)}")
+    return tuple(float(ratio) for ratio in found)
