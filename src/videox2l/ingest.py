@@ -21,6 +21,7 @@ from videox2l.memory.disk.journal import describe_differences
 from videox2l.memory.disk.stores import ObjectStore, RamStore
 from videox2l.memory.disk.writer import MemoryWriter, continue_writer, open_writer
 from videox2l.memory.features import PICTURES, chunk_features
+from videox2l.memory.memory import in_host_memory
 from videox2l.options import IngestOptions
 from videox2l.select.embedding import DualEncoder, same_encoder
 from videox2l.types import VideoCursor, VideoInfo
@@ -197,10 +198,11 @@ class Ingestor:
             thumbnail=thumbnail(images[0]),
             features=features,
         )
-        chunk = memory.add(chunk)
+        chunk = in_host_memory(chunk)
         quantized = memory.settings["l_bits"] is not None or memory.settings["h_bits"] is not None
         if self._writer is not None:
-            chunk = memory.chunks[-1] = self._writer.add(chunk, pts, [frame.index for frame in frames])
+            chunk = self._writer.add(chunk, pts, [frame.index for frame in frames])
+        memory.chunks.append(chunk)  # last: other threads may ask about it from here on
         self._encoder.extend(chunk.levels if quantized else levels, tokens.positions)
         self._pts += pts
         self._indices += [frame.index for frame in frames]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -27,6 +28,8 @@ class DecoderBackbone:
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model = model.eval()
         self.decoder = decoder_of(model)
+        if _stop_at_the_door not in self.decoder._forward_pre_hooks.values():
+            self.decoder.register_forward_pre_hook(_stop_at_the_door, with_kwargs=True)
         self.tokenizer = tokenizer
         self.name = str(model.config.model_type)
         self.text_config = model.config.get_text_config()
@@ -146,6 +149,17 @@ class _StopError(Exception):
     """Raised at the decoder's door."""
 
 
+_capture = threading.local()  # `inputs`: where this thread's call of the decoder goes, in place of its forward
+
+
+def _stop_at_the_door(_: nn.Module, __: tuple[Tensor, ...], inputs: dict[str, Any]) -> None:
+    """Hook of every decoder, installed once: other threads' passes go through while one thread captures its own."""
+    captured = getattr(_capture, "inputs", None)
+    if captured is not None:
+        captured.update(inputs)
+        raise _StopError
+
+
 def decoder_of(model: Any) -> nn.Module:
     """Return the text decoder of a model: what has the layers. SmolVLM of transformers 4 names another module."""
     found: nn.Module = model.get_decoder()
@@ -153,23 +167,19 @@ def decoder_of(model: Any) -> nn.Module:
 
 
 @torch.no_grad()
-def decoder_inputs(model: Any, decoder: nn.Module, **inputs: Any) -> dict[str, Any]:
+def decoder_inputs(model: Any, **inputs: Any) -> dict[str, Any]:
     """Run `model.model` up to its text decoder and return the keyword arguments that the decoder was called with.
 
     Return types of `get_video_features` differ between versions of transformers; what reaches the decoder does
-    not. `inputs_embeds` (1, n, hidden) holds the visual tokens at the placeholders of `input_ids`.
+    not. `inputs_embeds` (1, n, hidden) holds the visual tokens at the placeholders of `input_ids`. The decoder must be
+    that of a `DecoderBackbone`.
     """
-    seen: dict[str, Any] = {}
-
-    def grab(_: nn.Module, __: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
-        seen.update(kwargs)
-        raise _StopError
-
-    handle = decoder.register_forward_pre_hook(grab, with_kwargs=True)
+    captured: dict[str, Any] = {}
+    _capture.inputs = captured
     try:
         model.model(**inputs)
     except _StopError:
         pass
     finally:
-        handle.remove()
-    return seen
+        _capture.inputs = None
+    return captured

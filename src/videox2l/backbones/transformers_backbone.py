@@ -153,9 +153,7 @@ class TransformersBackbone(DecoderBackbone, ABC):
         """Return what the model's front end hands to the decoder for token ids (n,) and the arguments for pixels."""
         positions = torch.zeros((1, len(ids)) if self.axes == 1 else (self.axes, 1, len(ids)), dtype=torch.long)
         inputs = {name: self._as_weights(value) for name, value in pixels.items()}
-        found = decoder_inputs(
-            self.model, self.decoder, input_ids=ids[None], position_ids=positions.to(self.device), **inputs
-        )
+        found = decoder_inputs(self.model, input_ids=ids[None], position_ids=positions.to(self.device), **inputs)
         check_own_mask(self.name, found.get("attention_mask"))
         return found
 

@@ -113,7 +113,7 @@ class TestCase:
         """What the stock model's front end hands to its decoder for the whole clip and the question."""
         if "inputs_embeds" in self.inputs:
             return dict(self.inputs)
-        return decoder_inputs(self.stock.model, self.stock.decoder, **self.inputs)
+        return decoder_inputs(self.stock.model, **self.inputs)
 
     @cached_property
     def stock_run(self) -> tuple[Tensor, list[int]]:

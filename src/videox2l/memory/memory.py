@@ -90,18 +90,9 @@ class Memory:
         return kept + 2 * self.prefix[0].numel() * self.prefix[0].element_size()
 
     def add(self, chunk: Chunk) -> Chunk:
-        """Append a chunk and return it: its levels finest first and, like its visual tokens, in host memory."""
-        levels = chunk.levels
-        ratios = sorted(levels)
-        finest = levels[ratios[0]].to("cpu")
-        stored: dict[float, LevelKV] = {ratios[0]: finest}
-        for ratio in ratios[1:]:
-            nested = levels[ratio].is_part_of(levels[ratios[0]])
-            stored[ratio] = finest.first(len(levels[ratio])) if nested else levels[ratio].to("cpu")
-        visual = None if chunk.visual is None else chunk.visual.to("cpu")
-        chunk = replace(chunk, positions=chunk.positions.cpu(), levels=Levels(stored), visual=visual)
-        self.chunks.append(chunk)
-        return chunk
+        """Append a chunk, brought to host memory, and return it."""
+        self.chunks.append(in_host_memory(chunk))
+        return self.chunks[-1]
 
     def free_position(self) -> int:
         """Return the first position that is free for text after the prefix and the chunks."""
@@ -122,6 +113,7 @@ class Memory:
     def snapshot(self) -> Memory:
         """Return the memory as it is now, whatever is appended to it later."""
         copy = replace(self, chunks=list(self.chunks))
+        copy.next_position = copy.free_position()  # of these chunks, whatever another thread appends meanwhile
         copy.level_cache, copy.feature_cache = self.level_cache, self.feature_cache
         return copy
 
@@ -220,3 +212,16 @@ class Memory:
 
 def _short(value: str | None) -> str:
     return "nothing" if value is None else value[:12]
+
+
+def in_host_memory(chunk: Chunk) -> Chunk:
+    """Return a chunk with its levels, finest first, and its visual tokens in host memory."""
+    levels = chunk.levels
+    ratios = sorted(levels)
+    finest = levels[ratios[0]].to("cpu")
+    stored: dict[float, LevelKV] = {ratios[0]: finest}
+    for ratio in ratios[1:]:
+        nested = levels[ratio].is_part_of(levels[ratios[0]])
+        stored[ratio] = finest.first(len(levels[ratio])) if nested else levels[ratio].to("cpu")
+    visual = None if chunk.visual is None else chunk.visual.to("cpu")
+    return replace(chunk, positions=chunk.positions.cpu(), levels=Levels(stored), visual=visual)
