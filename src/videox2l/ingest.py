@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from videox2l.compress import COMPRESSORS, ChunkEncoder, Compressor, History, compressor_by_name
 from videox2l.compress.lazy import check_l_tier
 from videox2l.engine.backbone import Backbone
-from videox2l.errors import MemoryFileError, SettingsError, VideoError
-from videox2l.memory import Chunk, Memory
+from videox2l.errors import MemoryFileError, ModelError, SettingsError, VideoError
+from videox2l.memory import Chunk, LevelKV, Memory
 from videox2l.memory.disk.folder import content_of, head_of, memory_of
 from videox2l.memory.disk.journal import describe_differences
 from videox2l.memory.disk.stores import ObjectStore, RamStore
@@ -182,8 +184,11 @@ class Ingestor:
         if self._before is not None:
             cursor, self._before = replace(cursor, last=self._before.image), None
         tokens = self._backbone.visual_tokens(images, pts, cursor)
+        number = len(memory.chunks)
+        check_finite(tokens.embeds[None], f"the visual tokens of chunk {number}")
         last = last and not self._live
         levels = self._encoder.make(tokens, last)
+        check_level_finite(levels[min(levels)], f"chunk {number}")
         features = chunk_features(levels, tokens, self._backbone)
         if self._embedder is not None:
             features[PICTURES] = self._embedder.of_chunk(images)
@@ -271,6 +276,7 @@ def ingest(
     info = info_of(source)
     text = backbone.prefix(info)
     keys, values = encoder.prefix(text)
+    check_level_finite(LevelKV(keys, values, torch.empty(0)), "the text before the video")
     memory = Memory(
         identity=identity,
         settings=settings.to_dict(),
@@ -357,6 +363,24 @@ def _place_of(memory: Memory, source: FrameSource, writer: MemoryWriter) -> tupl
     if first == len(memory.chunks) and journal.first != first:
         writer.begin(content, shift)
     return first, shift
+
+
+def check_finite(values: Tensor, what: str) -> None:
+    """Raise ModelError where `values` (layers, ...) hold NaN or Inf; it names the first layer, if there are several."""
+    finite = values.isfinite().flatten(1).all(1)
+    if bool(finite.all()):
+        return
+    layer = "" if len(finite) == 1 else f"in layer {int((~finite).int().argmax())} "
+    raise ModelError(
+        f"{layer}{what} are not finite: numbers overflow in {str(values.dtype).removeprefix('torch.')}, or the weights "
+        "are damaged; load the model with dtype 'bfloat16' or 'float32'"
+    )
+
+
+def check_level_finite(level: LevelKV, where: str) -> None:
+    """Raise ModelError where the KVs of a level hold NaN or Inf."""
+    largest = [part.flatten(1).abs().amax(1) for part in (level.keys, level.values)]  # NaN and Inf win over numbers
+    check_finite(torch.stack(largest, 1), f"the KVs of {where}")
 
 
 def check_chunk_frames(settings: IngestSettings, backbone: Backbone) -> None:

@@ -152,11 +152,29 @@ class IngestOptions(OptionSet):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams(OptionSet):
-    """How the next token is chosen. `temperature=0` is greedy; otherwise nucleus sampling (`top_p`) from `seed`."""
+    """How the next token is chosen. `temperature=0` is greedy; otherwise it is drawn from `seed`.
+
+    None leaves a setting to the checkpoint's generation config. Penalties and suppressed tokens of that config hold for
+    greedy decoding too, as in transformers' `generate`; its `do_sample` and `temperature` do not.
+    """
 
     max_new_tokens: int = option(128, "Length limit of an answer, in tokens.")
     temperature: float = option(0.0, "0 is greedy.")
-    top_p: float = option(1.0, "Nucleus sampling, with a temperature above 0.")
+    top_p: float | None = option(
+        None, "Nucleus sampling, with a temperature above 0.", type=float, show="the model's, else 1"
+    )
+    top_k: int | None = option(
+        None, "Draw from so many tokens at most, with a temperature above 0; 0 is all.", type=int, show="the model's"
+    )
+    min_p: float | None = option(
+        None, "Leave out tokens below this share of the likeliest one.", type=float, show="the model's, else 0"
+    )
+    repetition_penalty: float | None = option(
+        None, "Above 1: tokens that stand in prompt or answer become less likely.", type=float, show="the model's"
+    )
+    presence_penalty: float | None = option(
+        None, "Subtracted from the logits of tokens that the answer holds.", type=float, show="the model's, else 0"
+    )
     seed: int = option(0, "Seed of sampling.")
 
     def __post_init__(self) -> None:
@@ -165,6 +183,10 @@ class SamplingParams(OptionSet):
         self._check_number("top_p", 0, whole=False, high=1)
         if self.top_p == 0:
             raise SettingsError("top_p must be above 0 and at most 1, got 0")
+        self._check_number("top_k", 0)
+        self._check_number("min_p", 0, whole=False, high=1)
+        self._check_number("repetition_penalty", 1e-3, whole=False)
+        self._check_number("presence_penalty", -2, whole=False, high=2)
         self._check_number("seed", 0, high=2**63 - 1)
 
 
@@ -265,7 +287,11 @@ class AskKeywords(TypedDict, total=False):
     why: Sequence[float | str]
     max_new_tokens: int
     temperature: float
-    top_p: float
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
     seed: int
 
 

@@ -174,7 +174,7 @@ def prefill(
     """Read the question behind the memory; return what generates its answer, or lets `generator` go on there."""
     with steps.stage("prefill"):
         if generator is None:
-            generator = TokenGenerator(run.backbone, run.options, run.watched)
+            generator = TokenGenerator(run.backbone, run.options, run.watched, _prompt_ids(run, reloaded.prompt))
         layout = reloaded.loaded.layout
         text = _with_ids(reloaded.prompt, generator.ids, run.backbone)
         positions = run.backbone.text_positions(layout.next_position, len(text))
@@ -255,6 +255,11 @@ def _attributions(run: QuestionRun, plan: Plan) -> dict[int, Attribution]:
         return {}
     scored = (chunk for chunk in dict.fromkeys(run.moments) if plan.scores[chunk] is not None)
     return {run.view.seen[chunk]: selector.explain(run.asked, memory, run.backbone, chunk) for chunk in scored}
+
+
+def _prompt_ids(run: QuestionRun, prompt: TextTokens) -> list[int]:
+    """Return the ids of the text before the answer, for penalties: around the video, and of the question."""
+    return [*run.backbone.prefix().ids.tolist(), *(token for token in prompt.ids.tolist() if token >= 0)]
 
 
 def _with_ids(text: TextTokens, ids: Sequence[int], backbone: Backbone) -> TextTokens:

@@ -88,10 +88,15 @@ class DecoderBackbone:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     @property
+    def generation_config(self) -> Any:
+        """The checkpoint's generation settings, as transformers reads them."""
+        return getattr(self.model, "generation_config", None)
+
+    @property
     def stop_ids(self) -> frozenset[int]:
         """Token ids that end an answer: those of the generation config and the tokenizer's end of text."""
         found: set[int] = set()
-        generation = getattr(self.model, "generation_config", None)
+        generation = self.generation_config
         for value in (getattr(generation, "eos_token_id", None), self.tokenizer.eos_token_id):
             if value is not None:
                 found.update(value if isinstance(value, (list, tuple)) else [value])

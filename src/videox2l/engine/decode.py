@@ -2,27 +2,125 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from videox2l.engine.backbone import Backbone
 from videox2l.engine.cache import BufferCache
+from videox2l.errors import ModelError, SettingsError
 from videox2l.options import SamplingParams
 
+Processor = Callable[[Tensor, Tensor], Tensor]
+"""From token ids (1, n) and logits (1, vocabulary) to logits, as transformers' logits processors."""
 
-def chooser(sampling: SamplingParams) -> Callable[[Tensor], int]:
-    """Return a function from logits (vocabulary,) to a token id; it draws from a generator of its own."""
+_NEUTRAL: dict[str, tuple[Any, ...]] = {  # fields of a generation config that change an answer, where not one of these
+    "num_beams": (None, 1),
+    "num_beam_groups": (None, 1),
+    "penalty_alpha": (None, 0, 0.0),
+    "dola_layers": (None,),
+    "guidance_scale": (None, 1, 1.0),
+    "encoder_repetition_penalty": (None, 1, 1.0),
+    "encoder_no_repeat_ngram_size": (None, 0),
+    "forced_bos_token_id": (None,),
+    "forced_eos_token_id": (None,),
+    "forced_decoder_ids": (None,),
+    "exponential_decay_length_penalty": (None,),
+    "constraints": (None,),
+    "force_words_ids": (None,),
+    "watermarking_config": (None,),
+    "stop_strings": (None,),
+    "renormalize_logits": (None, False),
+}
+_NEUTRAL_SAMPLED = {"typical_p": (None, 1, 1.0), "epsilon_cutoff": (None, 0, 0.0), "eta_cutoff": (None, 0, 0.0)}
+
+
+class PresencePenalty:
+    """Lowers the logits of tokens that the answer holds already: once each, or for each time that they stand there."""
+
+    def __init__(self, presence: float, frequency: float, start: int) -> None:
+        self.presence, self.frequency, self.start = presence, frequency, start
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the logits (1, vocabulary) behind token ids (1, n), of which those from `start` on are the answer."""
+        tokens, counts = torch.unique(ids[0, self.start :], return_counts=True)
+        scores = scores.clone()
+        scores[0, tokens] -= self.presence + self.frequency * counts.to(scores.dtype)
+        return scores
+
+
+def processors(config: Any, sampling: SamplingParams, prompt: int) -> list[Processor]:
+    """Return what a checkpoint's generation config, and the options above it, do to logits behind `prompt` tokens.
+
+    They are transformers' own logits processors, so that greedy decoding is that of `generate`. Raises SettingsError
+    for settings that are not served.
+    """
+    from transformers.generation import logits_process as library
+
+    def setting(name: str, neutral: Any) -> Any:
+        asked = getattr(sampling, name, None)
+        found = getattr(config, name, None) if asked is None else asked
+        return neutral if found is None else found
+
+    neutral = {**_NEUTRAL, **(_NEUTRAL_SAMPLED if sampling.temperature > 0 else {})}
+    wrong = [
+        f"{name}={getattr(config, name)!r}" for name, fine in neutral.items() if getattr(config, name, None) not in fine
+    ]
+    if wrong:
+        raise SettingsError(
+            f"the checkpoint's generation config asks for {', '.join(wrong)}, which is not served: remove it from "
+            "generation_config.json to answer without"
+        )
+    made: list[Any] = []
+    if setting("repetition_penalty", 1.0) != 1.0:
+        made.append(library.RepetitionPenaltyLogitsProcessor(float(setting("repetition_penalty", 1.0))))
+    presence, frequency = float(setting("presence_penalty", 0.0)), float(setting("frequency_penalty", 0.0))
+    if presence or frequency:
+        made.append(PresencePenalty(presence, frequency, prompt))
+    if setting("no_repeat_ngram_size", 0) > 0:
+        made.append(library.NoRepeatNGramLogitsProcessor(setting("no_repeat_ngram_size", 0)))
+    if getattr(config, "sequence_bias", None):
+        made.append(library.SequenceBiasLogitsProcessor(sequence_bias=config.sequence_bias))
+    ends = getattr(config, "eos_token_id", None)
+    if getattr(config, "bad_words_ids", None):
+        made.append(library.NoBadWordsLogitsProcessor(config.bad_words_ids, ends))
+    least = getattr(config, "min_new_tokens", None) or max(0, (getattr(config, "min_length", None) or 0) - prompt)
+    if least and ends is not None:
+        made.append(library.MinNewTokensLengthLogitsProcessor(prompt, least, ends))
+    if getattr(config, "suppress_tokens", None):
+        made.append(library.SuppressTokensLogitsProcessor(config.suppress_tokens))
+    if getattr(config, "begin_suppress_tokens", None):
+        made.append(library.SuppressTokensAtBeginLogitsProcessor(config.begin_suppress_tokens, prompt))
+    return made
+
+
+def chooser(sampling: SamplingParams, config: Any = None) -> Callable[[Tensor], int]:
+    """Return a function from logits (vocabulary,) to a token id; it draws from a generator of its own.
+
+    With a temperature, `top_k`, `top_p` and `min_p` that are not given are those of a checkpoint's generation config.
+    """
     if sampling.temperature == 0:
         return lambda logits: int(logits.argmax())
+
+    def setting(name: str, neutral: Any) -> Any:
+        asked = getattr(sampling, name)
+        found = getattr(config, name, None) if asked is None else asked
+        return neutral if found is None else found
+
+    top_k, top_p, min_p = setting("top_k", 0), setting("top_p", 1.0), setting("min_p", 0.0)
     generator = torch.Generator().manual_seed(sampling.seed)
 
     def draw(logits: Tensor) -> int:
         chances = (logits.float().cpu() / sampling.temperature).softmax(-1)
         ordered, ids = chances.sort(descending=True)
         before = ordered.cumsum(0) - ordered
-        ordered = ordered.masked_fill(before >= sampling.top_p, 0)  # the first always stays
+        left_out = (before >= top_p) | (ordered < min_p * ordered[0])
+        if top_k:
+            left_out[top_k:] = True
+        ordered = ordered.masked_fill(left_out, 0)  # the first always stays
         return int(ids[torch.multinomial(ordered, 1, generator=generator)])
 
     return draw
@@ -34,10 +132,12 @@ class TokenGenerator:
     `ids` are the tokens so far; `finish` is None until the answer is over: "stop" when the model ended it, "length"
     when `max_new_tokens` did. `entropies` (nats) are those of the first `watch` of the model's distributions, the one
     that ended the answer not counted; temperature has no part in them. `unread` is the last token while the cache does
-    not hold it yet.
+    not hold it yet. `prompt`: ids of the tokens before the answer, for penalties.
     """
 
-    def __init__(self, backbone: Backbone, sampling: SamplingParams, watch: int = 0) -> None:
+    def __init__(
+        self, backbone: Backbone, sampling: SamplingParams, watch: int = 0, prompt: Sequence[int] = ()
+    ) -> None:
         self.ids: list[int] = []
         self.entropies: list[float] = []
         self.finish: str | None = None
@@ -45,7 +145,10 @@ class TokenGenerator:
         self._backbone = backbone
         self._most = sampling.max_new_tokens
         self._watch = watch
-        self._choose = chooser(sampling)
+        config = getattr(backbone, "generation_config", None)
+        self._choose = chooser(sampling, config)
+        self._processors = processors(config, sampling, len(prompt))
+        self._prompt = list(prompt)
 
     def begin(self, cache: BufferCache, logits: Tensor, position: int) -> None:
         """Go on behind a cache that holds the prompt and all of `ids`.
@@ -56,7 +159,10 @@ class TokenGenerator:
         self.unread = None
 
     def step(self) -> int | None:
-        """Return one more token id, or None when the answer is over."""
+        """Return one more token id, or None when the answer is over.
+
+        Raises ModelError for logits that are not finite.
+        """
         if self.finish is not None:
             return None
         if self.unread is not None:
@@ -64,7 +170,7 @@ class TokenGenerator:
             hidden = self._backbone.forward(embeds, self._backbone.text_positions(self._position, 1), self._cache)
             self._logits, self.unread = self._backbone.logits(hidden[-1:])[0], None
             self._position += 1
-        token = self._choose(self._logits)
+        token = self._choose(self._processed(self._logits))
         if token in self._backbone.stop_ids:
             self.finish = "stop"
             return None
@@ -76,17 +182,35 @@ class TokenGenerator:
             self.finish = "length"
         return token
 
+    def _processed(self, logits: Tensor) -> Tensor:
+        if not math.isfinite(float(logits.max())):  # NaN wins over every number, and so does Inf
+            raise ModelError(
+                f"the model's logits are not finite at token {len(self.ids)} of the answer: numbers overflow in "
+                f"{str(logits.dtype).removeprefix('torch.')}; load the model with dtype 'bfloat16' or 'float32'"
+            )
+        if not self._processors:
+            return logits
+        ids, scores = torch.tensor([[*self._prompt, *self.ids]], device=logits.device), logits[None].float()
+        for process in self._processors:
+            scores = process(ids, scores)
+        return scores[0]
+
 
 def generate(
-    backbone: Backbone, cache: BufferCache, logits: Tensor, position: int, sampling: SamplingParams
+    backbone: Backbone,
+    cache: BufferCache,
+    logits: Tensor,
+    position: int,
+    sampling: SamplingParams,
+    prompt: Sequence[int] = (),
 ) -> Iterator[int]:
     """Yield generated token ids until a stop id (which is not yielded) or `max_new_tokens`.
 
     `logits` (vocabulary,) of the last prompt token; `position` of the first generated token. Appends to `cache`.
     """
-    writer = TokenGenerator(backbone, sampling)
-    writer.begin(cache, logits, position)
-    while (token := writer.step()) is not None:
+    generator = TokenGenerator(backbone, sampling, prompt=prompt)
+    generator.begin(cache, logits, position)
+    while (token := generator.step()) is not None:
         yield token
 
 

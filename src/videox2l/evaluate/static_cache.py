@@ -58,7 +58,7 @@ def generate_answer(
         logits = backbone.logits(backbone.forward(prompt.embeds, positions, cache)[-1:])[0]
         clock.append(perf_counter())
         sampling = SamplingParams(max_new_tokens=max_new_tokens)
-        ids = list(generate(backbone, cache, logits, next_position + len(prompt), sampling))
+        ids = list(generate(backbone, cache, logits, next_position + len(prompt), sampling, prompt.ids.tolist()))
     finally:
         for layer, length in zip(cache.layers, held, strict=True):
             layer.crop(length)
