@@ -15,7 +15,7 @@ from torch import Tensor
 
 from videox2l.compress import COMPRESSORS, ChunkEncoder, Compressor, History, compressor_by_name
 from videox2l.compress.lazy import check_l_tier
-from videox2l.engine.backbone import Backbone
+from videox2l.engine.backbone import Backbone, warn_beyond
 from videox2l.errors import MemoryFileError, ModelError, SettingsError, VideoError
 from videox2l.memory import Chunk, LevelKV, Memory
 from videox2l.memory.disk.folder import content_of, head_of, memory_of
@@ -213,6 +213,7 @@ class Ingestor:
         self._indices += [frame.index for frame in frames]
         self._cursor = cursor.after(tokens, len(pts))
         memory.next_position = self._cursor.next_position
+        warn_beyond(self._backbone, memory.next_position, "the video")
         self.done += len(pts)
         return chunk
 

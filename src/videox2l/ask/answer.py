@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -11,6 +12,24 @@ from videox2l.errors import SettingsError
 from videox2l.memory import Memory, Plan
 from videox2l.select.probes import Attribution
 from videox2l.units import format_range, format_time
+
+_THOUGHT = re.compile(r"<(/?)(think|thinking|thought)>|\[(/?)THINK\]|\u25c1(/?)think\u25b7")
+
+
+def part_thought(text: str) -> tuple[str, str]:
+    """Return the thought and the answer of what a thinking model wrote.
+
+    Where its prompt began the thought already, the text has the closing tag alone. A thought that was cut has no answer.
+    """
+    tags = [(tag, any(tag.group(group) for group in (1, 3, 4))) for tag in _THOUGHT.finditer(text)]
+    closing = [tag for tag, closes in tags if closes]
+    if closing:
+        thought, answer = text[: closing[-1].start()], text[closing[-1].end() :]
+    elif tags and not text[: tags[0][0].start()].strip():
+        thought, answer = text[tags[0][0].end() :], ""
+    else:
+        return "", text.strip()
+    return _THOUGHT.sub("", thought).strip(), answer.strip()
 
 
 @dataclass(frozen=True)
@@ -89,7 +108,7 @@ class Step:
 class Answer:
     """An answer with its evidence (all chunks, in order of time), its cost, and the steps it took.
 
-    `finish` is "stop" when the model ended the answer, "length" when max_new_tokens did. `looked`: by the number of a
+    `text` is the answer alone; what a thinking model wrote before it is its `thought`. `finish` is "stop" when the model ended the answer, "length" when max_new_tokens did. `looked`: by the number of a
     chunk, what the selector can say of its score, for the moments that `ask(..., why=...)` named.
     """
 
@@ -101,6 +120,7 @@ class Answer:
     cost: Cost
     steps: tuple[Step, ...] = ()
     attributions: dict[int, Attribution] = field(default_factory=dict)
+    thought: str = ""
 
     @property
     def reloaded(self) -> list[Evidence]:

@@ -9,10 +9,10 @@ from time import perf_counter
 
 import torch
 
-from videox2l.ask.answer import Answer, Cost, Step, chunk_index_at, evidence_of
+from videox2l.ask.answer import Answer, Cost, Step, chunk_index_at, evidence_of, part_thought
 from videox2l.ask.escalation import Escalation, escalation_for
 from videox2l.ask.view import LoadedView, View, with_lines
-from videox2l.engine.backbone import Backbone
+from videox2l.engine.backbone import Backbone, warn_beyond
 from videox2l.engine.decode import TextStream, TokenGenerator
 from videox2l.memory import CacheLayout, Memory, Plan, build_cache, update_cache
 from videox2l.options import AskOptions
@@ -111,7 +111,8 @@ def run_question(run: QuestionRun, loaded: LoadedView | None = None, on_text: On
         generator = prefill(run, reloaded, steps)
     else:
         reloaded, generator, settled = _escalate(run, run.escalation, steps, loaded)
-    reloaded, text = _decode(run, reloaded, generator, steps, on_text)
+    reloaded, written = _decode(run, reloaded, generator, steps, on_text)
+    thought, text = part_thought(written)
     steps.end(reloaded, generator, settled=settled)
     answer = Answer(
         question=run.question,
@@ -122,6 +123,7 @@ def run_question(run: QuestionRun, loaded: LoadedView | None = None, on_text: On
         cost=Cost.of([step.cost for step in steps.done]),
         steps=tuple(steps.done),
         attributions=_attributions(run, reloaded.plan),
+        thought=thought,
     )
     return Outcome(answer, reloaded, generator)
 
@@ -177,6 +179,8 @@ def prefill(
             generator = TokenGenerator(run.backbone, run.options, run.watched, _prompt_ids(run, reloaded.prompt))
         layout = reloaded.loaded.layout
         text = _with_ids(reloaded.prompt, generator.ids, run.backbone)
+        last = layout.next_position + len(text) + run.options.max_new_tokens - len(generator.ids)
+        warn_beyond(run.backbone, last, "the question with its answer")
         positions = run.backbone.text_positions(layout.next_position, len(text))
         hidden = run.backbone.forward(text.embeds, positions, layout.cache)
         generator.begin(layout.cache, run.backbone.logits(hidden[-1:])[0], layout.next_position + len(text))

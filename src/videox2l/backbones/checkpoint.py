@@ -8,11 +8,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from huggingface_hub import constants, errors, file_exists, hf_hub_download, try_to_load_from_cache
 from safetensors import SafetensorError
@@ -41,7 +45,8 @@ class Checkpoint:
     @property
     def hub(self) -> dict[str, Any]:
         """Return what transformers' loading functions are called with besides `where`. Remote code is never run."""
-        return {"revision": self.revision, "trust_remote_code": False, "subfolder": self.subfolder}
+        offline = {} if self.local or online() else {"local_files_only": True}
+        return {"revision": self.revision, "trust_remote_code": False, "subfolder": self.subfolder, **offline}
 
     def find(self, file: str) -> Path | None:
         """Return where a file lies on disk (fetched if need be), or None if the model has none of that name."""
@@ -50,7 +55,15 @@ class Checkpoint:
             return path if path.is_file() else None
         with translate_errors(self):
             try:
-                return Path(hf_hub_download(self.where, file, subfolder=self.subfolder or None, revision=self.revision))
+                return Path(
+                    hf_hub_download(
+                        self.where,
+                        file,
+                        subfolder=self.subfolder or None,
+                        revision=self.revision,
+                        local_files_only=not online(),
+                    )
+                )
             except (errors.EntryNotFoundError, errors.OfflineModeIsEnabled):
                 return None  # LocalEntryNotFoundError among them: not in the cache, and no way to ask
 
@@ -60,7 +73,7 @@ class Checkpoint:
         if path is None:
             return {}
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
+            return dict(json.loads(path.read_text(encoding="utf-8-sig")))
         except ValueError as error:
             raise ModelError(f"{file} of '{self.where}' is no JSON object ({error}): fetch it again") from error
 
@@ -89,8 +102,13 @@ class Checkpoint:
         return f"{self.where}{'/' * bool(self.subfolder)}{self.subfolder}@{self.commit or self.revision or 'main'}"
 
     def check_weights(self) -> None:
-        """Raise ModelError where there are no safetensors. Pickled weights are never read: loading them runs code."""
+        """Raise ModelError where there are no safetensors, or an adapter beside them that would be left out.
+
+        Pickled weights are never read: loading them runs code.
+        """
+        self._check_adapter()
         if any(self._has(file) for file in _SAFE):
+            self._check_pointers()
             return
         pickled = [file for file in _PICKLED if self._has(file)]
         if pickled:
@@ -99,6 +117,23 @@ class Checkpoint:
                 "run code: load them where you trust them and save_pretrained(..., safe_serialization=True)"
             )
         raise ModelError(f"'{self.where}' has no weights: neither {' nor '.join(_SAFE)}{self._hint()}")
+
+    def _check_pointers(self) -> None:
+        """Raise ModelError where a clone without git-lfs left pointers in place of weights."""
+        for path in sorted(Path(self.where, self.subfolder).glob("*.safetensors")) if self.local else ():
+            with path.open("rb") as file:
+                if file.read(40).startswith(b"version https://git-lfs"):
+                    raise ModelError(
+                        f"'{path}' is a git-lfs pointer, not the weights: run `git lfs pull` in its folder"
+                    )
+
+    def _check_adapter(self) -> None:
+        if self._has("non_lora_trainables.bin"):
+            raise ModelError(_lora(self.where, self.json("adapter_config.json")))
+        if not self._has("adapter_config.json") or (any(map(self._has, _SAFE)) and find_spec("peft") is not None):
+            return  # with peft, transformers puts the adapter on the weights beside it
+        hint = "" if find_spec("peft") else "; or install peft, where whole weights lie beside the adapter"
+        raise ModelError(_lora(self.where, self.json("adapter_config.json")) + hint)
 
     def check_tokenizer(self) -> None:
         """Raise ModelError where there is no tokenizer at all."""
@@ -115,11 +150,11 @@ class Checkpoint:
         if isinstance(try_to_load_from_cache(self.where, name, revision=self.revision), str):
             return True
         with translate_errors(self):
-            return not constants.HF_HUB_OFFLINE and bool(file_exists(self.where, name, revision=self.revision))
+            return online() and bool(file_exists(self.where, name, revision=self.revision))
 
     def _no_config(self) -> str:
         if not self.local:
-            if constants.HF_HUB_OFFLINE:
+            if not online():
                 return f"'{self.where}' is not in the cache {constants.HF_HUB_CACHE}{self._hint()}"
             if Path(self.where).is_file():
                 return f"'{self.where}' is a file: give the folder that holds it and its config.json"
@@ -139,9 +174,29 @@ class Checkpoint:
         return f"'{self.where}' has no config.json{several}: give the folder that save_pretrained wrote"
 
     def _hint(self) -> str:
-        if self.local or not constants.HF_HUB_OFFLINE:
+        if self.local or online():
             return ""
+        if not constants.HF_HUB_OFFLINE:
+            return f", and {constants.ENDPOINT} cannot be reached: check the network"
         return f", and HF_HUB_OFFLINE is set: fetch it first ('hf download {self.where}'), or unset HF_HUB_OFFLINE"
+
+
+@cache
+def online() -> bool:
+    """Return whether the hub can be asked: not set to offline, and its host answers within two seconds.
+
+    Without this, each of several files is retried for many seconds where there is no network.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return False
+    url = urlsplit(constants.ENDPOINT)
+    if getproxies().get(url.scheme):
+        return True  # it is the proxy that has to be reached
+    try:
+        socket.create_connection((str(url.hostname), url.port or 443), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def locate(name: str, revision: str | None = None) -> Checkpoint:

@@ -162,3 +162,30 @@ def claims(config: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
             inner = part.get(block) or {}
             if name in inner and inner[name] is not None:
                 yield f"{where}{block}.{name}", inner[name]
+
+
+def changing_rope_limit(decoder: Any) -> int | None:
+    """Return the first position at which a decoder's RoPE changes with the length, None if it never does.
+
+    "dynamic" (NTK) and "longrope" have frequencies that depend on how long a sequence is, from the trained length on.
+    """
+    rope = getattr(decoder, "rotary_emb", None)
+    kinds = getattr(rope, "rope_type", "default")
+    kinds = set(kinds.values()) if isinstance(kinds, dict) else {kinds}
+    if not kinds & {"dynamic", "longrope"}:
+        return None
+    config = getattr(rope, "config", None)
+    parameters = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    trained = parameters.get("original_max_position_embeddings") if "longrope" in kinds else None
+    found = trained or getattr(rope, "original_max_seq_len", None) or getattr(config, "max_position_embeddings", None)
+    return None if found is None else int(found)
+
+
+def trained_positions(config: Any) -> int | None:
+    """Return how many positions a text config says that its model knows, stretched ones (YaRN, linear) included."""
+    most = getattr(config, "max_position_embeddings", None)
+    if not most:
+        return None
+    scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    original, factor = scaling.get("original_max_position_embeddings"), scaling.get("factor")
+    return max(int(most), int(original * factor)) if original and factor else int(most)

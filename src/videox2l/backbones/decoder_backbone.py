@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from videox2l.backbones.checks import check_layers
+from videox2l.backbones.checks import changing_rope_limit, check_layers, trained_positions
 from videox2l.backbones.positions import text_positions
 from videox2l.engine import attention
 from videox2l.engine.attention import Probe
@@ -42,6 +42,7 @@ class DecoderBackbone:
             head_dim=getattr(self.text_config, "head_dim", None) or self.text_config.hidden_size // heads,
             dtype=self.embedding.weight.dtype,
         )
+        self.fixed_positions = changing_rope_limit(self.decoder)
         self.attend_with(attention.NAME)
 
     def attend_with(self, implementation: str) -> None:
@@ -105,6 +106,7 @@ class DecoderBackbone:
     @torch.no_grad()
     def forward(self, embeds: Tensor, positions: Tensor, cache: BufferCache, probe: Probe | None = None) -> Tensor:
         """Run the decoder on `embeds` (n, width) at `positions` (axes, n) behind what `cache` holds."""
+        self._check_positions(positions)
         ids = positions.to(self.device)
         options = {} if probe is None else {"x2l_probe": probe}
         out = self.decoder(
@@ -130,6 +132,7 @@ class DecoderBackbone:
     @torch.no_grad()
     def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return cos and sin, float32 (n, head_dim), by which keys at `positions` (axes, n) are rotated."""
+        self._check_positions(positions)
         ids = positions.to(self.device)
         like = torch.zeros(1, dtype=torch.float32, device=self.device)
         cos, sin = self.decoder.rotary_emb(like, ids if self.axes == 1 else ids[:, None])  # type: ignore[operator]
@@ -137,6 +140,21 @@ class DecoderBackbone:
             section = self._mrope_section()
             cos, sin = mix_mrope(cos, section), mix_mrope(sin, section)
         return cos[0], sin[0]
+
+    @property
+    def max_positions(self) -> int | None:
+        """How many positions the decoder was trained for, as its config says; None if it does not."""
+        return trained_positions(self.text_config)
+
+    def _check_positions(self, positions: Tensor) -> None:
+        """Raise ModelError where RoPE would change its frequencies: KVs that are kept would not fit later text."""
+        limit = self.fixed_positions
+        if limit is not None and positions.numel() and int(positions.max()) >= limit:
+            raise ModelError(
+                f"position {int(positions.max())} is beyond the {limit} that {self.name} was trained for, and its RoPE "
+                f"({self.decoder.rotary_emb.rope_type}) changes with the length there, so that KVs cannot be kept: use "  # type: ignore[union-attr]
+                "a lower fps, fewer frames or pixels, a shorter part, or a config with rope type yarn or linear"
+            )
 
     def _mrope_section(self) -> list[int]:
         for name in ("rope_parameters", "rope_scaling"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any, cast
 
 import torch
@@ -11,13 +13,14 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from videox2l.backbones import video_xl_loading as video_xl
 from videox2l.backbones.checkpoint import Checkpoint, translate_errors
-from videox2l.backbones.quantised import quantization_config, require
+from videox2l.backbones.quantised import check_not_quantized, check_packages, quantization_config, require
 from videox2l.backbones.registry import adapter_for
 from videox2l.backbones.video_xl import VideoXLBackbone
 from videox2l.engine.backbone import Backbone
 from videox2l.errors import ModelError, ModelWarning, SettingsError
 from videox2l.options import LoadOptions
 
+_PACKED = re.compile(r"scale|qweight|qzeros|zero_point|zeros|absmax|quant_map|quant_state|g_idx|_packed")
 DTYPES: dict[str, Any] = {
     "auto": "auto",
     "float32": torch.float32,
@@ -38,8 +41,9 @@ def from_objects(model: Any, processor: Any, max_pixels: int | None = None) -> B
         raise ModelError(
             f"{type(processor).__name__} has no tokenizer with a video or image processor: pass the model's processor"
         )
-    if not tokenizer.chat_template:
-        tokenizer.chat_template = getattr(processor, "chat_template", None)
+    template = default_template(getattr(processor, "chat_template", None))
+    if template:
+        tokenizer.chat_template = template  # as transformers: the processor's comes before the tokenizer's
     config = part if isinstance(part, Mapping) else part.to_dict()
     return adapter_for(model.config.model_type, model.config)(model, tokenizer, config, max_pixels)
 
@@ -69,12 +73,16 @@ def from_pretrained(checkpoint: Checkpoint, options: LoadOptions) -> Backbone:
             return load_video_xl(checkpoint, precision, max_pixels, device)
         tokenizer = load_tokenizer(checkpoint)
         pixels = video_processor_config(checkpoint)
-        quantization = quantization_config(quantize, precision)
+        settings: dict[str, Any] = {"dtype": precision}
+        if quantize is not None:
+            check_not_quantized(checkpoint, quantize)
+            settings["quantization_config"] = quantization_config(quantize, precision)
+        packed = check_packages(checkpoint.config)
         if device_map is not None:
             require("accelerate", f"device_map={device_map!r}", "accelerate")
-        elif quantization is not None:  # quantised weights cannot be moved later
+        elif quantize is not None or (packed and find_spec("accelerate")):  # quantized weights cannot be moved later
             device_map = {"": device}
-        model = load_model(checkpoint, dtype=precision, device_map=device_map, quantization_config=quantization)
+        model = load_model(checkpoint, device_map=device_map, **settings)
         return adapter(model if device_map is not None else model.to(device), tokenizer, pixels, max_pixels)
 
 
@@ -101,6 +109,12 @@ def load_model(checkpoint: Checkpoint, **options: Any) -> Any:
             f"the weights of '{checkpoint.where}' do not fill the model that config.json describes: {len(lost)} "
             f"tensors are missing, such as {lost[0]}"
         )
+    packed = [name for name in unused if _PACKED.search(name)]
+    if packed:
+        raise ModelError(
+            f"'{checkpoint.where}' holds quantized weights that the model does not take: {len(packed)} tensors such as "
+            f"{packed[0]}, and config.json has no quantization_config for them: fetch the checkpoint again"
+        )
     if unused:
         warnings.warn(
             f"{len(unused)} tensors of '{checkpoint.where}' have no place in the model that config.json describes, "
@@ -115,9 +129,31 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     """Load a tokenizer with its chat template, from whichever of the known files has it."""
     checkpoint.check_tokenizer()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.where, **checkpoint.hub)
-    if not tokenizer.chat_template:
-        tokenizer.chat_template = checkpoint.json("chat_template.json").get("chat_template")
+    template = processor_template(checkpoint)
+    if template:
+        tokenizer.chat_template = template
     return tokenizer
+
+
+def processor_template(checkpoint: Checkpoint) -> str | None:
+    """Return the chat template of a checkpoint's processor, from where transformers looks for it, in its order."""
+    path = checkpoint.find("chat_template.jinja")
+    if path is not None:
+        return path.read_text(encoding="utf-8")
+    for file in ("chat_template.json", "processor_config.json"):
+        template = default_template(checkpoint.json(file).get("chat_template"))
+        if template:
+            return template
+    return None
+
+
+def default_template(template: Any) -> str | None:
+    """Return a chat template, the default one where several have names."""
+    if isinstance(template, list):
+        template = {part["name"]: part["template"] for part in template}
+    if isinstance(template, Mapping):
+        template = template.get("default") or next(iter(template.values()), None)
+    return template if isinstance(template, str) else None
 
 
 def load_video_xl(

@@ -35,15 +35,16 @@ class ChatPrompt:
         self.tokenizer = tokenizer
         self.placeholder = placeholder
         self.template = template
+        self.special = sorted({*tokenizer.all_special_tokens, placeholder})
         self.control = sorted(set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab()) | {placeholder})
 
     def cut(self, question: str, history: Sequence[Turn] = ()) -> tuple[str, str]:
         """Return the prompt before and after the video placeholder."""
-        for text in (question, *(text for turn in history for text in (turn.question, turn.answer))):
+        for text in (question, *(turn.question for turn in history)):
             self._check(text)
-        text = self.tokenizer.apply_chat_template(
-            messages(question, history), chat_template=self.template, tokenize=False, add_generation_prompt=True
-        )
+        for turn in history:
+            self._check(turn.answer, self.special)
+        text = self._render(messages(question, history))
         before, found, after = text.partition(self.placeholder)
         if not found or self.placeholder in after:
             raise ModelError(
@@ -57,21 +58,35 @@ class ChatPrompt:
         Raises ModelError where the chat template leaves out earlier answers.
         """
         self._check(question)
-        text = self.tokenizer.apply_chat_template(
-            messages(question, (Turn("-", _ANSWER),)),
-            chat_template=self.template,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
+        text = self._render(messages(question, (Turn("-", _ANSWER),)))
         _, found, after = text.partition(_ANSWER)
         if not found:
             raise ModelError(f"the chat template must render earlier answers, it rendered: {text!r}")
         return str(after)
 
-    def _check(self, text: str) -> None:
+    def _render(self, chat: list[dict[str, Any]]) -> str:
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    chat, chat_template=self.template, tokenize=False, add_generation_prompt=True
+                )
+            )
+        except Exception as error:  # a template is a program of its own
+            line = getattr(error, "lineno", None)
+            where = "" if line is None else f" in line {line}"
+            raise ModelError(
+                f"the model's chat template fails{where} for a question about a video ({type(error).__name__}: "
+                f"{str(error).splitlines()[0] if str(error) else 'no message'}): it may be the one of the text model; "
+                "the processor's belongs into chat_template.jinja"
+            ) from error
+
+    def _check(self, text: str, control: Sequence[str] | None = None) -> None:
+        """Raise SettingsError for text that is empty or holds control tokens; answers may hold added ones."""
+        if not isinstance(text, str):
+            raise SettingsError(f"the question must be text, got {text!r}")
         if not text.strip():
             raise SettingsError("the question is empty: ask something")
-        for token in self.control:
+        for token in self.control if control is None else control:
             if token in text:
                 raise SettingsError(f"the text holds the control token {token!r}: leave it out")
 

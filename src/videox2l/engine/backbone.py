@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+import weakref
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from videox2l.engine.attention import Probe
 from videox2l.engine.cache import BufferCache
+from videox2l.errors import ModelWarning
 from videox2l.types import (
     UNKNOWN_VIDEO,
     KVShape,
@@ -20,6 +23,22 @@ from videox2l.types import (
     VideoInfo,
     VisualTokens,
 )
+
+_told: weakref.WeakKeyDictionary[object, set[str]] = weakref.WeakKeyDictionary()
+
+
+def warn_beyond(backbone: Backbone, positions: int, what: str) -> None:
+    """Say once per model and kind of text that positions go beyond those that it was trained for."""
+    most = getattr(backbone, "max_positions", None)
+    if most is None or positions <= most or what in _told.setdefault(backbone, set()):
+        return
+    _told[backbone].add(what)
+    warnings.warn(
+        f"{what} reaches position {positions}, but {backbone.name} was trained for {most}: answers may be wrong. Use a "
+        "lower fps, fewer frames or pixels, a shorter part or question, or a config with YaRN",
+        ModelWarning,
+        stacklevel=3,
+    )
 
 
 class Backbone(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from videox2l.engine.backbone import Backbone
+from videox2l.engine.backbone import Backbone, warn_beyond
 from videox2l.engine.cache import BufferCache
 from videox2l.engine.decode import generate
 from videox2l.evaluate.base import MethodOutput, Sample
@@ -54,6 +54,7 @@ def generate_answer(
     held = [layer.length for layer in cache.layers]
     clock = [perf_counter()]
     try:
+        warn_beyond(backbone, next_position + len(prompt) + max_new_tokens, "the question with its answer")
         positions = backbone.text_positions(next_position, len(prompt))
         logits = backbone.logits(backbone.forward(prompt.embeds, positions, cache)[-1:])[0]
         clock.append(perf_counter())
