@@ -33,7 +33,8 @@ def evaluate(
     bench: Annotated[
         str,
         typer.Argument(
-            help="haystack (generated), videomme, mlvu, longvideobench, vnbench or lvbench.", metavar="BENCH"
+            help="haystack (generated), film (text, generated), videomme, mlvu, longvideobench, vnbench or lvbench.",
+            metavar="BENCH",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run; a run that was stopped goes on there.")],
@@ -49,6 +50,13 @@ def evaluate(
     frames: Annotated[int | None, typer.Option(help="Sampled frames per video; of files at most.")] = None,
     fps: Annotated[float | None, typer.Option(help="Frames sampled per second of a file.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Kinds of questions, with commas.", metavar="A,B")] = None,
+    density: Annotated[
+        int, typer.Option(help="haystack: askable facts in every 8 frames: 1, 2, 4 or 8; 0: a few anywhere.")
+    ] = 0,
+    redundancy: Annotated[
+        int, typer.Option(help="haystack with --density: grids of two frames that show the same fact.")
+    ] = 1,
+    pages: Annotated[int | None, typer.Option(help="film: pages of a film, 2 to 64.")] = None,
     subtitles: Annotated[
         bool, typer.Option("--subtitles", help="With the benchmark's own protocol for subtitles.")
     ] = False,
@@ -66,7 +74,9 @@ def evaluate(
         from videox2l.evaluate.registry import benchmark_by_name, methods_by_names
         from videox2l.evaluate.runner import Run, run
 
-        options = MethodOptions(data, split, seed, questions, frames, fps, _parts(tasks), subtitles)
+        options = MethodOptions(
+            data, split, seed, questions, frames, fps, _parts(tasks), subtitles, density, redundancy, pages
+        )
         work = Run(
             benchmark_by_name(bench, options),
             methods_by_names(_parts(methods)),
@@ -75,7 +85,13 @@ def evaluate(
         )
         work.benchmark.check()  # before the model: what is missing shows at once
         screen = Screen()
-        x2l = load_model(model, loading, screen)
+        if bench == "film":
+            from videox2l.evaluate.film_model import load_film_model
+            from videox2l.pipeline import VideoX2L
+
+            x2l = VideoX2L(load_film_model("smollm2" if model == "demo" else model, loading.device, loading.dtype))
+        else:
+            x2l = load_model(model, loading, screen)
         with screen.bar(f"{bench}") as update:
             summary = run(x2l, work, out, update)
         _show(screen, summary)

@@ -115,7 +115,8 @@ def _order(video: WorldVideo, rng: np.random.Generator) -> WorldQuestion | None:
 
 def _count(video: WorldVideo, rng: np.random.Generator) -> WorldQuestion:
     """How often some thing appears: 0 to 4, each possible number equally often."""
-    by_count: dict[int, list[Thing]] = {0: _absent(video, rng)}
+    absent = _absent(video, rng)
+    by_count: dict[int, list[Thing]] = {0: absent} if absent else {}
     for thing in video.things:
         by_count.setdefault(len(video.appearances(thing)), []).append(thing)
     times = sorted(by_count)[int(rng.integers(len(by_count)))]
@@ -124,8 +125,10 @@ def _count(video: WorldVideo, rng: np.random.Generator) -> WorldQuestion:
     return WorldQuestion(_phrase(rng, "count", _name(thing)), str(times), "count", needs)
 
 
-def _presence(video: WorldVideo, rng: np.random.Generator) -> WorldQuestion:
-    """Whether some thing appears: half yes; many a no shares colour or shape with what appears."""
+def _presence(video: WorldVideo, rng: np.random.Generator) -> WorldQuestion | None:
+    """Whether some thing appears: half yes; many a no shares colour or shape with what appears. None if all appear."""
+    if len(video.things) == len(all_things()):
+        return None
     shown = bool(rng.random() < 0.5)
     thing = _pick(rng, video.things if shown else _absent(video, rng))
     needs = (_spans(video.appearances(thing)),) if shown else ()

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from videox2l.errors import SettingsError
 
@@ -34,7 +34,8 @@ class Sample:
     empty where unknown. `cluster`: what shares its luck and is resampled as a whole, by default the video. `group`:
     samples of one group count as one question, right if all of them are (circular scoring), by default the sample
     alone. `labels`: further facts for tables, such as `{"duration": "short"}`. `query`: what selectors read, where the
-    prompt has more than a question, such as instructions or subtitles; by default the question.
+    prompt has more than a question, such as instructions or subtitles; by default the question. `candidates`: the
+    answer is the likeliest of these; empty: it is written freely.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Sample:
     group: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     query: str = ""
+    candidates: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cluster", self.cluster or self.video)
@@ -62,7 +64,8 @@ class MethodOptions:
 
     `data`: its folder as downloaded. `questions`: at most so many, None for all. `frames`: sampled frames per video (at
     most, for files). `fps`: frames sampled per second of a file. `tasks`: kinds to keep, empty for all. `subtitles`:
-    put them into the prompt as the benchmark's own protocol does.
+    put them into the prompt as the benchmark's own protocol does. `density`: askable facts in 8 frames of generated
+    videos, each seen `redundancy` times; 0: a few needles anywhere. `pages` of a text film.
     """
 
     data: Path | None = None
@@ -73,6 +76,9 @@ class MethodOptions:
     fps: float | None = None
     tasks: tuple[str, ...] = ()
     subtitles: bool = False
+    density: int = 0
+    redundancy: int = 1
+    pages: int | None = None
 
 
 class Benchmark(Protocol):
@@ -110,6 +116,14 @@ class Benchmark(Protocol):
 
         Empty where the mean over questions (`group`s) is all there is.
         """
+
+
+@runtime_checkable
+class Ranked(Protocol):
+    """A benchmark that counts recall over the order of the scores, not over what was re-loaded."""
+
+    def recalls(self, rows: Sequence[Row]) -> dict[str, float]:
+        """Return figures of the rows of one cell that take the place of `recall` in its summary, or stand beside it."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from videox2l.demo.cast import all_things
+from videox2l.demo.dense import make_dense_video
 from videox2l.demo.draw import COLOURS, SHAPES
 from videox2l.demo.questions import QUARTERS, WorldQuestion, make_questions
 from videox2l.demo.render import write_video
@@ -29,6 +30,8 @@ MIX = {
     "digit": 0.2, "colour": 0.12, "shape": 0.12, "pair": 0.12, "order": 0.16, "count": 0.14, "presence": 0.08,
     "time": 0.06,
 }  # fmt: skip
+DENSE_MIX = {"digit": 0.4, "pair": 0.15, "order": 0.15, "count": 0.15, "presence": 0.15}
+"""With density: several things carry the same digit there, so that it does not tell which one is meant."""
 TASKS = {
     "digit": "retrieval", "colour": "retrieval", "shape": "retrieval", "pair": "retrieval", "order": "ordering",
     "time": "ordering", "count": "counting", "presence": "presence",
@@ -44,7 +47,8 @@ class Haystack:
     from `seed`; PER_VIDEO questions are asked about each. A frame is a second.
 
     Frames are drawn in memory at the size that the demo model takes. With `data` they are rendered larger, into mp4
-    files in that folder where they are missing, and read from there: for other models.
+    files in that folder where they are missing, and read from there: for other models. With `density` every 8 frames
+    hold so many needles, see `make_dense_video`.
     """
 
     name = "haystack"
@@ -57,16 +61,23 @@ class Haystack:
         self.seed = options.seed
         self.frames = options.frames or 64
         self.questions = options.questions or 100
-        self.kinds = options.tasks or tuple(MIX)
+        self.density, self.redundancy = options.density, options.redundancy
+        self.mix = DENSE_MIX if self.density else MIX
+        self.kinds = options.tasks or tuple(self.mix)
         self.data = options.data
-        unknown = [kind for kind in self.kinds if kind not in MIX]
+        unknown = [kind for kind in self.kinds if kind not in self.mix]
         if unknown:
-            raise SettingsError(f"task '{unknown[0]}' is not known: haystack has {', '.join(MIX)}")
+            where = "haystack with density" if self.density else "haystack"
+            raise SettingsError(f"task '{unknown[0]}' is not known: {where} has {', '.join(self.mix)}")
+        if self.redundancy != 1 and not self.density:
+            raise SettingsError(f"redundancy={self.redundancy} goes with density: give both")
         if self.frames < 8:
             raise SettingsError(f"frames={self.frames} is not possible: haystack needs 8 or more")
+        self.script(0)  # what does not fit shows at once
 
     def settings(self) -> dict[str, Any]:
         """Return what decides which questions are asked."""
+        dense = {"density": self.density, "redundancy": self.redundancy} if self.density else {}
         return {
             "split": self.split,
             "seed": self.seed,
@@ -75,6 +86,7 @@ class Haystack:
             "kinds": list(self.kinds),
             "files": self.data is not None,
             "per_video": PER_VIDEO,
+            **dense,
         }
 
     def check(self) -> None:
@@ -91,7 +103,7 @@ class Haystack:
         while len(found) < self.questions:
             video = self.script(number)
             rng = np.random.default_rng([self.frames, self.seed, number])
-            mix = {kind: MIX[kind] for kind in self.kinds}
+            mix = {kind: self.mix[kind] for kind in self.kinds}
             found += [
                 self._sample(video, number, i, q) for i, q in enumerate(make_questions(video, rng, PER_VIDEO, mix))
             ]
@@ -100,10 +112,14 @@ class Haystack:
 
     def script(self, number: int) -> WorldVideo:
         """Return the script of a video."""
-        return make_video(FIRST_SEED * (self.seed + 1) + number, self.frames, self.split)
+        seed = FIRST_SEED * (self.seed + 1) + number
+        if self.density:
+            return make_dense_video(seed, self.frames, self.split, self.density, self.redundancy)
+        return make_video(seed, self.frames, self.split)
 
     def _sample(self, video: WorldVideo, number: int, i: int, question: WorldQuestion) -> Sample:
-        name = f"{self.split}-{self.seed}-{self.frames}-{number}"
+        dense = f"d{self.density}r{self.redundancy}-" if self.density else ""
+        name = f"{self.split}-{self.seed}-{self.frames}-{dense}{number}"
         return Sample(
             id=f"{name}-{i}",
             video=name,

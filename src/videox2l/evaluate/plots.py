@@ -54,6 +54,40 @@ def overview(runs: Sequence[RunData], file: Path) -> str:
     return CURVES
 
 
+def by_density(runs: Sequence[RunData], file: Path) -> str:
+    """Draw accuracy against density, a panel per budget. Returns "" where fewer than two densities were run."""
+    dense = sorted((run for run in runs if run.density), key=lambda run: run.density)
+    shared = [b for b in dense[0].budgets if all(b in run.budgets for run in dense)] if dense else []
+    if len({run.density for run in dense}) < 2 or not shared:
+        return ""
+    made, axes = figure(5.6 * len(shared), 5.2, len(shared))
+    methods = list(dict.fromkeys(method for run in dense for method in run.methods))
+    for ax, budget in zip(axes, shared, strict=True):
+        ends = []
+        for number, method in enumerate(methods):
+            cells = [(run.density, cell) for run in dense if (cell := run.cell(method, budget) or run.fixed(method))]
+            ours = method == OURS
+            colour = OURS_COLOUR if ours else COLOURS[number % len(COLOURS)]
+            x, y = [density for density, _ in cells], [100 * cell["accuracy"] for _, cell in cells]
+            asks = cells[0][1]["uses_question"]
+            ax.plot(
+                x, y, color=colour, linewidth=2.6 if ours else 1.2, linestyle=(0, (4, 2)) if asks and not ours else "-",
+                marker=MARKERS[number % len(MARKERS)], markersize=7 if ours else 5, zorder=3 if ours else 2,
+            )  # fmt: skip
+            ends.append((float(x[0]), y[0], method, colour))
+        ax.set_xscale("log", base=2)
+        densities = sorted({run.density for run in dense})
+        ax.set_xlim(densities[0] / 1.9, densities[-1] * 1.1)
+        ax.set_xticks(densities, [str(density) for density in densities])
+        ax.minorticks_off()
+        ax.set_xlabel("askable facts in 8 frames", color=INK)
+        ax.set_title(f"at {budget} of full KV", loc="left", color=INK, fontsize=11)
+        _label(ax, ends)
+    axes[0].set_ylabel("right, %", color=INK)
+    made.savefig(file)
+    return "Accuracy against density. Dashed: the method looks at the question."
+
+
 CURVES = (
     "Accuracy against the share of full KV attended. Dashed: the method looks at the question. The bars of "
     f"{OURS} are 95 % intervals over videos; the intervals of the others are as wide, see the table."

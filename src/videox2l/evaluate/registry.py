@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from videox2l.errors import SettingsError
 from videox2l.evaluate.base import Benchmark, Method, MethodOptions
 from videox2l.evaluate.benchmarks import PUBLIC
+from videox2l.evaluate.film import Film
 from videox2l.evaluate.haystack import Haystack
 from videox2l.evaluate.methods import FAMILIES, METHODS, STANDARD
 
-BENCHMARKS: dict[str, Callable[[MethodOptions], Benchmark]] = {"haystack": Haystack, **PUBLIC}
+BENCHMARKS: dict[str, Callable[[MethodOptions], Benchmark]] = {"haystack": Haystack, "film": Film, **PUBLIC}
 """Name -> a function that makes the benchmark from the options of the command line."""
 
 
@@ -32,7 +33,7 @@ def method_by_name(name: str) -> Method:
     if colon and family in FAMILIES:
         return FAMILIES[family](rest)
     if name not in METHODS:
-        families = ["x2l:SELECTOR", "xl2:SELECTOR", "kvpress:SCORER"]
+        families = ["x2l:SELECTOR", "x2l:none", "retrieval:SELECTOR", "xl2:SELECTOR", "kvpress:SCORER"]
         raise SettingsError(f"method '{name}' is not known: use {', '.join([*METHODS, *families])}")
     return METHODS[name]()
 

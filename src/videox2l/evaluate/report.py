@@ -31,6 +31,10 @@ def write_report(runs: Sequence[Path], out: Path) -> list[Path]:
         blocks += [Heading(2, "The runs side by side"), *side_by_side(loaded)]
         file = out / "overview.png"
         blocks.append(Figure(file, plots.overview(loaded, file)))
+        file = out / "density.png"
+        caption = plots.by_density(loaded, file)
+        if caption:
+            blocks.append(Figure(file, caption))
     blocks += [Heading(2, "How to read this"), Text(LEGEND)]
     (out / "report.md").write_text(to_markdown(blocks, out), encoding="utf-8")
     (out / "report.html").write_text(to_html(blocks), encoding="utf-8")

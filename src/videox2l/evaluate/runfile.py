@@ -207,7 +207,15 @@ class RunData:
         """What was run, in a few words."""
         bench = self.settings["benchmark"]
         parts = [f"{bench['frames']} frames" if bench.get("frames") else "", str(bench.get("split") or "")]
+        if self.density:
+            redundancy = bench.get("redundancy", 1)
+            parts.append(f"density {self.density}" + (f", redundancy {redundancy}" if redundancy > 1 else ""))
         return ", ".join([bench["name"], *(part for part in parts if part)])
+
+    @property
+    def density(self) -> int:
+        """Askable facts in 8 frames of a generated benchmark; 0 where that is no setting of the run."""
+        return int(self.settings["benchmark"].get("density", 0))
 
     @property
     def methods(self) -> list[str]:

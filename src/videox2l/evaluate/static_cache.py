@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import Tensor
 
+from videox2l.backbones.decoder_backbone import DecoderBackbone
 from videox2l.engine.backbone import Backbone, warn_beyond
 from videox2l.engine.cache import BufferCache
 from videox2l.engine.decode import generate
@@ -48,9 +50,14 @@ class GeneratedAnswer:
 
 
 def generate_answer(
-    backbone: Backbone, cache: BufferCache, next_position: int, prompt: TextTokens, max_new_tokens: int
+    backbone: Backbone,
+    cache: BufferCache,
+    next_position: int,
+    prompt: TextTokens,
+    max_new_tokens: int,
+    candidates: Sequence[str] = (),
 ) -> GeneratedAnswer:
-    """Answer greedily behind what `cache` holds, and leave the cache as it was."""
+    """Answer behind what `cache` holds, and leave the cache as it was: greedily, or by the likeliest candidate."""
     held = [layer.length for layer in cache.layers]
     clock = [perf_counter()]
     try:
@@ -58,13 +65,46 @@ def generate_answer(
         positions = backbone.text_positions(next_position, len(prompt))
         logits = backbone.logits(backbone.forward(prompt.embeds, positions, cache)[-1:])[0]
         clock.append(perf_counter())
-        sampling = SamplingParams(max_new_tokens=max_new_tokens)
-        ids = list(generate(backbone, cache, logits, next_position + len(prompt), sampling, prompt.ids.tolist()))
+        if candidates:
+            ids = likeliest(backbone, cache, logits, next_position + len(prompt), candidates)
+        else:
+            sampling = SamplingParams(max_new_tokens=max_new_tokens)
+            ids = list(generate(backbone, cache, logits, next_position + len(prompt), sampling, prompt.ids.tolist()))
     finally:
         for layer, length in zip(cache.layers, held, strict=True):
             layer.crop(length)
     clock.append(perf_counter())
     return GeneratedAnswer(backbone.decode(ids).strip(), clock[1] - clock[0], clock[2] - clock[1])
+
+
+def likeliest(
+    backbone: Backbone, cache: BufferCache, logits: Tensor, position: int, candidates: Sequence[str]
+) -> list[int]:
+    """Return the token ids of the likeliest continuation among texts, whose words a space parts from what is before.
+
+    `logits` (vocabulary,) are those before the first token, which stands at `position`. Beginnings that are already
+    less likely than a whole candidate are not read: a longer text is never likelier than its beginning. No candidate
+    may be the beginning of another. Appends to the cache and crops it back.
+    """
+    tokenizer = cast("DecoderBackbone", backbone).tokenizer
+    texts = [list(tokenizer(f" {text}", add_special_tokens=False)["input_ids"]) for text in candidates]
+    held = [layer.length for layer in cache.layers]
+    open_ends: list[tuple[float, list[int]]] = [(0.0, [])]
+    while True:
+        score, begun = max(open_ends, key=lambda end: end[0])
+        if begun in texts:
+            return begun
+        open_ends.remove((score, begun))
+        if begun:
+            ids = torch.tensor(begun, device=logits.device)
+            hidden = backbone.forward(backbone.embed(ids), backbone.text_positions(position, len(ids)), cache)
+            after = backbone.logits(hidden[-1:])[0].float().log_softmax(-1)
+            for layer, length in zip(cache.layers, held, strict=True):
+                layer.crop(length)
+        else:
+            after = logits.float().log_softmax(-1)
+        following = {ids[len(begun)] for ids in texts if len(ids) > len(begun) and ids[: len(begun)] == begun}
+        open_ends += [(score + float(after[token]), [*begun, token]) for token in sorted(following)]
 
 
 @dataclass(frozen=True)
@@ -83,7 +123,9 @@ class StaticSession:
         backbone = self.video.backbone
         first = self.video.next_position if self.next_position is None else self.next_position
         size = cache_bytes(backbone, self.cache)
-        written = generate_answer(backbone, self.cache, first, prompt_of(backbone, sample), self.max_new_tokens)
+        written = generate_answer(
+            backbone, self.cache, first, prompt_of(backbone, sample), self.max_new_tokens, sample.candidates
+        )
         return MethodOutput(
             text=written.text,
             tokens=size / backbone.shape.token_bytes,

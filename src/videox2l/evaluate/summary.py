@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from videox2l.evaluate.base import Benchmark, Method, Row
+from videox2l.evaluate.base import Benchmark, Method, Ranked, Row
 from videox2l.evaluate.statistics import cluster_bootstrap, holm, mcnemar, sign_flip
 
 if TYPE_CHECKING:
@@ -120,6 +120,8 @@ def summarise(rows: Sequence[Row], methods: Mapping[str, Method], benchmark: Ben
     summary: dict[str, Any] = {}
     for name, mine in cells.items():
         summary[name] = cell_summary(mine, methods.get(mine[0].method))
+        if isinstance(benchmark, Ranked):
+            summary[name].update(benchmark.recalls(mine))
         own = benchmark.metrics(mine)
         if own:
             summary[name]["metrics"] = own

@@ -9,6 +9,7 @@ from videox2l.evaluate.methods.infinipot import InfiniPotMethod
 from videox2l.evaluate.methods.plain import FullMethod, LevelMethod, NoVideoMethod
 from videox2l.evaluate.methods.press import press_method
 from videox2l.evaluate.methods.rekv import RekvMethod
+from videox2l.evaluate.methods.retrieval import retrieval_method
 from videox2l.evaluate.methods.simple import UniformFrames, keydiff_scores, streaming_scores, stride_scores
 from videox2l.evaluate.methods.snapkv import PyramidMethod, QuestionSnapMethod, window_scores
 from videox2l.evaluate.methods.two_levels import x2l_method, xl2_method
@@ -20,6 +21,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "H": lambda: LevelMethod("H", "all chunks at one ratio, chosen at ingest"),
     "x2l": x2l_method,
     "xl2": xl2_method,
+    "retrieval": retrieval_method,
     "rekv": RekvMethod,
     "uniform": UniformFrames,
     "stride": lambda: EvictMethod("stride", "every r-th token", stride_scores),
@@ -35,12 +37,13 @@ METHODS: dict[str, Callable[[], Method]] = {
 
 FAMILIES: dict[str, Callable[[str], Method]] = {
     "x2l": x2l_method,
+    "retrieval": retrieval_method,
     "xl2": xl2_method,
     "kvpress": press_method,
 }
 """Name before a colon -> a function of what stands behind it: `x2l:random`, `kvpress:Knorm`."""
 
-STANDARD = (*METHODS, "x2l:attention", "x2l:random", "x2l:oracle")
+STANDARD = (*METHODS, "x2l:none", "x2l:attention", "x2l:random", "x2l:oracle")
 """What `--methods all` stands for."""
 
 __all__ = ["FAMILIES", "METHODS", "STANDARD"]

@@ -88,7 +88,7 @@ class _Rekv:
         picked = perf_counter()
         cache = kept_cache(video, kept, room=len(prompt) + self.max_new_tokens)
         laid = perf_counter()
-        written = generate_answer(backbone, cache, video.next_position, prompt, self.max_new_tokens)
+        written = generate_answer(backbone, cache, video.next_position, prompt, self.max_new_tokens, sample.candidates)
         size = cache_bytes(backbone, cache)
         text = video.prefix_tokens * backbone.shape.token_bytes
         features = sum(keys.numel() * backbone.shape.dtype.itemsize for keys in self.means)

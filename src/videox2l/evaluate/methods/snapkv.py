@@ -134,7 +134,7 @@ class _QuestionSnap:
         chosen = perf_counter()
         cache = kept_cache(video, layers, room=len(prompt) + self.max_new_tokens)
         laid = perf_counter()
-        written = generate_answer(backbone, cache, video.next_position, prompt, self.max_new_tokens)
+        written = generate_answer(backbone, cache, video.next_position, prompt, self.max_new_tokens, sample.candidates)
         size = cache_bytes(backbone, cache)
         return MethodOutput(
             text=written.text,

@@ -22,7 +22,8 @@ from videox2l.engine.cache import BufferCache
 from videox2l.evaluate.base import MethodOutput, Sample, VideoSession
 from videox2l.evaluate.encode import EncodedVideo
 from videox2l.evaluate.flop_counter import Count, FlopCounter
-from videox2l.memory import LevelKV, Memory, Plan
+from videox2l.evaluate.static_cache import generate_answer, prompt_of
+from videox2l.memory import LevelKV, Memory, Plan, build_cache
 from videox2l.options import DEFAULT_SELECTOR
 from videox2l.select import ManualSelector, RandomSelector, Selector, selector_by_name
 from videox2l.types import TextTokens, VisualTokens
@@ -87,7 +88,7 @@ class TwoLevelMethod:
 
     The rule for a budget: H takes the share `gist` of the tokens (at least one per chunk), L keeps one token in
     `finest`; what H leaves goes to chunks at L in order of score. `select` makes a sample's selector. Each chunk of
-    the run is cut into `split` ones, where its tokens can be cut.
+    the run is cut into `split` ones, where its tokens can be cut. Without `reload` the question sees H alone.
     """
 
     name: str
@@ -98,12 +99,19 @@ class TwoLevelMethod:
     gist: float = 0.25
     history: str = "H"
     split: int = 2
+    reload: bool = True
     at_budget: bool = True
     uses_question: bool = True
     reusable: bool = True
 
     def prepare(self, video: EncodedVideo, budget: float, max_new_tokens: int) -> VideoSession:
         """Ingest the video at the ratios that the rule gives."""
+        memory, flops = self.memory(video, budget)
+        n = video.allowance(budget) if self.reload else 0
+        return _TwoLevels(video, memory, Greedy(n), self.select, max_new_tokens, flops)
+
+    def memory(self, video: EncodedVideo, budget: float) -> tuple[Memory, int | None]:
+        """Return the memory that the rule gives at a budget, and the FLOPs of its ingest."""
         n = video.allowance(budget)
         coarsest = video.visual / max(1.0, self.gist * n)
         whole = video.visual / n  # where the budget pays for L everywhere, there is one level
@@ -111,8 +119,7 @@ class TwoLevelMethod:
         named = isinstance(self.compressor, str)
         compressor = compressor_by_name(self.compressor) if isinstance(self.compressor, str) else self.compressor
         name = str(self.compressor) if named else None
-        memory, flops = video.memory(compressor, ratios, self.history, name, video.split(self.split))
-        return _TwoLevels(video, memory, Greedy(n), self.select, max_new_tokens, flops)
+        return video.memory(compressor, ratios, self.history, name, video.split(self.split))
 
 
 @dataclass(frozen=True)
@@ -145,13 +152,23 @@ class _TwoLevels:
         """Ask through the pipeline."""
         selector = _Counted(self.select(sample), sample.query, self.video.meter, [])
         answer = self.video.x2l.ask(
-            self.memory, sample.question, reload=self.budget, selector=selector, max_new_tokens=self.max_new_tokens
+            self.memory,
+            sample.question,
+            reload=self.budget,
+            selector=selector,
+            max_new_tokens=1 if sample.candidates else self.max_new_tokens,
         )
         each = self.memory.shape.token_bytes
         coarse = sum(chunk.size(self.memory.coarsest) for chunk in self.memory.chunks) + self.video.prefix_tokens
         scores = [moment.score for moment in answer.evidence]
+        text = answer.text
+        if sample.candidates:
+            backbone = self.video.backbone
+            mixed = build_cache(self.memory, Plan.at([moment.ratio for moment in answer.evidence]), backbone, room=64)
+            prompt = prompt_of(backbone, sample)
+            text = generate_answer(backbone, mixed.cache, mixed.next_position, prompt, 1, sample.candidates).text
         return MethodOutput(
-            text=answer.text,
+            text=text,
             tokens=answer.cost.tokens,
             bytes_attended=answer.cost.bytes,
             bytes_kept=self.memory.nbytes(),
@@ -179,6 +196,9 @@ def selecting(name: str) -> Callable[[Sample], Selector]:
 def x2l_method(selector: str = "") -> TwoLevelMethod:
     """Return the package's own method with a selector, by default the default one."""
     name = f"x2l:{selector}" if selector else "x2l"
+    if selector == "none":
+        about = "the H of x2l alone, nothing re-loaded: what the gist knows, at fewer bytes than the budget"
+        return TwoLevelMethod(name, about, selecting("random"), reload=False, uses_question=False)
     about = f"two levels, {f'selector {selector}' if selector else 'default selector'}, arXiv 2506.21184"
     return TwoLevelMethod(name, about, selecting(selector or DEFAULT_SELECTOR))
 
