@@ -25,7 +25,7 @@ import transformers
 from videox2l import Escalation, VideoX2L
 from videox2l.ask.run import QuestionRun, run_question
 from videox2l.ask.view import View
-from videox2l.evaluate.base import MethodOptions
+from videox2l.evaluate.base import BenchmarkOptions
 from videox2l.evaluate.haystack import Haystack
 from videox2l.evaluate.statistics import cluster_bootstrap, sign_flip
 from videox2l.options import AskOptions
@@ -74,7 +74,7 @@ def stop_at(measure: str, below: float, start: int = 0, unchanged: bool = False)
 
 def ask_all(x2l: VideoX2L, frames: int, questions: int, split: str, most: int) -> list[Asked]:
     """Answer the questions of one video length with every number of chunks."""
-    bench = Haystack(MethodOptions(split=split, frames=frames, questions=questions))
+    bench = Haystack(BenchmarkOptions(split=split, frames=frames, questions=questions))
     found: list[Asked] = []
     memory, at = None, ""
     for sample in bench.samples():

@@ -26,7 +26,7 @@ import torch
 import transformers
 
 from videox2l import Memory, VideoX2L
-from videox2l.evaluate.base import MethodOptions, Sample
+from videox2l.evaluate.base import BenchmarkOptions, Sample
 from videox2l.evaluate.haystack import Haystack
 from videox2l.evaluate.statistics import cluster_bootstrap, sign_flip
 from videox2l.flops import QWEN2_7B, early_look, text
@@ -170,7 +170,7 @@ def scored(asked: Asked, frames: int, selector: str, scores: torch.Tensor, ms: f
 
 def measure(x2l: VideoX2L, frames: int, questions: int, split: str, seed: int, done: int = 0) -> Iterator[list[Row]]:
     """Yield the rows of all selectors and budgets, question by question, without the first `done` ones."""
-    bench = Haystack(MethodOptions(split=split, seed=seed, questions=questions, frames=frames, tasks=KINDS))
+    bench = Haystack(BenchmarkOptions(split=split, seed=seed, questions=questions, frames=frames, tasks=KINDS))
     selectors = SELECTORS | (ABLATIONS if split == "dev" else {})
     name = ""
     for number, sample in enumerate(bench.samples()):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from videox2l import VideoX2L
 from videox2l.cli.console import Screen
-from videox2l.evaluate.base import Method, MethodOptions
+from videox2l.evaluate.base import BenchmarkOptions, Method
 from videox2l.evaluate.document import Block, Heading, Text, to_markdown
 from videox2l.evaluate.haystack import Haystack
 from videox2l.evaluate.methods.evict import EvictMethod
@@ -92,7 +92,7 @@ def main() -> None:
     x2l, screen = VideoX2L.from_pretrained(args.model), Screen()
     blocks: list[Block] = [Heading(1, "Settings on the demo model"), Text(INTRO)]
     for frames in args.frames:
-        work = Run(Haystack(MethodOptions(split="dev", questions=args.questions, frames=frames)), METHODS, BUDGETS)
+        work = Run(Haystack(BenchmarkOptions(split="dev", questions=args.questions, frames=frames)), METHODS, BUDGETS)
         folder = args.out / str(frames)
         with screen.bar(f"{frames} frames") as update:
             run(x2l, work, folder, update)

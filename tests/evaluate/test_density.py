@@ -13,7 +13,7 @@ from videox2l.cli.app import app
 from videox2l.demo.cast import digits_of
 from videox2l.demo.dense import make_dense_video
 from videox2l.errors import SettingsError
-from videox2l.evaluate.base import MethodOptions, parse_budget
+from videox2l.evaluate.base import BenchmarkOptions, parse_budget
 from videox2l.evaluate.haystack import Haystack
 from videox2l.evaluate.registry import method_by_name
 from videox2l.evaluate.runner import Run, run
@@ -38,24 +38,24 @@ def test_every_chunk_has_its_facts(density: int, redundancy: int) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (MethodOptions(density=3), "density must be one of 1, 2, 4, 8, got 3"),
-        (MethodOptions(density=-1), "density must be one of"),
-        (MethodOptions(density=2, redundancy=3), "redundancy must be at most 2 at density 2, got 3"),
-        (MethodOptions(density=8, redundancy=2), "redundancy must be at most 1 at density 8, got 2"),
-        (MethodOptions(density=4, redundancy=0), "redundancy must be 1 or more, got 0"),
-        (MethodOptions(redundancy=2), "redundancy=2 goes with density"),
-        (MethodOptions(density=4, frames=60), "multiple of 8"),
-        (MethodOptions(density=4, tasks=("colour",)), "haystack with density has digit"),
+        (BenchmarkOptions(density=3), "density must be one of 1, 2, 4, 8, got 3"),
+        (BenchmarkOptions(density=-1), "density must be one of"),
+        (BenchmarkOptions(density=2, redundancy=3), "redundancy must be at most 2 at density 2, got 3"),
+        (BenchmarkOptions(density=8, redundancy=2), "redundancy must be at most 1 at density 8, got 2"),
+        (BenchmarkOptions(density=4, redundancy=0), "redundancy must be 1 or more, got 0"),
+        (BenchmarkOptions(redundancy=2), "redundancy=2 goes with density"),
+        (BenchmarkOptions(density=4, frames=60), "multiple of 8"),
+        (BenchmarkOptions(density=4, tasks=("colour",)), "haystack with density has digit"),
     ],
 )
-def test_what_does_not_fit_is_refused_at_once(options: MethodOptions, words: str) -> None:
+def test_what_does_not_fit_is_refused_at_once(options: BenchmarkOptions, words: str) -> None:
     with pytest.raises(SettingsError, match=words):
         Haystack(options)
 
 
 def test_all_kinds_can_be_asked_where_everything_is_shown() -> None:
     """With density 8 nothing is absent: whether something appears is no question there."""
-    samples = Haystack(MethodOptions(density=8, questions=60)).samples()
+    samples = Haystack(BenchmarkOptions(density=8, questions=60)).samples()
     assert {sample.kind for sample in samples} == {"digit", "pair", "order", "count"}
     assert all(sample.needs for sample in samples)
     assert len({sample.id for sample in samples}) == 60
@@ -64,7 +64,7 @@ def test_all_kinds_can_be_asked_where_everything_is_shown() -> None:
 def test_two_levels_are_worth_having_where_content_is_dense(tmp_path: Path) -> None:
     """Four facts in every chunk, an eighth of full KV: true chunks at L against one level at the same bytes."""
     names = ("full", "x2l:oracle", "x2l:none", "retrieval:oracle", "H")
-    bench = Haystack(MethodOptions(split="dev", density=4, questions=60, tasks=("digit",)))
+    bench = Haystack(BenchmarkOptions(split="dev", density=4, questions=60, tasks=("digit",)))
     work = Run(bench, [method_by_name(name) for name in names], [parse_budget("1/8")])
     summary = run(VideoX2L.from_pretrained("demo"), work, tmp_path)
     right = {name: summary[name]["accuracy"] for name in names}

@@ -17,7 +17,7 @@ from videox2l import VideoX2L
 from videox2l.cli.app import app
 from videox2l.errors import ModelError, SettingsError
 from videox2l.evaluate import film_model
-from videox2l.evaluate.base import MethodOptions
+from videox2l.evaluate.base import BenchmarkOptions
 from videox2l.evaluate.encode import EncodedVideo
 from videox2l.evaluate.film import FACTS, Film
 from videox2l.evaluate.film_model import LEAD, TextFilmBackbone, load_film_model, page_image, page_text
@@ -70,7 +70,7 @@ def words_of(film: Film) -> str:
 def test_it_is_the_stock_model(template: str | None) -> None:
     """Logits behind the film, page by page, against one pass of the stock model over the words; positions matter."""
     model, tokenizer = tiny(template)
-    film = Film(MethodOptions(questions=1, pages=3))
+    film = Film(BenchmarkOptions(questions=1, pages=3))
     question, begun = film.samples()[0].question, "The red cup has number"
     if template is None:
         text = f"<1>{words_of(film)}{question}\n{begun}"
@@ -93,7 +93,7 @@ def test_it_is_the_stock_model(template: str | None) -> None:
 
 
 def test_everything_reloaded_is_full_kv(backbone: TextFilmBackbone) -> None:
-    film = Film(MethodOptions(questions=1, pages=4))
+    film = Film(BenchmarkOptions(questions=1, pages=4))
     video = encoded(backbone, film)
     sample = film.samples()[0]
     truth = method_by_name("full").prepare(video, 1.0, 4).ask(sample)
@@ -104,7 +104,7 @@ def test_everything_reloaded_is_full_kv(backbone: TextFilmBackbone) -> None:
 
 def test_the_likeliest_is_the_likeliest(backbone: TextFilmBackbone) -> None:
     """Against the sum of log-probabilities of every candidate, each read as a whole; the cache stays as it was."""
-    film = Film(MethodOptions(questions=1, pages=3))
+    film = Film(BenchmarkOptions(questions=1, pages=3))
     video = encoded(backbone, film)
     prompt = backbone.suffix("Which number?")
     cache = video.full.cache
@@ -134,7 +134,7 @@ def test_the_likeliest_is_the_likeliest(backbone: TextFilmBackbone) -> None:
 
 
 def test_what_is_asked() -> None:
-    film = Film(MethodOptions(split="heldout", seed=3, questions=200, pages=12))
+    film = Film(BenchmarkOptions(split="heldout", seed=3, questions=200, pages=12))
     samples = film.samples()
     assert len(samples) == len({sample.id for sample in samples}) == 200
     assert {sample.kind for sample in samples} == {"place", "described", "synonym", "thing", "two", "none"}
@@ -152,13 +152,13 @@ def test_what_is_asked() -> None:
             assert needed[0][1] in sample.question
             assert f"in the {needed[0][0]}" not in sample.question
     assert [s.question for s in samples] != [
-        s.question for s in Film(MethodOptions(split="dev", seed=3, questions=200, pages=12)).samples()
+        s.question for s in Film(BenchmarkOptions(split="dev", seed=3, questions=200, pages=12)).samples()
     ]
 
 
 @pytest.mark.parametrize("pages", [2, 24, 64])
 def test_places_are_told_apart(pages: int) -> None:
-    script = Film(MethodOptions(pages=pages)).script(0)
+    script = Film(BenchmarkOptions(pages=pages)).script(0)
     assert len({place for place, _, _ in script}) == len({told for _, told, _ in script}) == pages
 
 
@@ -172,14 +172,14 @@ def test_pages_are_read_as_they_were_written() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (MethodOptions(pages=1), "pages must be 2 to 64, got 1"),
-        (MethodOptions(pages=65), "pages must be 2 to 64, got 65"),
-        (MethodOptions(questions=0), "questions must be 1 or more, got 0"),
-        (MethodOptions(split="test"), "film has dev, heldout"),
-        (MethodOptions(tasks=("digit",)), "film has place"),
+        (BenchmarkOptions(pages=1), "pages must be 2 to 64, got 1"),
+        (BenchmarkOptions(pages=65), "pages must be 2 to 64, got 65"),
+        (BenchmarkOptions(questions=0), "questions must be 1 or more, got 0"),
+        (BenchmarkOptions(split="test"), "film has dev, heldout"),
+        (BenchmarkOptions(tasks=("digit",)), "film has place"),
     ],
 )
-def test_what_does_not_fit_is_refused(options: MethodOptions, words: str) -> None:
+def test_what_does_not_fit_is_refused(options: BenchmarkOptions, words: str) -> None:
     with pytest.raises(SettingsError, match=words):
         Film(options)
 

@@ -17,7 +17,7 @@ import torch
 
 from videox2l import VideoX2L
 from videox2l.errors import SettingsError
-from videox2l.evaluate.base import MethodOptions, Row, Sample, parse_budget
+from videox2l.evaluate.base import BenchmarkOptions, Row, Sample, parse_budget
 from videox2l.evaluate.haystack import Haystack, said
 from videox2l.evaluate.registry import benchmark_by_name, method_by_name
 from videox2l.evaluate.runfile import read_rows
@@ -33,7 +33,7 @@ def demo() -> VideoX2L:
 
 
 def work(questions: int = 8, methods: str = METHODS, seed: int = 0, budgets: str = "1/8") -> Run:
-    options = MethodOptions(split="dev", questions=questions, frames=32, seed=seed)
+    options = BenchmarkOptions(split="dev", questions=questions, frames=32, seed=seed)
     chosen = [method_by_name(name) for name in methods.split(",")]
     return Run(Haystack(options), chosen, [parse_budget(part) for part in budgets.split(",")])
 
@@ -115,18 +115,18 @@ def test_several_budgets_share_what_no_budget_changes(demo: VideoX2L, tmp_path: 
 
 
 def test_haystack_is_the_same_every_time() -> None:
-    one, two = (Haystack(MethodOptions(split="heldout", questions=30, frames=64)) for _ in range(2))
+    one, two = (Haystack(BenchmarkOptions(split="heldout", questions=30, frames=64)) for _ in range(2))
     assert list(one.samples()) == list(two.samples())
     assert len(one.samples()) == 30
-    other = Haystack(MethodOptions(split="heldout", questions=30, frames=64, seed=1))
+    other = Haystack(BenchmarkOptions(split="heldout", questions=30, frames=64, seed=1))
     assert [s.question for s in other.samples()] != [s.question for s in one.samples()]
     with one.open(one.samples()[0].video) as source:
         assert source.expected_frames == 64
     with pytest.raises(SettingsError, match="dev, heldout"):
-        Haystack(MethodOptions(split="train"))
+        Haystack(BenchmarkOptions(split="train"))
     with pytest.raises(SettingsError, match="digit"):
-        Haystack(MethodOptions(tasks=("nope",)))
-    counts = Haystack(MethodOptions(split="dev", questions=12, tasks=("count",))).samples()
+        Haystack(BenchmarkOptions(tasks=("nope",)))
+    counts = Haystack(BenchmarkOptions(split="dev", questions=12, tasks=("count",))).samples()
     assert {sample.kind for sample in counts} == {"count"}
     assert all(len(sample.needs) == int(sample.truth) for sample in counts)
 
@@ -134,7 +134,7 @@ def test_haystack_is_the_same_every_time() -> None:
 def test_splits_share_no_needle() -> None:
     shown = []
     for split in ("dev", "heldout"):
-        bench = Haystack(MethodOptions(split=split, questions=200, frames=64))
+        bench = Haystack(BenchmarkOptions(split=split, questions=200, frames=64))
         videos = {int(sample.video.rpartition("-")[2]) for sample in bench.samples()}
         shown.append({(e.colour, e.shape, e.digit) for number in videos for e in bench.script(number).events})
     assert shown[0]
@@ -142,8 +142,8 @@ def test_splits_share_no_needle() -> None:
 
 
 def test_haystack_from_files_shows_what_the_arrays_show(tmp_path: Path) -> None:
-    drawn = Haystack(MethodOptions(split="dev", questions=4, frames=12))
-    filed = Haystack(MethodOptions(split="dev", questions=4, frames=12, data=tmp_path))
+    drawn = Haystack(BenchmarkOptions(split="dev", questions=4, frames=12))
+    filed = Haystack(BenchmarkOptions(split="dev", questions=4, frames=12, data=tmp_path))
     assert list(drawn.samples()) == list(filed.samples())
     assert drawn.settings() != filed.settings()
     video = drawn.samples()[0].video
@@ -221,6 +221,6 @@ def test_names_and_budgets() -> None:
     with pytest.raises(SettingsError, match="selector 'nope'"):
         method_by_name("x2l:nope")
     with pytest.raises(SettingsError, match="haystack"):
-        benchmark_by_name("nope", MethodOptions())
+        benchmark_by_name("nope", BenchmarkOptions())
     with pytest.raises(SettingsError, match="named twice"):
         work(2, "full,full")

@@ -19,7 +19,8 @@ _THOUGHT = re.compile(r"<(/?)(think|thinking|thought)>|\[(/?)THINK\]|\u25c1(/?)t
 def part_thought(text: str) -> tuple[str, str]:
     """Return the thought and the answer of what a thinking model wrote.
 
-    Where its prompt began the thought already, the text has the closing tag alone. A thought that was cut has no answer.
+    Where its prompt began the thought already, the text has the closing tag alone. A thought that was cut short has no
+    answer.
     """
     tags = [(tag, any(tag.group(group) for group in (1, 3, 4))) for tag in _THOUGHT.finditer(text)]
     closing = [tag for tag, closes in tags if closes]
@@ -108,7 +109,8 @@ class Step:
 class Answer:
     """An answer with its evidence (all chunks, in order of time), its cost, and the steps it took.
 
-    `text` is the answer alone; what a thinking model wrote before it is its `thought`. `finish` is "stop" when the model ended the answer, "length" when max_new_tokens did. `looked`: by the number of a
+    `text` is the answer alone; what a thinking model wrote before it is its `thought`. `finish` is "stop" when the
+    model ended the answer, "length" when max_new_tokens did. `looked`: by the number of a
     chunk, what the selector can say of its score, for the moments that `ask(..., why=...)` named.
     """
 

@@ -176,7 +176,9 @@ def prefill(
     """Read the question behind the memory; return what generates its answer, or lets `generator` go on there."""
     with steps.stage("prefill"):
         if generator is None:
-            generator = TokenGenerator(run.backbone, run.options, run.watched, _prompt_ids(run, reloaded.prompt))
+            generator = TokenGenerator(
+                run.backbone, run.options, run.watched, lambda: _prompt_ids(run, reloaded.prompt)
+            )
         layout = reloaded.loaded.layout
         text = _with_ids(reloaded.prompt, generator.ids, run.backbone)
         last = layout.next_position + len(text) + run.options.max_new_tokens - len(generator.ids)

@@ -123,9 +123,7 @@ class Checkpoint:
         for path in sorted(Path(self.where, self.subfolder).glob("*.safetensors")) if self.local else ():
             with path.open("rb") as file:
                 if file.read(40).startswith(b"version https://git-lfs"):
-                    raise ModelError(
-                        f"'{path}' is a git-lfs pointer, not the weights: run `git lfs pull` in its folder"
-                    )
+                    raise ModelError(f"'{path}' is a git-lfs pointer, no weights: run `git lfs pull` in its folder")
 
     def _check_adapter(self) -> None:
         if self._has("non_lora_trainables.bin"):

@@ -12,6 +12,7 @@ from videox2l.options import LoadOptions
 
 if TYPE_CHECKING:
     from videox2l.cli.console import Screen
+    from videox2l.pipeline import VideoX2L
 
 Names = Annotated[
     str,
@@ -60,6 +61,10 @@ def evaluate(
     subtitles: Annotated[
         bool, typer.Option("--subtitles", help="With the benchmark's own protocol for subtitles.")
     ] = False,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Length of an answer. (default: the benchmark's)")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="End the run at a video or question that cannot be used.")
+    ] = False,
     chunk_frames: Annotated[int | None, typer.Option(help="Sampled frames per chunk. [default: the model's]")] = None,
     *,
     loading: LoadOptions,
@@ -70,32 +75,50 @@ def evaluate(
     """
     with user_errors():
         from videox2l.cli.console import Screen
-        from videox2l.evaluate.base import MethodOptions, parse_budget
+        from videox2l.evaluate.base import BenchmarkOptions, parse_budget
         from videox2l.evaluate.registry import benchmark_by_name, methods_by_names
         from videox2l.evaluate.runner import Run, run
 
-        options = MethodOptions(
-            data, split, seed, questions, frames, fps, _parts(tasks), subtitles, density, redundancy, pages
+        options = BenchmarkOptions(
+            data=data,
+            split=split,
+            seed=seed,
+            questions=questions,
+            frames=frames,
+            fps=fps,
+            tasks=_parts(tasks),
+            subtitles=subtitles,
+            density=density,
+            redundancy=redundancy,
+            pages=pages,
+            max_new_tokens=max_new_tokens,
+            strict=strict,
         )
         work = Run(
             benchmark_by_name(bench, options),
             methods_by_names(_parts(methods)),
             [parse_budget(part) for part in _parts(budget)],
             chunk_frames,
+            max_new_tokens,
+            strict,
         )
         work.benchmark.check()  # before the model: what is missing shows at once
         screen = Screen()
-        if bench == "film":
-            from videox2l.evaluate.film_model import load_film_model
-            from videox2l.pipeline import VideoX2L
-
-            x2l = VideoX2L(load_film_model("smollm2" if model == "demo" else model, loading.device, loading.dtype))
-        else:
-            x2l = load_model(model, loading, screen)
+        x2l = _model_for(bench, model, loading, screen)
         with screen.bar(f"{bench}") as update:
             summary = run(x2l, work, out, update)
         _show(screen, summary)
         screen.line(f"{out}: samples.jsonl, summary.json")
+
+
+def _model_for(bench: str, model: str, options: LoadOptions, screen: Screen) -> VideoX2L:
+    """Load the model: a film of text is read by a text decoder, all else by a video LLM."""
+    if bench != "film":
+        return load_model(model, options, screen)
+    from videox2l.evaluate.film_model import load_film_model
+    from videox2l.pipeline import VideoX2L
+
+    return VideoX2L(load_film_model("smollm2" if model == "demo" else model, options.device, options.dtype))
 
 
 def _show(screen: Screen, summary: dict[str, Any]) -> None:
@@ -117,6 +140,9 @@ def _show(screen: Screen, summary: dict[str, Any]) -> None:
             "" if cell["recall"] is None else f"{cell['recall']:.0%}",
         )
     screen.out.print(table)
+    unanswered = {name: cell["unanswered"] for name, cell in summary.items() if cell.get("unanswered")}
+    if unanswered:
+        screen.line(f"unanswered, counted as wrong: {max(unanswered.values())} questions per method; see samples.jsonl")
     for name, cell in summary.items():
         if cell.get("metrics"):
             figures = ", ".join(f"{figure} {value:.1f}" for figure, value in cell["metrics"].items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from videox2l.options import SamplingParams
 
 Processor = Callable[[Tensor, Tensor], Tensor]
 """From token ids (1, n) and logits (1, vocabulary) to logits, as transformers' logits processors."""
+
+PromptIds = Callable[[], list[int]]
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {  # fields of a generation config that change an answer, where not one of these
     "num_beams": (None, 1),
@@ -132,12 +134,10 @@ class TokenGenerator:
     `ids` are the tokens so far; `finish` is None until the answer is over: "stop" when the model ended it, "length"
     when `max_new_tokens` did. `entropies` (nats) are those of the first `watch` of the model's distributions, the one
     that ended the answer not counted; temperature has no part in them. `unread` is the last token while the cache does
-    not hold it yet. `prompt`: ids of the tokens before the answer, for penalties.
+    not hold it yet. `prompt` returns the ids of the tokens before the answer, for penalties.
     """
 
-    def __init__(
-        self, backbone: Backbone, sampling: SamplingParams, watch: int = 0, prompt: Sequence[int] = ()
-    ) -> None:
+    def __init__(self, backbone: Backbone, sampling: SamplingParams, watch: int = 0, prompt: PromptIds = list) -> None:
         self.ids: list[int] = []
         self.entropies: list[float] = []
         self.finish: str | None = None
@@ -147,8 +147,11 @@ class TokenGenerator:
         self._watch = watch
         config = getattr(backbone, "generation_config", None)
         self._choose = chooser(sampling, config)
-        self._processors = processors(config, sampling, len(prompt))
-        self._prompt = list(prompt)
+        self._prompt: list[int] = []
+        self._processors = processors(config, sampling, 0)
+        if self._processors:  # rarely: most checkpoints have no penalties
+            self._prompt = prompt()
+            self._processors = processors(config, sampling, len(self._prompt))
 
     def begin(self, cache: BufferCache, logits: Tensor, position: int) -> None:
         """Go on behind a cache that holds the prompt and all of `ids`.
@@ -202,7 +205,7 @@ def generate(
     logits: Tensor,
     position: int,
     sampling: SamplingParams,
-    prompt: Sequence[int] = (),
+    prompt: PromptIds = list,
 ) -> Iterator[int]:
     """Yield generated token ids until a stop id (which is not yielded) or `max_new_tokens`.
 

@@ -59,13 +59,15 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class MethodOptions:
+class BenchmarkOptions:
     """What the command line says about a benchmark; a benchmark uses what applies to it and refuses the rest.
 
     `data`: its folder as downloaded. `questions`: at most so many, None for all. `frames`: sampled frames per video (at
     most, for files). `fps`: frames sampled per second of a file. `tasks`: kinds to keep, empty for all. `subtitles`:
     put them into the prompt as the benchmark's own protocol does. `density`: askable facts in 8 frames of generated
-    videos, each seen `redundancy` times; 0: a few needles anywhere. `pages` of a text film.
+    videos, each seen `redundancy` times; 0: a few needles anywhere. `pages` of a text film. `max_new_tokens`:
+    length of answers, if not the benchmark's. `strict`: a video or question that cannot be used ends the run, instead
+    of being counted unanswered.
     """
 
     data: Path | None = None
@@ -79,6 +81,8 @@ class MethodOptions:
     density: int = 0
     redundancy: int = 1
     pages: int | None = None
+    max_new_tokens: int | None = None
+    strict: bool = False
 
 
 class Benchmark(Protocol):
@@ -152,6 +156,11 @@ class MethodOutput:
     plan: Any = None
     reloaded: Sequence[tuple[float, float]] | None = None
 
+    @classmethod
+    def nothing(cls) -> MethodOutput:
+        """Return the output for a question that could not be answered."""
+        return cls("", 0.0, 0, 0, 0)
+
 
 class VideoSession(Protocol):
     """A method that has read one video."""
@@ -193,7 +202,8 @@ class Row:
 
     `right` is None where the benchmark could not score. `recall`: share of what the sample needs that was re-loaded.
     `flops_ingest` of the language model for the video, `flops_question` of it for this question (selection included),
-    `bytes_selected` read by selection alone. `manifest`: SHA-256 of which frames of what were sampled.
+    `bytes_selected` read by selection alone. `manifest`: SHA-256 of which frames of what were sampled. `error`: why the
+    question could not be answered, which counts as wrong and has no costs; empty for all others.
     """
 
     benchmark: str
@@ -223,6 +233,7 @@ class Row:
     scores: Sequence[float] | None
     plan: Any
     manifest: str
+    error: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as plain JSON values."""
@@ -231,7 +242,8 @@ class Row:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Row:
         """Read a row; raises KeyError or TypeError for one that lacks fields."""
-        return cls(**{name: values[name] for name in (f.name for f in dataclasses.fields(cls))})
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: values[name] for name in names if name in values or name != "error"})
 
 
 def parse_budget(text: str) -> Fraction:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from videox2l.errors import SettingsError
-from videox2l.evaluate.base import MethodOptions, Row, Sample
+from videox2l.evaluate.base import BenchmarkOptions, Row, Sample
 from videox2l.evaluate.film_model import LEAD, page_image
 from videox2l.units import Cue
 from videox2l.video import ArraySource, FrameSource
@@ -54,7 +54,7 @@ class Film:
     max_new_tokens = 4
     model = "smollm2"
 
-    def __init__(self, options: MethodOptions) -> None:
+    def __init__(self, options: BenchmarkOptions) -> None:
         self.split, self.seed = options.split or "dev", options.seed
         if self.split not in SPLITS:
             raise SettingsError(f"split '{self.split}' is not known: film has {', '.join(SPLITS)}")

@@ -18,7 +18,7 @@ from videox2l.demo.questions import QUARTERS, WorldQuestion, make_questions
 from videox2l.demo.render import write_video
 from videox2l.demo.world import WorldVideo, make_video
 from videox2l.errors import SettingsError
-from videox2l.evaluate.base import MethodOptions, Row, Sample
+from videox2l.evaluate.base import BenchmarkOptions, Row, Sample
 from videox2l.units import Cue
 from videox2l.video import ArraySource, FrameSampling, FrameSource, open_video
 
@@ -54,7 +54,7 @@ class Haystack:
     name = "haystack"
     max_new_tokens = 12
 
-    def __init__(self, options: MethodOptions) -> None:
+    def __init__(self, options: BenchmarkOptions) -> None:
         self.split = options.split or "dev"
         if self.split not in SPLITS:
             raise SettingsError(f"split '{self.split}' is not known: haystack has {', '.join(SPLITS)}")

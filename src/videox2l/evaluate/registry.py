@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from videox2l.errors import SettingsError
-from videox2l.evaluate.base import Benchmark, Method, MethodOptions
+from videox2l.evaluate.base import Benchmark, BenchmarkOptions, Method
 from videox2l.evaluate.benchmarks import PUBLIC
 from videox2l.evaluate.film import Film
 from videox2l.evaluate.haystack import Haystack
 from videox2l.evaluate.methods import FAMILIES, METHODS, STANDARD
 
-BENCHMARKS: dict[str, Callable[[MethodOptions], Benchmark]] = {"haystack": Haystack, "film": Film, **PUBLIC}
+BENCHMARKS: dict[str, Callable[[BenchmarkOptions], Benchmark]] = {"haystack": Haystack, "film": Film, **PUBLIC}
 """Name -> a function that makes the benchmark from the options of the command line."""
 
 
-def benchmark_by_name(name: str, options: MethodOptions) -> Benchmark:
+def benchmark_by_name(name: str, options: BenchmarkOptions) -> Benchmark:
     """Return a benchmark; raises SettingsError that lists the names."""
     if name not in BENCHMARKS:
         raise SettingsError(f"benchmark '{name}' is not known: use {', '.join(BENCHMARKS)}")

@@ -9,7 +9,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videox2l.errors import SettingsError
+from videox2l.ask.answer import part_thought
+from videox2l.errors import SettingsError, X2LError
 from videox2l.evaluate.base import Benchmark, Method, MethodOutput, Row, Sample, VideoSession
 from videox2l.evaluate.encode import EncodedVideo
 from videox2l.evaluate.runfile import RunFolder, versions
@@ -24,12 +25,22 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Run:
-    """What is run: a benchmark, methods and budgets, on chunks of `chunk_frames` (None: the model's default)."""
+    """What is run: a benchmark, methods and budgets, on chunks of `chunk_frames` (None: the model's default).
+
+    `max_new_tokens`: length of answers, None for the benchmark's. `strict`: what cannot be answered ends the run.
+    """
 
     benchmark: Benchmark
     methods: Sequence[Method]
     budgets: Sequence[Fraction]
     chunk_frames: int | None = None
+    max_new_tokens: int | None = None
+    strict: bool = False
+
+    @property
+    def length(self) -> int:
+        """Tokens that an answer may have."""
+        return self.benchmark.max_new_tokens if self.max_new_tokens is None else self.max_new_tokens
 
     def __post_init__(self) -> None:
         names = [method.name for method in self.methods]
@@ -53,6 +64,7 @@ class Run:
         return {
             "benchmark": {"name": self.benchmark.name, **self.benchmark.settings()},
             "methods": {method.name: repr_of(method) for method in self.methods},
+            **({} if self.max_new_tokens is None else {"max_new_tokens": self.max_new_tokens}),
             "budgets": [str(budget) for budget in self.budgets],
             "chunk_frames": x2l.backbone.default_chunk_frames if self.chunk_frames is None else self.chunk_frames,
             "model": x2l.identity,
@@ -116,15 +128,27 @@ def _video(
     ]
     if not missing:
         return
-    benchmark = work.benchmark
-    with benchmark.open(name) as source:
-        video = EncodedVideo(x2l, source, work.chunk_frames, benchmark.subtitles(name))
+    benchmark, video, broken = work.benchmark, None, ""
+    try:
+        with benchmark.open(name) as source:
+            video = EncodedVideo(x2l, source, work.chunk_frames, benchmark.subtitles(name))
+    except (X2LError, OSError) as error:
+        if work.strict:
+            raise
+        broken = str(error)
     for method, budget, lacking in missing:
-        asker = method.prepare(video, float(budget), benchmark.max_new_tokens)
+        session = None if video is None else method.prepare(video, float(budget), work.length)
         for sample in lacking:
-            asked = replace(sample, question=benchmark.prompt(sample, video.manifest["pts"]))
-            reply, flops = _asked(video, asker, asked)
-            yield row_of(benchmark, sample, method, budget, video, reply, flops)
+            reply, flops, wrong = MethodOutput.nothing(), None, broken
+            if video is not None and session is not None:
+                asked = replace(sample, question=benchmark.prompt(sample, video.manifest["pts"]))
+                try:
+                    reply, flops = _asked(video, session, asked)
+                except SettingsError as error:  # such as a control token in the question
+                    if work.strict:
+                        raise
+                    wrong = str(error)
+            yield row_of(benchmark, sample, (method, budget), video, reply, flops=flops, error=wrong)
 
 
 def _asked(video: EncodedVideo, asker: VideoSession, sample: Sample) -> tuple[MethodOutput, int | None]:
@@ -136,13 +160,16 @@ def _asked(video: EncodedVideo, asker: VideoSession, sample: Sample) -> tuple[Me
 def row_of(
     benchmark: Benchmark,
     sample: Sample,
-    method: Method,
-    budget: Fraction,
-    video: EncodedVideo,
+    cell: tuple[Method, Fraction],
+    video: EncodedVideo | None,
     reply: MethodOutput,
-    flops: int | None,
+    *,
+    flops: int | None = None,
+    error: str = "",
 ) -> Row:
-    """Return the row of one answer."""
+    """Return the row of one answer, or of a question that could not be answered."""
+    method, budget = cell
+    prediction = part_thought(reply.text)[1]
     return Row(
         benchmark=benchmark.name,
         id=sample.id,
@@ -155,12 +182,12 @@ def row_of(
         budget=str(budget),
         question=sample.question,
         truth=sample.truth,
-        prediction=reply.text,
-        right=benchmark.score(sample, reply.text),
+        prediction=prediction,
+        right=0.0 if error else benchmark.score(sample, prediction),
         recall=recall(sample.needs, reply.reloaded),
         tokens=reply.tokens,
         bytes_attended=reply.bytes_attended,
-        bytes_full=video.full_bytes,
+        bytes_full=0 if video is None else video.full_bytes,
         bytes_kept=reply.bytes_kept,
         bytes_device=reply.bytes_device,
         bytes_reloaded=reply.bytes_reloaded,
@@ -170,7 +197,8 @@ def row_of(
         seconds={name: round(value, 6) for name, value in reply.seconds.items()},
         scores=None if reply.scores is None else [round(score, 6) for score in reply.scores],
         plan=reply.plan,
-        manifest=video.manifest_hash,
+        manifest="" if video is None else video.manifest_hash,
+        error=error,
     )
 
 

@@ -69,7 +69,7 @@ def generate_answer(
             ids = likeliest(backbone, cache, logits, next_position + len(prompt), candidates)
         else:
             sampling = SamplingParams(max_new_tokens=max_new_tokens)
-            ids = list(generate(backbone, cache, logits, next_position + len(prompt), sampling, prompt.ids.tolist()))
+            ids = list(generate(backbone, cache, logits, next_position + len(prompt), sampling, prompt.ids.tolist))
     finally:
         for layer, length in zip(cache.layers, held, strict=True):
             layer.crop(length)

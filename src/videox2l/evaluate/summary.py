@@ -78,17 +78,19 @@ def paired(first: Sequence[Row], second: Sequence[Row]) -> dict[str, Any]:
 def cell_summary(rows: Sequence[Row], method: Method | None = None) -> dict[str, Any]:
     """Return accuracy, interval and mean costs of one cell."""
     found = accuracy(rows)
+    everything, rows = rows, [row for row in rows if not row.error] or rows  # costs are those of answers
     known = [row.recall for row in rows if row.recall is not None]
-    share = fmean(row.bytes_attended / row.bytes_full for row in rows)
+    share = fmean(row.bytes_attended / max(1, row.bytes_full) for row in rows)
     budget = _share(rows[0].budget)
     follows = method is None or method.at_budget
     summary: dict[str, Any] = {
         "accuracy": found.mean,
         "low": found.low,
         "high": found.high,
-        "n": len(outcomes(rows)),
-        "clusters": len({row.cluster for row in rows}),
-        "unscored": sum(row.right is None for row in rows),
+        "n": len(outcomes(everything)),
+        "clusters": len({row.cluster for row in everything}),
+        "unscored": sum(row.right is None for row in everything),
+        "unanswered": sum(bool(row.error) for row in everything),
         "bytes_attended": fmean(row.bytes_attended for row in rows),
         "bytes_kept": fmean(row.bytes_kept for row in rows),
         "bytes_device": fmean(row.bytes_device for row in rows),
@@ -104,7 +106,8 @@ def cell_summary(rows: Sequence[Row], method: Method | None = None) -> dict[str,
         "budget": rows[0].budget if follows else None,
         "off_budget": follows and abs(share - budget) > TOLERANCE * budget,
         "kinds": {
-            kind: _brief([row for row in rows if row.kind == kind]) for kind in sorted({row.kind for row in rows})
+            kind: _brief([row for row in everything if row.kind == kind])
+            for kind in sorted({row.kind for row in everything})
         },
     }
     if method is not None:

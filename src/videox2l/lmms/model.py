@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from pathlib import Path
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from videox2l.errors import SettingsError, VideoWarning
 from videox2l.lmms.session import Job, Session
-from videox2l.options import DEFAULT_SELECTOR
+from videox2l.options import AskOptions, IngestOptions, LoadOptions, OptionSet
 from videox2l.pipeline import VideoX2L
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts", ".flv", ".mpg", ".mpeg")
@@ -33,6 +34,8 @@ class VideoX2LModel(lmms):  # type: ignore[misc]  # lmms-eval carries no types
         As `VideoX2L.ask`: `reload=3`, `all`, `none` or `tokens:512`.
     store
         A folder in which memories are kept, so that another run or task does not ingest the video again.
+    strict
+        A video or question that cannot be used ends the run, instead of being left unanswered with a warning.
     max_new_tokens, seed
         Where the task says nothing of the length of an answer; and the seed where it asks for sampling.
 
@@ -45,27 +48,13 @@ class VideoX2LModel(lmms):  # type: ignore[misc]  # lmms-eval carries no types
         self,
         pretrained: str = "demo",
         *,
-        revision: str | None = None,
-        device: str | None = None,
-        dtype: str = "auto",
-        max_pixels: int | None = None,
-        fps: float | None = None,
-        max_frames: int | None = None,
-        sampling: str = "auto",
-        ratios: Any = "2:32",
-        compressor: str | None = None,
-        history: str = "H",
-        l_tier: str = "stored",
-        l_bits: int | None = None,
-        h_bits: int | None = None,
-        chunk_frames: int | None = None,
-        reload: Any = 3,
-        selector: str = DEFAULT_SELECTOR,
         store: str | None = None,
+        strict: bool = False,
         max_new_tokens: int = 128,
         seed: int = 0,
         batch_size: Any = 1,
         max_batch_size: Any = None,
+        **options: Any,
     ) -> None:
         super().__init__()
         del batch_size, max_batch_size  # questions run one by one: they share a video, not a batch
@@ -76,23 +65,18 @@ class VideoX2LModel(lmms):  # type: ignore[misc]  # lmms-eval carries no types
                 f"PyAV {av.__version__} crashes on some containers (MPEG program streams and FLV among them): "
                 "pip install 'av>=18'"
             )
-        ingest = {
-            "fps": 1.0 if fps is None and max_frames is None else fps,
-            "max_frames": max_frames,
-            "sampling": sampling,
-            "ratios": _numbers(ratios),
-            "compressor": compressor,
-            "history": history,
-            "l_tier": l_tier,
-            "l_bits": l_bits,
-            "h_bits": h_bits,
-            "chunk_frames": chunk_frames,
-        }
+        loading, ingesting, asking = (_taken(kind, options) for kind in (LoadOptions, IngestOptions, AskOptions))
+        if options:
+            raise SettingsError(f"argument '{next(iter(options))}' is not known")
+        if "ratios" in ingesting:
+            ingesting["ratios"] = _numbers(ingesting["ratios"])
+        if "max_frames" in ingesting:
+            ingesting.setdefault("fps", None)
+        IngestOptions.from_keywords(None, ingesting)
+        AskOptions.from_keywords(None, asking)
         self._default_tokens = max_new_tokens
-        x2l = VideoX2L.from_pretrained(pretrained, device=device, dtype=dtype, revision=revision, max_pixels=max_pixels)
-        self.session = Session(
-            x2l, ingest, {"reload": reload, "selector": selector}, None if store is None else Path(store), seed
-        )
+        x2l = VideoX2L.from_pretrained(pretrained, **loading)
+        self.session = Session(x2l, ingesting, asking, None if store is None else Path(store), seed, strict=strict)
 
     def generate_until(self, requests: list[Any]) -> list[str]:
         """Answer requests; those about one video are answered together, and it is ingested once."""
@@ -112,7 +96,7 @@ class VideoX2LModel(lmms):  # type: ignore[misc]  # lmms-eval carries no types
         logger.info(
             f"videox2l: {len(jobs)} questions about {len({job.video for job in jobs})} videos; ingests: "
             f"{sum(read.values())} ({max(read.values(), default=0)} per video at most); "
-            f"opened from the store: {sum(found.values())}"
+            f"opened from the store: {sum(found.values())}; unanswered: {len(self.session.unanswered)}"
         )
         return answers
 
@@ -123,6 +107,12 @@ class VideoX2LModel(lmms):  # type: ignore[misc]  # lmms-eval carries no types
     def generate_until_multi_round(self, requests: list[Any]) -> list[str]:
         """Not possible: tasks in rounds bring pictures of their own with each round."""
         raise SettingsError("videox2l answers in one round: use a task whose output_type is generate_until")
+
+
+def _taken(kind: type[OptionSet], options: dict[str, Any]) -> dict[str, Any]:
+    """Take those of the arguments that are fields of an option class."""
+    names = [field.name for field in dataclasses.fields(kind) if field.name in options]  # type: ignore[arg-type]
+    return {name: options.pop(name) for name in names}
 
 
 def _numbers(ratios: Any) -> tuple[float, ...]:

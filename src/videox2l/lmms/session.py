@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from videox2l.errors import SettingsError
+from videox2l.errors import SettingsError, VideoWarning, X2LError
 from videox2l.memory import Memory
 from videox2l.memory.disk.folder import is_memory
 from videox2l.options import DEFAULT_SELECTOR
@@ -59,7 +60,8 @@ class Session:
 
     `ingest`, `ask`: keyword arguments of `VideoX2L.ingest` and `VideoX2L.ask`. `store`: a folder of memories that later
     runs find again; without it a memory is dropped when another video is asked about. `ingested`: videos read, and how
-    often; `opened`: memories found in the store instead.
+    often; `opened`: memories found in the store instead. `unanswered`: videos and questions that could not be used,
+    with the reason; with `strict` the first of them is raised.
     """
 
     x2l: VideoX2L
@@ -69,6 +71,8 @@ class Session:
     seed: int = 0
     ingested: dict[str, int] = field(default_factory=dict)
     opened: dict[str, int] = field(default_factory=dict)
+    strict: bool = False
+    unanswered: list[tuple[str, str, str]] = field(default_factory=list)
     _held: tuple[str, Memory] | None = None
 
     def __post_init__(self) -> None:
@@ -85,12 +89,31 @@ class Session:
         for index, job in enumerate(jobs):
             groups.setdefault(os.path.realpath(job.video), []).append(index)
         for video, indices in groups.items():
-            if self._held is None or self._held[0] != video:
-                self._held = None  # before the next one is made: two would need twice the room
-                self._held = video, self._memory(video)
-            memory = self._held[1]
+            try:
+                if self._held is None or self._held[0] != video:
+                    self._held = None  # before the next one is made: two would need twice the room
+                    self._held = video, self._memory(video)
+                memory = self._held[1]
+            except (X2LError, OSError) as error:
+                if self.strict:
+                    raise
+                for index in indices:
+                    yield index, self._leave_out(jobs[index], error)
+                continue
             for index in indices:
-                yield index, self._answer(memory, jobs[index])
+                try:
+                    answer = self._answer(memory, jobs[index])
+                except SettingsError as error:  # such as a control token in the question
+                    if self.strict:
+                        raise
+                    answer = self._leave_out(jobs[index], error)
+                yield index, answer
+
+    def _leave_out(self, job: Job, error: Exception) -> str:
+        """Note a question that cannot be answered; its answer is empty, which no task takes for right."""
+        self.unanswered.append((job.video, job.question, str(error)))
+        warnings.warn(f"unanswered: {job.video}: {error}", VideoWarning, stacklevel=3)
+        return ""
 
     def _memory(self, video: str) -> Memory:
         folder = self._folder(video)

@@ -12,7 +12,7 @@ import pytest
 from tests.evaluate.benchmarks.layouts import LAYOUTS, Scripted
 from videox2l import VideoX2L
 from videox2l.demo.render import render_video
-from videox2l.evaluate.base import MethodOptions
+from videox2l.evaluate.base import BenchmarkOptions
 from videox2l.evaluate.benchmarks import PUBLIC
 from videox2l.evaluate.runner import Run, run
 
@@ -50,7 +50,7 @@ def scripted(
 
     def go(name: str, replies: Mapping[str, str], **options: Any) -> tuple[dict[str, Any], Scripted]:
         method = Scripted(replies)
-        benchmark = PUBLIC[name](MethodOptions(data=layout(name), **options))
+        benchmark = PUBLIC[name](BenchmarkOptions(data=layout(name), **options))
         summary = run(demo, Run(benchmark, [method], [Fraction(1, 8)]), tmp_path / "out")
         return summary["scripted"], method
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tests.evaluate.benchmarks.layouts import LAYOUTS, rows_of
 from videox2l import VideoX2L
 from videox2l.cli.app import app
-from videox2l.evaluate.base import MethodOptions
+from videox2l.evaluate.base import BenchmarkOptions
 from videox2l.evaluate.benchmarks import PUBLIC
 
 Layout = Callable[[str], Path]
@@ -29,7 +29,7 @@ def test_every_benchmark_runs(layout: Layout, tmp_path: Path, demo: VideoX2L, na
     """Rows, figures and predictions: those of "full" are what the model says with all of the video before it."""
     root, out = layout(name), tmp_path / "out"
     more = ("--tasks", "plotQA,needle,ego,count,order,anomaly_reco,topic_reasoning") if name == "mlvu" else ()
-    done = x2l("eval", name, "--data", root, "--out", out, "--methods", "full,H", "--budget", "1/4", *more)
+    done = x2l("eval", name, "--strict", "--data", root, "--out", out, "--methods", "full,H", "--budget", "1/4", *more)
     assert done.exit_code == 0, done.output
     rows = rows_of(out)
     assert len(rows) == 2 * QUESTIONS[name]
@@ -38,7 +38,7 @@ def test_every_benchmark_runs(layout: Layout, tmp_path: Path, demo: VideoX2L, na
     assert {"accuracy", "low", "high", "n", "bytes_attended", "bytes_kept", "recall", "metrics"} <= set(summary["full"])
     assert all(figure in done.stdout for figure in summary["full"]["metrics"])
 
-    bench = PUBLIC[name](MethodOptions(data=root, tasks=tuple(more[1].split(",")) if more else ()))
+    bench = PUBLIC[name](BenchmarkOptions(data=root, tasks=tuple(more[1].split(",")) if more else ()))
     sample = bench.samples()[0]
     with bench.open(sample.video) as source:
         memory = demo.ingest(source, ratios=(1,))
@@ -94,8 +94,22 @@ def test_a_run_that_needs_a_judge(layout: Layout, tmp_path: Path) -> None:
 def test_what_is_missing_is_one_line(layout: Layout, tmp_path: Path) -> None:
     root = layout("vnbench")
     (root / "VNBench_new" / "44120_ret_edit1.mp4").unlink()
-    done = x2l("eval", "vnbench", "--data", root, "--out", tmp_path / "out", "--model", "nowhere")
+    done = x2l("eval", "vnbench", "--strict", "--data", root, "--out", tmp_path / "out", "--model", "nowhere")
     assert done.exit_code in (1, 2)
     assert done.output.count("\n") == 1  # told before the model is looked for
     assert "missing 1 videos: VNBench_new/44120_ret_edit1.mp4" in done.output
     assert not (tmp_path / "out").exists()
+
+
+def test_one_bad_item_does_not_end_a_run(layout: Layout, tmp_path: Path) -> None:
+    root, out = layout("vnbench"), tmp_path / "out"
+    (root / "VNBench_new" / "44120_ret_edit1.mp4").unlink()
+    done = x2l("eval", "vnbench", "--data", root, "--out", out, "--methods", "H", "--max-new-tokens", 2)
+    assert done.exit_code == 0, done.output
+    assert "their questions are counted as unanswered" in done.output
+    rows = rows_of(out)
+    left_out = [row for row in rows if row.error]
+    assert {row.video for row in left_out} == {"VNBench_new/44120_ret_edit1.mp4"}
+    assert all(row.right == 0 and not row.prediction and "is missing" in row.error for row in left_out)
+    assert 0 < len(left_out) < len(rows)
+    assert "unanswered, counted as wrong" in done.output

@@ -12,14 +12,14 @@ import pytest
 
 from tests.evaluate.benchmarks.layouts import LAYOUTS
 from videox2l.errors import SettingsError, VideoWarning
-from videox2l.evaluate.base import MethodOptions
+from videox2l.evaluate.base import BenchmarkOptions
 from videox2l.evaluate.benchmarks import PUBLIC
 
 Layout = Callable[[str], Path]
 
 
 def check(name: str, root: Path, **options: Any) -> None:
-    PUBLIC[name](MethodOptions(data=root, **options)).check()
+    PUBLIC[name](BenchmarkOptions(data=root, strict=True, **options)).check()
 
 
 def edit(path: Path, change: Callable[[Any], None]) -> None:
@@ -139,7 +139,7 @@ def test_missing_subtitles_of_videomme(layout: Layout) -> None:
 def test_an_empty_subtitle_file_counts_as_none(layout: Layout) -> None:
     root = layout("videomme")
     (root / "subtitle" / "a_Short-1x.srt").write_text("")
-    bench = PUBLIC["videomme"](MethodOptions(data=root, subtitles=True))
+    bench = PUBLIC["videomme"](BenchmarkOptions(data=root, subtitles=True))
     with pytest.warns(VideoWarning, match="as without subtitles"):
         assert bench.subtitles("a_Short-1x") == ()
     [sample] = [sample for sample in bench.samples() if sample.id == "001-1"]
@@ -230,10 +230,10 @@ def test_options_that_do_not_apply(layout: Layout) -> None:
 
 def test_settings_follow_the_annotations_not_the_folder(layout: Layout, tmp_path: Path) -> None:
     root = layout("lvbench")
-    first = PUBLIC["lvbench"](MethodOptions(data=root)).settings()
+    first = PUBLIC["lvbench"](BenchmarkOptions(data=root)).settings()
     shutil.copytree(root, tmp_path / "moved")
-    assert PUBLIC["lvbench"](MethodOptions(data=tmp_path / "moved")).settings() == first
+    assert PUBLIC["lvbench"](BenchmarkOptions(data=tmp_path / "moved")).settings() == first
     file = tmp_path / "moved" / "video_info.meta.jsonl"
     file.write_text(file.read_text().replace("red star", "red moon"))
-    assert PUBLIC["lvbench"](MethodOptions(data=tmp_path / "moved")).settings() != first
-    assert PUBLIC["lvbench"](MethodOptions(data=root, frames=8)).settings() != first
+    assert PUBLIC["lvbench"](BenchmarkOptions(data=tmp_path / "moved")).settings() != first
+    assert PUBLIC["lvbench"](BenchmarkOptions(data=root, frames=8)).settings() != first

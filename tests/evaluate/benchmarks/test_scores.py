@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.evaluate.benchmarks.layouts import VNBENCH, Scripted, rows_of
-from videox2l.evaluate.base import MethodOptions
+from videox2l.evaluate.base import BenchmarkOptions
 from videox2l.evaluate.benchmarks import PUBLIC, LongVideoBench
 from videox2l.evaluate.benchmarks.mlvu import for_judge
 
@@ -112,8 +112,8 @@ def test_mlvu(scripted: Go, tmp_path: Path) -> None:
 def test_mlvu_lengths(layout: Callable[[str], Path]) -> None:
     """Answers may be as long as in the official code: 100 tokens for options, 1,000 where a text is generated."""
     root = layout("mlvu")
-    assert PUBLIC["mlvu"](MethodOptions(data=root)).max_new_tokens == 1000
-    assert PUBLIC["mlvu"](MethodOptions(data=root, tasks=("needle", "ego"))).max_new_tokens == 100
+    assert PUBLIC["mlvu"](BenchmarkOptions(data=root)).max_new_tokens == 1000
+    assert PUBLIC["mlvu"](BenchmarkOptions(data=root, tasks=("needle", "ego"))).max_new_tokens == 100
 
 
 LONGVIDEOBENCH = {
@@ -149,11 +149,11 @@ def test_longvideobench_with_subtitles(scripted: Go) -> None:
 def test_longvideobench_guesses(layout: Callable[[str], Path]) -> None:
     """A guess follows from seed and question, and no option is preferred."""
     root = layout("longvideobench")
-    bench = LongVideoBench(MethodOptions(data=root))
+    bench = LongVideoBench(BenchmarkOptions(data=root))
     guesses = [bench.guess(f"question {i}", "ABCD") for i in range(2000)]
-    assert guesses == [LongVideoBench(MethodOptions(data=root)).guess(f"question {i}", "ABCD") for i in range(2000)]
+    assert guesses == [LongVideoBench(BenchmarkOptions(data=root)).guess(f"question {i}", "ABCD") for i in range(2000)]
     assert all(0.2 < guesses.count(letter) / 2000 < 0.3 for letter in "ABCD")
-    other = LongVideoBench(MethodOptions(data=root, seed=1))
+    other = LongVideoBench(BenchmarkOptions(data=root, seed=1))
     assert guesses != [other.guess(f"question {i}", "ABCD") for i in range(2000)]
 
 
@@ -188,10 +188,10 @@ def test_vnbench(scripted: Go) -> None:
 
 def test_vnbench_keeps_items_whole_and_joins_their_source(layout: Callable[[str], Path]) -> None:
     root = layout("vnbench")
-    part = PUBLIC["vnbench"](MethodOptions(data=root, questions=11)).samples()
+    part = PUBLIC["vnbench"](BenchmarkOptions(data=root, questions=11)).samples()
     assert len(part) == 8
     assert all(sum(s.group == one.group for s in part) == 4 for one in part)
-    whole = PUBLIC["vnbench"](MethodOptions(data=root)).samples()
+    whole = PUBLIC["vnbench"](BenchmarkOptions(data=root)).samples()
     assert {s.cluster for s in whole} == {"9917483", "44120"}  # one haystack, several needles
     assert whole[0].moments == ((2.0, 3.0), (4.0, 5.0))
 
@@ -209,5 +209,5 @@ def test_lvbench(scripted: Go) -> None:
 
 
 def test_lvbench_moments(layout: Callable[[str], Path]) -> None:
-    samples = {s.id: s for s in PUBLIC["lvbench"](MethodOptions(data=layout("lvbench"))).samples()}
+    samples = {s.id: s for s in PUBLIC["lvbench"](BenchmarkOptions(data=layout("lvbench"))).samples()}
     assert [samples[uid].moments for uid in "1234"] == [((1.0, 3.0),), ((0.0, 6.0),), (), ()]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -13,13 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from videox2l.errors import SettingsError, VideoError
-from videox2l.evaluate.base import MethodOptions, Row, Sample
+from videox2l.errors import SettingsError, VideoError, VideoWarning
+from videox2l.evaluate.base import BenchmarkOptions, Row, Sample
 from videox2l.units import Cue
 from videox2l.video import FrameSampling, FrameSource, open_video
 from videox2l.video.decode import first_frame
 from videox2l.video.files import admit
 
+_OF_VIDEOS = ("videos", "pictures in video files (cut short or damaged)")
 SHOWN = 5
 """So many missing things are named; the others are counted."""
 
@@ -66,7 +68,7 @@ class FileBenchmark:
     archives: tuple[tuple[str, str], ...] = ()
     has_subtitles = False
 
-    def __init__(self, options: MethodOptions) -> None:
+    def __init__(self, options: BenchmarkOptions) -> None:
         if options.data is None:
             raise SettingsError(
                 f"{self.name} needs --data: the folder into which it was downloaded (docs/benchmarks.md)"
@@ -140,6 +142,16 @@ class FileBenchmark:
             self.check_sample(sample, problems)
         for video in dict.fromkeys(sample.video for sample in self.samples()):
             self._check_video(video, problems)
+        unusable = [names for kind, names in problems.found.items() if kind in _OF_VIDEOS]
+        count = len({sample.video for sample in self.samples()})
+        if not self.options.strict and 0 < sum(map(len, unusable)) < count:
+            told = "; ".join(problems.sentences())
+            warnings.warn(
+                f"{self.name}: {told}: their questions are counted as unanswered (--strict stops instead)",
+                VideoWarning,
+                stacklevel=2,
+            )
+            problems = Problems({kind: names for kind, names in problems.found.items() if kind not in _OF_VIDEOS})
         if problems.found:
             told = "; missing ".join(problems.sentences())
             raise SettingsError(f"{self.name} in '{self.root}': missing {told}{self._packed()}")
@@ -153,12 +165,12 @@ class FileBenchmark:
     def _check_video(self, video: str, problems: Problems) -> None:
         path = self._loaded.paths[video]
         if path is None:
-            problems.add("videos", video)
+            problems.add(_OF_VIDEOS[0], video)
             return
         try:
             first_frame(admit(path))
         except VideoError:
-            problems.add("pictures in video files (cut short or damaged)", video)
+            problems.add(_OF_VIDEOS[1], video)
 
     def _packed(self) -> str:
         """Say what to do about archives that were downloaded and not unpacked."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from videox2l.errors import SettingsError
-from videox2l.evaluate.base import MethodOptions, Row, Sample
+from videox2l.evaluate.base import BenchmarkOptions, Row, Sample
 from videox2l.evaluate.benchmarks.files import (
     FileBenchmark,
     Loaded,
@@ -64,7 +64,7 @@ class MLVU(FileBenchmark):
     splits = ("dev",)
     archives = (("**/*.tar*", "unpack them there"), ("**/*.zip*", "unpack them there"))
 
-    def __init__(self, options: MethodOptions) -> None:
+    def __init__(self, options: BenchmarkOptions) -> None:
         super().__init__(options)
         wanted = set(options.tasks) or set(GENERATION)
         self.max_new_tokens = 1000 if wanted & set(GENERATION) else 100
