@@ -436,7 +436,7 @@ def _why_not(place: ObjectStore, error: OSError) -> str:
     if not isinstance(place, LocalStore):
         return str(error) or "not found"
     if place.folder.is_file():
-        return "it is a file; an exported memory is brought back with `x2l import`"
+        return "it is a file; an exported memory is brought back with `x2l memory import`"
     if not place.folder.exists():
         return "no such folder"
     if isinstance(error, PermissionError):
