@@ -18,7 +18,6 @@ from training.forward import decode, encode_grids
 from training.geometry import demo_config, patchify, video_positions
 from training.language import LanguagePhase, Stage, pair_up
 from training.loop import Schedule, finished, run_phase
-from training.muon import orthogonalise
 from training.vision import VisionPhase, make_clip
 from videox2l.demo.questions import make_questions
 from videox2l.demo.world import make_video
@@ -76,12 +75,6 @@ def test_text_starts_after_the_last_position_of_the_video() -> None:
     assert video_positions(16, 2.0, 3).max() == 3 + 30
     assert video_positions(3, 0.5, 0)[0].tolist() == [0] * 18 + [1] * 9
     assert video_positions(1, 4.0, 0)[1:].max() == 2
-
-
-def test_orthogonalise() -> None:
-    values = torch.linalg.svdvals(orthogonalise(torch.randn(2, 40, 24)))
-    assert values.min() > 0.5
-    assert values.max() < 1.4
 
 
 def test_labels_of_clips_name_what_is_seen() -> None:

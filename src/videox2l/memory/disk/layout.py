@@ -251,12 +251,6 @@ def damaged(where: str, why: str = "its content does not match its hash") -> Mem
 PER_TOKEN, PER_CHANNEL = -1, -2
 
 
-def check_bits(bits: int | None, name: str) -> None:
-    """Raise SettingsError for a precision that does not exist; None is the model's own dtype."""
-    if bits not in (None, 8, 4):
-        raise SettingsError(f"{name}={bits!r} is not possible: use 8, 4, or None for the model's own dtype")
-
-
 def quantise(x: Tensor, bits: int, axis: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return codes, scale and zero of `x` (..., n, d), so that x is about codes * scale + zero.
 
