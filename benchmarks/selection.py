@@ -45,16 +45,17 @@ from videox2l.select import (
     UniformSelector,
     selector_by_name,
 )
-from videox2l.select.attention import without_drift
 from videox2l.version import __version__
 
 KINDS = ("digit", "colour", "shape", "order", "count", "pair")
 TASKS = {"digit": "retrieval", "colour": "retrieval", "shape": "retrieval"}
 TOP = (1, 3, 5)
 TRUE = "true chunks"
-NEUTRAL = "what is in the video ?"
 SELECTORS: dict[str, Selector] = {
-    **{name: selector_by_name(name) for name in ("keys", "attention", "attention:keys", "attention:H", "attention:L")},
+    **{
+        name: selector_by_name(name)
+        for name in ("exact", "keys", "attention", "attention:keys", "attention:H", "attention:L")
+    },
     "keys, layer 0": KeysSelector(layers=(0,)),
     "keys, means": KeysSelector("mean"),
     "embed-dot": selector_by_name("embed-dot"),
@@ -66,7 +67,6 @@ ABLATIONS: dict[str, Selector] = {
     "keys, layers 0 and 1": KeysSelector(layers=(0, 1)),
     "attention:H, best and last token": AttentionSelector("max+last", shortlist=0),
     "attention:H, layers 0 and 1": AttentionSelector("max+last", shortlist=0, layers=(0, 1)),
-    "attention:H, less a neutral question": AttentionSelector(shortlist=0, neutral=NEUTRAL),
 }
 """On the development split alone, where settings are chosen."""
 FUSED = {
@@ -76,9 +76,7 @@ FUSED = {
     "fuse-zscore:keys+attention": ("zscore", "keys", "attention"),
     "fuse:keys+embed-dot": ("rank", "keys", "embed-dot"),
 }
-LEVELLED = {"attention:H, without drift": "attention:H", "attention, without drift": "attention"}
-"""Made of the scores of other selectors, which need not be computed again."""
-NAMES = (*SELECTORS, *FUSED, *ABLATIONS, *LEVELLED)
+NAMES = (*SELECTORS, *FUSED, *ABLATIONS)
 ANSWERED_AT_ALL = (DEFAULT_SELECTOR, "attention", "uniform", "random", TRUE)
 """Selectors whose answers are wanted at all of TOP; of the others at 3."""
 MASSES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -199,8 +197,6 @@ def measure(x2l: VideoX2L, frames: int, questions: int, split: str, seed: int, d
             fused = FusionSelector([_Given(found[part][0]) for part in parts], how=how)
             scores = fused.score(prompt, memory, x2l.backbone)
             rows.append(scored(asked, frames, label, scores, sum(found[part][1] for part in parts)))
-        for label, part in LEVELLED.items() if split == "dev" else ():
-            rows.append(scored(asked, frames, label, without_drift(found[part][0]), found[part][1]))
         drawn = RandomSelector(number).score(prompt, memory, x2l.backbone)
         rows.append(scored(asked, frames, "random", drawn, 0.0))
         rows.append(scored(asked, frames, TRUE, truth(sample, memory), 0.0))

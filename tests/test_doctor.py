@@ -59,7 +59,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], None], file: str = "co
 def test_every_family_is_well(family: str, tmp_path: Path) -> None:
     findings = list(diagnose(str(write(family, tmp_path)), LoadOptions(device="cpu")))
     assert [found for found in findings if not found.ok] == []
-    assert [found.name for found in findings] == [*TITLES, *PROOFS, "memory"]
+    assert [found.name for found in findings] == [*TITLES, *PROOFS, "key layers", "memory"]
 
 
 def test_the_models_that_ship_are_well() -> None:

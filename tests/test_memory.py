@@ -83,9 +83,8 @@ def test_bytes_count_what_is_stored_once(made: Made) -> None:
     _, memory = made
     token = memory.shape.token_bytes
     assert token == 2 * 3 * 2 * 16 * 4
-    features = (
-        3 * 2 * 2 * 16 * 4 + 2 * 64 * 4
-    )  # of two layers: bounds and mean of the keys; of two groups: visual means
+    # Of two layers: bounds and mean of the keys, and L's keys in bytes with a scale; of two groups: visual means.
+    features = 3 * 2 * 2 * 16 * 4 + 2 * 2 * len(memory.chunks[0].level(2)) * (16 + 4) + 2 * 64 * 4
     assert memory.nbytes() == (memory.prefix[0].shape[2] + 5 * 16) * token + 5 * features  # H and 8x are part of L
 
 

@@ -13,8 +13,9 @@ import torch
 
 from tests.conftest import FAMILIES, make_video_xl
 from videox2l import ArraySource, Memory, SettingsError, VideoX2L
-from videox2l.memory.features import KEYS, VISUAL, FeatureCache
+from videox2l.memory.features import INDEX, KEYS, VISUAL, FeatureCache, read_index
 from videox2l.select import EmbedDotSelector, KeysSelector
+from videox2l.select.exact import ExactSelector
 from videox2l.select.keys import early_layers
 from videox2l.types import VideoCursor, VisualTokens
 
@@ -86,6 +87,18 @@ def test_keys_are_those_of_the_stock_models_projections(family: str, video: np.n
         torch.testing.assert_close(found, wanted.mean(0), atol=1e-5, rtol=1e-3)
         assert found.sum() == pytest.approx(1, abs=1e-5)
     assert (upper[:, -1].mean(0) - mean[:, -1].mean(0)).abs().max() > 1e-3
+    # The exact selector: the largest product with any key, as far as 8 bits keep it; the control is another layer.
+    exact = shares(lambda q, k: (k @ q).max())
+    wanted = (exact.amax(1) / exact.amax(1).sum(-1, keepdim=True) + exact[:, -1]).mean(0)
+    selector = ExactSelector(votes=((1, "best"),), behind="nothing")
+    found = selector.score(prompt, memory, x2l.backbone)
+    torch.testing.assert_close(found, wanted / wanted.sum(), atol=0.02, rtol=0.1)
+    other = ExactSelector(votes=((0, "best"),), behind="nothing").score(prompt, memory, x2l.backbone)
+    assert (other - wanted / wanted.sum()).abs().max() > 0.02
+    stored = read_index(memory.chunks[0].features[INDEX])[1]
+    torch.testing.assert_close(
+        stored.sort(1).values, chunks[0].sort(1).values, atol=float(chunks[0].abs().max()) / 100, rtol=0
+    )
     # A bound is one: no key of a chunk has a larger product with a query.
     for h, q in enumerate(queries):
         for c in chunks:
@@ -166,7 +179,7 @@ def test_marks_lie_with_the_memory(tmp_path: Path, video: np.ndarray, settings: 
     x2l.ingest(ArraySource(video), store=tmp_path / "m", **settings)
     stored = Memory.load(tmp_path / "m")
     for one, two in zip(held.chunks, stored.chunks, strict=True):
-        assert set(two.features) == {KEYS, VISUAL}
+        assert set(two.features) == {INDEX, KEYS, VISUAL}
         assert all(torch.equal(one.features[name], mark) for name, mark in two.features.items())
     prompt = x2l.backbone.suffix(QUESTION)
     for selector in (KeysSelector(), EmbedDotSelector()):

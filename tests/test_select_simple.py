@@ -11,7 +11,6 @@ import torch
 from tests.test_select import bare_memory
 from videox2l import SettingsError
 from videox2l.select import FusionSelector, ManualSelector, OracleSelector, UniformSelector
-from videox2l.select.attention import without_drift
 from videox2l.select.fusion import mean_ranks
 
 NOTHING: Any = SimpleNamespace()
@@ -73,13 +72,3 @@ def test_calibrated_scores_are_summed() -> None:
     ):
         with pytest.raises(SettingsError, match=why):
             FusionSelector(**wrong)  # type: ignore[arg-type]
-
-
-def test_a_steady_rise_is_taken_out_and_a_peak_is_left() -> None:
-    drift = torch.exp(0.08 * torch.arange(40))
-    peak = torch.ones(40)
-    peak[7] = 5.0
-    found = without_drift(drift * peak)
-    torch.testing.assert_close(found / found[0], peak, atol=1e-4, rtol=1e-4)
-    assert (drift * peak).argmax() != 7
-    assert torch.equal(without_drift(torch.tensor([1.0, 2.0])), torch.tensor([1.0, 2.0]))

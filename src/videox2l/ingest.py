@@ -22,7 +22,7 @@ from videox2l.memory.disk.folder import content_of, head_of, memory_of
 from videox2l.memory.disk.journal import describe_differences
 from videox2l.memory.disk.stores import ObjectStore, RamStore
 from videox2l.memory.disk.writer import MemoryWriter, continue_writer, open_writer
-from videox2l.memory.features import PICTURES, chunk_features
+from videox2l.memory.features import PICTURES, Votes, chunk_features, votes_of
 from videox2l.memory.memory import in_host_memory
 from videox2l.options import IngestOptions
 from videox2l.select.embedding import DualEncoder, same_encoder
@@ -47,6 +47,7 @@ class IngestSettings:
     h_bits: int | None = None
     live: bool = False
     embedder: Mapping[str, str] | None = None  # name and weights of the dual encoder that frames are embedded with
+    index: Votes = ()  # layers whose keys are indexed, and how each is read
 
     def __post_init__(self) -> None:
         History.parse(self.history)
@@ -68,6 +69,7 @@ class IngestSettings:
             h_bits=options.h_bits,
             live=options.live,
             embedder=None if embedder is None else embedder.identity(),
+            index=votes_of(backbone),
         )
         check_chunk_frames(settings, backbone)
         return settings
@@ -75,11 +77,12 @@ class IngestSettings:
     @classmethod
     def of_memory(cls, memory: Memory) -> IngestSettings:
         """Return the settings that a memory was made with."""
-        return cls(**{**memory.settings, "ratios": tuple(memory.settings["ratios"])})
+        known = {**memory.settings, "ratios": tuple(memory.settings["ratios"])}
+        return cls(**{**known, "index": tuple(tuple(vote) for vote in known.get("index", ()))})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain JSON values."""
-        return {**asdict(self), "ratios": list(self.ratios)}
+        return {**asdict(self), "ratios": list(self.ratios), "index": [list(vote) for vote in self.index]}
 
     def encoder(self, backbone: Backbone, compressor: Compressor) -> ChunkEncoder:
         """Return the encoder of an ingest; where finer levels are made later, it makes the coarsest alone."""

@@ -18,7 +18,7 @@ from videox2l.errors import SettingsError
 from videox2l.units import Cue, as_range, as_time
 
 TimeRange = tuple[float, float]
-DEFAULT_SELECTOR = "keys"
+DEFAULT_SELECTOR = "exact"
 L_TIERS = ("stored", "lazy", "none")
 SAMPLING_MODES = ("auto", "exact", "fast")
 BITS = (8, 4)
@@ -203,7 +203,7 @@ class AskOptions(SamplingParams):
     )
     selector: Any = option(
         DEFAULT_SELECTOR,
-        "What scores the chunks: keys, attention, embedding (see --embedder), embed-dot, text (of subtitles), "
+        "What scores the chunks: exact, keys, attention, embedding (see --embedder), embed-dot, text (of subtitles), "
         "uniform, random, manual:A-B, or several as fuse:keys+text.",
         type=str,
     )

@@ -74,6 +74,7 @@ class VideoX2L:
 
             check_rope(checkpoint.config, getattr(backbone, "model", None))
             check_cache.check_once(backbone, x2l.identity)
+            check_cache.votes_once(backbone, x2l.identity)
         return x2l
 
     @classmethod

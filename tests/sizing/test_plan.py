@@ -108,7 +108,7 @@ def test_peaks_are_what_torch_allocates(family: str, wish: EstimateRequest, tmp_
     assert found.ingest.weights == weights
     rest = found.ingest.total - weights
     # The CPU's convolutions over whole pictures take buffers of their own, which matter in models this small.
-    bound = 0.2 if family in ("internvl", "llava_onevision") else 0.1
+    bound = 0.2 if family in ("internvl", "llava_onevision") else 0.12
     assert abs(rest / measured - 1) < bound, f"{rest} foreseen, {measured} allocated"
     half = expected(chunk_frames=wish.chunk_frames // 2)
     assert abs((half.ingest.total - weights) / measured - 1) > bound

@@ -115,10 +115,14 @@ def _model_for(bench: str, model: str, options: LoadOptions, screen: Screen) -> 
     """Load the model: a film of text is read by a text decoder, all else by a video LLM."""
     if bench != "film":
         return load_model(model, options, screen)
+    from videox2l.conformance.check_cache import votes_once
     from videox2l.evaluate.film_model import load_film_model
     from videox2l.pipeline import VideoX2L
 
-    return VideoX2L(load_film_model("smollm2" if model == "demo" else model, options.device, options.dtype))
+    backbone = load_film_model("smollm2" if model == "demo" else model, options.device, options.dtype)
+    with screen.waiting("finding the layers that know what is asked"):
+        votes_once(backbone, backbone.identity(), find=True)
+    return VideoX2L(backbone)
 
 
 def _show(screen: Screen, summary: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ import transformers
 
 from videox2l.conformance import EXACTNESS, CheckResult, HasStock, made_up_clip
 from videox2l.conformance.case import TestCase
+from videox2l.conformance.key_layers import KeyLayers, find_votes
 from videox2l.engine.backbone import Backbone
 from videox2l.errors import ModelError
 from videox2l.types import without_source
@@ -78,6 +79,26 @@ def examine(backbone: Backbone, names: tuple[str, ...], frames: int, new: int = 
             yield CheckResult(name, False, f"{type(error).__name__}: {error}".splitlines()[0])
 
 
+def votes_once(backbone: Any, identity: Mapping[str, str], *, find: bool = False) -> KeyLayers | None:
+    """Give a backbone the layers that say what a question is about, as they were found once; None if they were not.
+
+    `find`: find them now where that was not done yet (seconds on a GPU, minutes for a large model on a CPU).
+    """
+    path = result_path(backbone, identity).with_suffix(".layers.json")
+    found: KeyLayers | None = None
+    try:
+        kept: Any = json.loads(path.read_text(encoding="utf-8"))
+        votes = tuple((int(layer), str(kind)) for layer, kind in kept["votes"])
+        found = KeyLayers(votes, float(kept["recall"]), float(kept["chance"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        if find:
+            found = find_votes(backbone)
+            _write(path, asdict(found))
+    if found is not None and found.useful:
+        backbone.index_votes = found.votes
+    return found
+
+
 def result_path(backbone: Backbone, identity: Mapping[str, str]) -> Path:
     """Return where the verdict about a model is kept."""
     facts = {
@@ -101,7 +122,11 @@ def read_result(path: Path) -> list[CheckResult] | None:
 
 def write_result(path: Path, findings: list[CheckResult]) -> None:
     """Keep findings. A cache that cannot be written only means that the next load checks again."""
-    text = json.dumps({"findings": [asdict(found) for found in findings]}, indent=1)
+    _write(path, {"findings": [asdict(found) for found in findings]})
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    text = json.dumps(values, indent=1)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f"{path.name}.{os.getpid()}")

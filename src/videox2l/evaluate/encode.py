@@ -20,7 +20,7 @@ from videox2l.errors import SettingsError, VideoError
 from videox2l.evaluate.flop_counter import FlopCounter
 from videox2l.ingest import IngestSettings, check_chunk_frames, facts_of, info_of, runs
 from videox2l.memory import Chunk, Memory
-from videox2l.memory.features import chunk_features
+from videox2l.memory.features import chunk_features, votes_of
 from videox2l.types import VideoCursor, VisualTokens
 from videox2l.units import Cue
 
@@ -143,6 +143,7 @@ class EncodedVideo:
             history=history,
             compressor=name or repr(compressor),
             chunk_frames=self.chunk_frames if chunk_frames is None else chunk_frames,
+            index=votes_of(self.backbone),
         )
         check_chunk_frames(settings, self.backbone)
         return self.made_once(f"memory {settings}", lambda: self._encode(compressor, settings))

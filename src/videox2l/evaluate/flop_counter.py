@@ -44,6 +44,16 @@ class FlopCounter:
         self.layers = list(getattr(getattr(backbone, "decoder", None), "layers", ()))
         self.token_bytes = backbone.shape.token_bytes
         self.shape = decoder_shape(backbone) if len(self.layers) == backbone.shape.layers else None
+        self._paused = False
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Count nothing until the block ends: for work that questions share, whichever comes first."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[Count]:
@@ -52,6 +62,8 @@ class FlopCounter:
 
         def noting(number: int) -> Callable[..., None]:
             def note(_: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+                if self._paused:
+                    return
                 hidden = args[0] if args else options["hidden_states"]
                 cache = options.get("past_key_values")
                 count.passes.append((hidden.shape[1], 0 if cache is None else cache.layers[number].get_seq_length()))

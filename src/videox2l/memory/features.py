@@ -23,10 +23,16 @@ if TYPE_CHECKING:
 
 KEYS = "keys"
 """(3, layers, heads, head_dim): least, mean and greatest value of a chunk's keys per channel, RoPE undone."""
+INDEX = "index"
+"""(layers, heads, n, head_dim + 4) bytes: keys of the finest level in a few layers, RoPE undone; see `key_index`."""
 VISUAL = "visual"
 """(groups, hidden): mean of the visual tokens of each group of frames."""
 PICTURES = "pictures"
 """(pictures, width) float16: unit vectors of some frames, by the vision tower of a dual encoder."""
+
+
+Votes = tuple[tuple[int, str], ...]
+"""Pairs of a layer and how it is read, "confident" or "best"; see `videox2l.select.exact`."""
 
 
 def feature_layers(layers: int) -> int:
@@ -56,6 +62,52 @@ def key_features(level: LevelKV, positions: Tensor, backbone: Backbone) -> Tenso
     return found.to(level.keys.dtype).cpu()
 
 
+def votes_of(backbone: Backbone) -> Votes:
+    """Return which layers of a model say which chunk a question is about, and how each is read.
+
+    What `x2l doctor` found for it, or else: of models of a few layers the second's best words and the first's tags, of
+    others an early layer and one at two fifths of the depth.
+    """
+    found = getattr(backbone, "index_votes", None)
+    if found:
+        return tuple((int(layer), str(kind)) for layer, kind in found)
+    layers = backbone.shape.layers
+    if layers <= 6:
+        return ((1, "best"), (0, "confident")) if layers > 1 else ((0, "best"),)
+    return ((2, "confident"), (round(0.4 * (layers - 1)), "confident"))
+
+
+def index_layers(backbone: Backbone) -> tuple[int, ...]:
+    """Return the layers of a model that are indexed, ascending."""
+    return tuple(sorted({layer for layer, _ in votes_of(backbone)}))
+
+
+def key_index(level: LevelKV, positions: Tensor, backbone: Backbone, layers: Sequence[int]) -> Tensor:
+    """Return the feature `INDEX` of a level: its keys in `layers`, RoPE undone, in 8 bits.
+
+    A row is a key as int8 and its scale, a float32; uint8 stands for bytes. `positions` (axes, n)
+    are those of the chunk's visual tokens.
+    """
+    picked = list(layers)
+    keys = level.keys[picked].to(backbone.device)
+    if level.positions is None:
+        cos, sin = backbone.rotation(positions)
+        index = level.index[picked].long().to(cos.device)
+        cos, sin = cos[index], sin[index]
+    else:
+        cos, sin = backbone.rotation(level.positions)
+    plain = unrotate(keys, cos, sin).float()
+    scale = plain.abs().amax(-1, keepdim=True).clamp_min(1e-12) / 127
+    rows = (plain / scale).round().to(torch.int8)
+    return torch.cat((rows, scale.contiguous().view(torch.int8)), -1).view(torch.uint8).cpu()
+
+
+def read_index(index: Tensor) -> Tensor:
+    """Return the keys (layers, heads, n, head_dim) float32 of a feature `INDEX`."""
+    rows, scale = index[..., :-4].view(torch.int8), index[..., -4:].contiguous().view(torch.float32)
+    return rows.float() * scale
+
+
 def visual_features(tokens: VisualTokens) -> Tensor:
     """Return the mark `VISUAL`: the mean embedding of each group of frames (groups, hidden)."""
     return tokens.group_means().to(tokens.embeds).cpu()
@@ -64,7 +116,11 @@ def visual_features(tokens: VisualTokens) -> Tensor:
 def chunk_features(levels: Mapping[float, LevelKV], tokens: VisualTokens, backbone: Backbone) -> dict[str, Tensor]:
     """Return the marks of a chunk that was just encoded."""
     finest = levels[min(levels)]
-    return {KEYS: key_features(finest, tokens.positions, backbone), VISUAL: visual_features(tokens)}
+    return {
+        KEYS: key_features(finest, tokens.positions, backbone),
+        INDEX: key_index(finest, tokens.positions, backbone, index_layers(backbone)),
+        VISUAL: visual_features(tokens),
+    }
 
 
 class FeatureCache:

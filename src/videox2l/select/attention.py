@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -61,9 +61,7 @@ class AttentionSelector:
     attends to it most (late interaction, as in ColBERT, arXiv 2004.12832); `"max+last"`, both; `"mean"`, all alike.
 
     `scout`: another selector makes the shortlist in place of the first look: a cheap one for all chunks, this one for
-    few. `neutral`: a question of no content, such as "Describe the video."; its scores are divided out. `drift`: a
-    steady rise of the scores along the video is divided out (that scores favour late frames was found by MemStream,
-    arXiv 2602.18434, which mends it while encoding).
+    few.
     """
 
     tokens: str = "last"
@@ -71,8 +69,6 @@ class AttentionSelector:
     per_head: bool = True
     layers: tuple[int, ...] | None = None
     scout: Selector | None = None
-    neutral: str = ""
-    drift: bool = False
 
     def __post_init__(self) -> None:
         check_tokens(self.tokens)
@@ -82,14 +78,10 @@ class AttentionSelector:
             raise SettingsError(f"layers={list(self.layers)} is not possible: name one layer or more, from 0 up")
 
     def score(self, question: TextTokens, memory: Memory, backbone: Backbone) -> Tensor:
-        """Return each chunk's attention (n_chunks,), between 0 and 1 unless corrected, on the CPU."""
+        """Return each chunk's attention (n_chunks,), between 0 and 1, on the CPU."""
         if self.layers is not None and max(self.layers) >= memory.shape.layers:
             raise SettingsError(f"layers={list(self.layers)} is not possible: the model has {memory.shape.layers}")
-        scores, plan = self._scores(question, memory, backbone)
-        if self.neutral:
-            plain = replace(self, neutral="", drift=False)._look(backbone.suffix(self.neutral), memory, backbone, plan)
-            scores = scores / plain.clamp_min(torch.finfo(plain.dtype).tiny)
-        return without_drift(scores) if self.drift else scores
+        return self._scores(question, memory, backbone)[0]
 
     def _scores(self, question: TextTokens, memory: Memory, backbone: Backbone) -> tuple[Tensor, Plan]:
         """Return the scores of the last look, and what it looked at."""
@@ -124,17 +116,3 @@ class AttentionSelector:
         probe = MassProbe(mixed.offsets, rows, self.layers)
         partial_prefill(question, mixed.next_position, mixed.cache, backbone, probe)
         return torch.stack([layer.cpu() for layer in probe.masses])
-
-
-def without_drift(scores: Tensor) -> Tensor:
-    """Return scores (n,) above 0 without their trend: the median slope of their logarithms between any two chunks.
-
-    The median (Theil-Sen) does not see the few chunks that stand out, which are what a selector is for.
-    """
-    n = len(scores)
-    if n < 3:
-        return scores
-    logs = scores.double().clamp_min(1e-30).log()
-    first, second = torch.triu_indices(n, n, 1)
-    slope = ((logs[second] - logs[first]) / (second - first)).median()
-    return (scores.double() * torch.exp(-slope * torch.arange(n))).to(scores.dtype)

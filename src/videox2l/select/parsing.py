@@ -12,6 +12,7 @@ from videox2l.select.attention import AttentionSelector
 from videox2l.select.base import Budget, Selector
 from videox2l.select.budgets import ByteBudget, EverythingAt, MassBudget, TokenBudget, TopK
 from videox2l.select.embedding import EmbeddingSelector, EmbedDotSelector
+from videox2l.select.exact import ExactSelector
 from videox2l.select.fusion import FusionSelector
 from videox2l.select.keys import KeysSelector
 from videox2l.select.latency import LatencyBudget
@@ -20,6 +21,7 @@ from videox2l.units import parse_range
 
 SELECTORS: dict[str, Callable[[], Selector]] = {
     "keys": KeysSelector,
+    "exact": ExactSelector,
     "attention": AttentionSelector,
     "attention:H": lambda: AttentionSelector(shortlist=0),
     "attention:L": lambda: AttentionSelector(shortlist=1 << 30),

@@ -26,6 +26,7 @@ from videox2l.evaluate.static_cache import generate_answer, prompt_of
 from videox2l.memory import LevelKV, Memory, Plan, build_cache
 from videox2l.options import DEFAULT_SELECTOR
 from videox2l.select import ManualSelector, RandomSelector, Selector, selector_by_name
+from videox2l.select.exact import ExactSelector
 from videox2l.types import TextTokens, VisualTokens
 
 
@@ -132,6 +133,9 @@ class _Counted:
     counts: list[Count]
 
     def score(self, question: TextTokens, memory: Memory, backbone: Backbone) -> Tensor:
+        if isinstance(self.selector, ExactSelector):
+            with self.meter.paused():
+                self.selector.prepare(memory, backbone)
         with self.meter.counting() as count:
             read = replace(backbone.suffix(self.query), text=self.query) if self.query else question
             scores = self.selector.score(read, memory, backbone)
