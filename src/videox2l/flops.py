@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 
 
 def kept_tokens(tokens: int, ratio: float) -> int:
-    """Return how many of `tokens` raw tokens a level at `ratio` keeps: the whole part, at least one."""
-    return max(1, int(tokens / ratio))
+    """Return how many of `tokens` raw tokens a level at `ratio` keeps: the whole part, at least one; at inf none."""
+    return 0 if ratio == math.inf else max(1, int(tokens / ratio))
 
 
 @dataclass(frozen=True)

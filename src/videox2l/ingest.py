@@ -6,6 +6,8 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -141,7 +143,9 @@ class Ingestor:
         if self._known:
             self._check_known(frame)
             return None
-        chunk = self._encode(frame.pts, last=False) if len(self._pending) == self._length else None
+        chunk = None
+        if self._pending and (frame.resumes or len(self._pending) == self._length):
+            chunk = self._encode(end_before(frame, self._pending), last=False)
         self._pending.append(frame)
         return chunk
 
@@ -157,6 +161,9 @@ class Ingestor:
         if not memory.chunks:
             raise VideoError("the video has no frames in the range that was asked for")
         facts = facts_of(source)
+        if self._shift:
+            late = [[start + self._shift, end + self._shift] for start, end in facts.get("holes", ())]
+            facts["holes"] = [*memory.manifest.get("holes", ()), *late]
         if self._writer is not None and not (memory.complete and self.done == self._repeated + self.skipped):
             self._writer.finish({key: value for key, value in facts.items() if key not in ("pts", "indices")})
         memory.manifest = {**facts, "pts": self._pts, "indices": self._indices}
@@ -225,12 +232,23 @@ def runs(source: FrameSource, length: int) -> Iterator[tuple[list[Frame], float]
     """Yield the frames of each chunk of `length` frames, and the second at which it ends."""
     frames: list[Frame] = []
     for frame in source:
-        if len(frames) == length:
-            yield frames, frame.pts
+        if frames and (frame.resumes or len(frames) == length):
+            yield frames, end_before(frame, frames)
             frames = []
         frames.append(frame)
     if frames:
         yield frames, _end_of(frames, source)
+
+
+def end_before(frame: Frame, frames: Sequence[Frame]) -> float:
+    """Return the second at which a chunk ends that `frame` follows: there, or a usual step behind its last frame.
+
+    The latter where a hole lies between them.
+    """
+    if not frame.resumes:
+        return frame.pts
+    steps = [after.pts - before.pts for before, after in pairwise(frames)]
+    return min(frame.pts, frames[-1].pts + (median(steps) if steps else 0.0))
 
 
 def _end_of(frames: Sequence[Frame], source: FrameSource) -> float:

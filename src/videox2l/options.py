@@ -106,7 +106,7 @@ class IngestOptions(OptionSet):
         (2, 32), "Compression ratio of each level, finest (L) first; the last is H.", type=str, show="2,32"
     )
     compressor: Any = option(
-        None, "keydiff, snap, uniform, pool or summary.", type=str, show="the model's, mostly keydiff"
+        None, "keydiff, echo, snap, uniform, pool or summary.", type=str, show="the model's, mostly keydiff"
     )
     history: str = option("H", "What a chunk sees of earlier ones: H, L, recent:N, own or fused.")
     l_tier: str = option(

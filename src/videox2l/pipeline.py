@@ -127,7 +127,7 @@ class VideoX2L:
         ratios
             Compression ratio of each level, finest (L) first; the last is H. `(1,)` keeps everything.
         compressor
-            "keydiff", "snap", "uniform", "pool", "summary" (Video-XL alone), or an object with the Compressor
+            "keydiff", "echo", "snap", "uniform", "pool", "summary" (Video-XL alone), or an object with the Compressor
             protocol; default: "summary" for Video-XL, "keydiff" for all others.
         history
             What earlier chunks look like while a chunk is prefilled: "H", "L", "recent:n", "own" or "fused".

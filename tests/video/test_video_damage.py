@@ -129,8 +129,6 @@ def test_files_that_are_no_videos(tmp_path):
     refused(b"just some text\n" * 50, "not a video|not in a supported")
     with_index = write(tmp_path / "whole.mp4", count=30).read_bytes()
     refused(with_index[: len(with_index) // 2], r"without a readable index \(moov\).*cut short")
-    raw = write(tmp_path / "raw.h264", count=30).read_bytes()
-    refused(raw, "raw stream without times", "raw2.h264")
     with pytest.raises(VideoError, match=r"'gone.mp4' does not exist"):
         open_video(tmp_path / "gone.mp4")
     with pytest.raises(VideoError, match="is a directory"):

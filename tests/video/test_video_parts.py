@@ -145,8 +145,9 @@ def test_packets_without_times_are_refused():
     flags = {"is_keyframe": True, "is_discard": False, "is_corrupt": False}
     packets = [SimpleNamespace(pts=None, dts=None, duration=0, size=3, **flags)]
     box = SimpleNamespace(demux=lambda _: iter(packets), format=SimpleNamespace(name="mpegts"))
-    stream = SimpleNamespace(time_base=Fraction(1, 1000), codec=SimpleNamespace(canonical_name="h264"))
-    with pytest.raises(VideoError, match=r"'x' carries no times.*Remux"):
+    codec = SimpleNamespace(canonical_name="h264")
+    stream = SimpleNamespace(time_base=Fraction(1, 1000), codec=codec, codec_context=SimpleNamespace(framerate=None))
+    with pytest.raises(VideoError, match=r"'x' carries no times.*--fps"):
         scan(box, stream, None, "x")
 
 

@@ -102,6 +102,10 @@ class Screen:
             levels = ", ".join(f"{memory.level_name(ratio)} at 1/{ratio:g}" for ratio in memory.ratios)
             settings = ", ".join(f"{key} {value}" for key, value in memory.settings.items() if key != "ratios")
             self.line(f"  levels: {levels}; {settings}")
+        holes = memory.manifest.get("holes") or ()
+        if holes:
+            listed = ", ".join(format_range(*hole) for hole in holes[:6]) + (", ..." if len(holes) > 6 else "")
+            self.line(f"  holes: nothing could be read from {listed}")
         if memory.manifest.get("fps_note"):
             self.line(f"  note: {memory.manifest['fps_note']}")
         if saved is not None:

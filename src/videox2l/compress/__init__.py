@@ -6,7 +6,7 @@ from videox2l.compress.base import ChunkContext, ChunkKV, Compressor, Scorer
 from videox2l.compress.history import ChunkEncoder, History
 from videox2l.compress.pool import PoolCompressor
 from videox2l.compress.ranked import RankedCompressor
-from videox2l.compress.scorers import KeyDiffScorer, SnapScorer, UniformScorer
+from videox2l.compress.scorers import EchoScorer, KeyDiffScorer, SnapScorer, UniformScorer
 from videox2l.compress.summary_tokens import SummaryTokenCompressor
 from videox2l.errors import SettingsError
 
@@ -14,6 +14,7 @@ COMPRESSORS: dict[str, Callable[[], Compressor]] = {
     "uniform": lambda: RankedCompressor(UniformScorer()),
     "pool": PoolCompressor,
     "keydiff": lambda: RankedCompressor(KeyDiffScorer()),
+    "echo": lambda: RankedCompressor(EchoScorer()),
     "snap": lambda: RankedCompressor(SnapScorer()),
     "summary": SummaryTokenCompressor,
 }
@@ -32,6 +33,7 @@ __all__ = [
     "ChunkEncoder",
     "ChunkKV",
     "Compressor",
+    "EchoScorer",
     "History",
     "KeyDiffScorer",
     "PoolCompressor",

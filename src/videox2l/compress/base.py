@@ -19,8 +19,8 @@ class ChunkKV:
     """All KVs of one chunk after its prefill, uncompressed.
 
     `keys`, `values` (layers, heads, n, head_dim), keys rotated; `queries` (layers, query_heads, w, head_dim) of the
-    chunk's last w tokens, rotated, or None when the scorer asked for none; `tokens` what went in; `scaling` of
-    the attention logits.
+    chunk's last w tokens, rotated, or None when the scorer asked for none; with an echo, those of all its tokens when
+    they are fed once more behind the chunk; `tokens` what went in; `scaling` of the attention logits.
     """
 
     keys: Tensor
@@ -75,6 +75,10 @@ class Scorer(Protocol):
     @property
     def window(self) -> int:
         """How many of the chunk's last queries `score` needs; 0 for none."""
+
+    @property
+    def echo(self) -> bool:
+        """Whether the chunk is fed once more, and `score` gets the queries of that pass: twice the forward pass."""
 
     def score(self, chunk: ChunkKV) -> Tensor:
         """Return scores (layers, heads, n), higher = keep first."""

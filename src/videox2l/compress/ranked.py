@@ -34,15 +34,25 @@ class QueryTap:
             self.queries.append(query[0, :, -self.window :].clone())
 
 
-def prefill_chunk(tokens: VisualTokens, context: BufferCache, backbone: Backbone, window: int = 0) -> ChunkKV:
-    """Run a chunk behind `context`, take its KVs out, and leave `context` as it was."""
-    start = len(context)
-    tap = QueryTap(window)
+def prefill_chunk(
+    tokens: VisualTokens, context: BufferCache, backbone: Backbone, window: int = 0, echo: bool = False
+) -> ChunkKV:
+    """Run a chunk behind `context`, take its KVs out, and leave `context` as it was.
+
+    `echo`: run it a second time behind itself, at the positions that follow, and take that pass's queries.
+    """
+    start, n = len(context), len(tokens)
+    tap = QueryTap(0 if echo else window)
     probe: Probe = tap
     backbone.forward(tokens.embeds, tokens.positions, context, probe)
+    if echo:
+        probe = tap = QueryTap(n)
+        shift = tokens.positions.max() + 1 - tokens.positions.min()
+        backbone.forward(tokens.embeds, tokens.positions + shift, context, probe)
+        context.crop(start + n)
     keys, values = context.columns(start)
     context.crop(start)
-    queries = torch.stack([q.to(keys.device) for q in tap.queries]) if window else None
+    queries = torch.stack([q.to(keys.device) for q in tap.queries]) if tap.queries else None
     return ChunkKV(keys, values, queries, tokens, tap.scaling)
 
 
@@ -66,7 +76,7 @@ class RankedCompressor:
         task: ChunkContext = FIRST_CHUNK,
     ) -> dict[float, LevelKV]:
         """Prefill `tokens` behind `context` and return a level per ratio, the coarser as views of the finest."""
-        chunk = prefill_chunk(tokens, context, backbone, self.scorer.window)
+        chunk = prefill_chunk(tokens, context, backbone, self.scorer.window, self.scorer.echo)
         finest = kept_tokens(len(tokens), min(ratios))
         index = self.scorer.score(chunk).topk(finest, dim=-1, sorted=True).indices  # (layers, heads, finest)
         pick = index[..., None].expand(-1, -1, -1, chunk.keys.shape[-1])

@@ -20,6 +20,7 @@ class UniformScorer:
     """
 
     window: int = 0
+    echo: bool = False
 
     def score(self, chunk: ChunkKV) -> Tensor:
         """Return the same scores (layers, heads, n) for all layers and heads."""
@@ -35,6 +36,7 @@ class KeyDiffScorer:
     """KeyDiff (arXiv 2504.15364): keep the keys that differ most from the chunk's mean direction."""
 
     window: int = 0
+    echo: bool = False
 
     def score(self, chunk: ChunkKV) -> Tensor:
         """Return minus the cosine between each key and the mean of all normalised keys: (layers, heads, n)."""
@@ -53,6 +55,7 @@ class SnapScorer:
 
     window: int = 16
     kernel: int = 1
+    echo: bool = False
 
     def score(self, chunk: ChunkKV) -> Tensor:
         """Return mean attention weights (layers, heads, n)."""
@@ -67,3 +70,26 @@ class SnapScorer:
         if self.kernel > 1:
             score = F.avg_pool1d(score, self.kernel, stride=1, padding=self.kernel // 2, count_include_pad=False)
         return score
+
+
+@dataclass(frozen=True)
+class EchoScorer:
+    """KVzip's idea (arXiv 2505.23416) within a chunk: keep what the chunk, fed once more, looks at.
+
+    Whoever repeats a text looks up every piece of it once, so what no repeated token looks at is not needed. Weights
+    are shares among the chunk's own keys; a key counts by the most that any repeated token and query head gives it.
+    """
+
+    window: int = 0
+    echo: bool = True
+
+    def score(self, chunk: ChunkKV) -> Tensor:
+        """Return the largest attention weights (layers, heads, n)."""
+        assert chunk.queries is not None, "EchoScorer needs the queries of the echo"
+        heads, d = chunk.keys.shape[1], chunk.keys.shape[-1]
+        scores = []
+        for queries, keys in zip(chunk.queries, chunk.keys, strict=True):  # by layer: n * n weights at a time
+            q = queries.float().reshape(heads, -1, d)  # (heads, group * n, d)
+            weights = (q @ keys.float().transpose(-1, -2) * chunk.scaling).softmax(-1)
+            scores.append(weights.amax(1))
+        return torch.stack(scores)

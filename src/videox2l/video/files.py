@@ -19,8 +19,11 @@ import av
 
 from videox2l.errors import VideoError
 
-#: Demuxers that may open a file. All are containers with timestamps; none of them names other files.
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,mxf"
+#: Demuxers that may open a file. None of them names other files. Raw streams (h264, hevc) carry no times.
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,mxf,yuv4mpegpipe,h264,hevc"
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+"""Endings of pictures, which Pillow reads."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+:")  # two letters at least: "C:" is a drive
 _REMUX = "convert it first, e.g. `ffmpeg -i INPUT -c copy output.mkv`"
@@ -81,7 +84,7 @@ def _why_not(path: Path, error: OSError) -> str:
         )
     if error.errno == errno.EINVAL:  # what the whitelist answers
         return (
-            f"{path.name!r} is not in a supported video container (a playlist, a raw stream without times, or "
+            f"{path.name!r} is not in a supported video container (a playlist, or "
             f"not a video). Supported: {FORMATS.replace(',', ', ')}. If it is a video, {_REMUX}."
         )
     return f"{path.name!r} is not a video that can be read, or its beginning is damaged ({error.args[1]})."

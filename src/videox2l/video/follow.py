@@ -16,7 +16,7 @@ import av
 
 from videox2l.errors import SettingsError, VideoError, VideoWarning
 from videox2l.video.files import FORMATS, admit
-from videox2l.video.reader import _image
+from videox2l.video.orientation import Display
 from videox2l.video.sampling import TOLERANCE
 from videox2l.video.source import Frame, Manifest
 
@@ -25,6 +25,7 @@ SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp", "tcp", "http",
 _TRANSPORT = "rtsp,rtsps,rtmp,rtmps,srt,udp,rtp,tcp,tls,http,https,crypto"
 _LIVE = "rtsp,rtp,sdp,hls"
 _HEAD = 1 << 16
+_PAUSE = 2.0  # seconds without a picture that are told, or three samples
 
 
 class FollowSource:
@@ -51,6 +52,7 @@ class FollowSource:
         self._indices: list[int] = []
         self._facts: dict[str, Any] = {"container": "", "codec": "", "width": 0, "height": 0, "rotation": 0}
         self._warnings: list[str] = []
+        self._holes: list[tuple[float, float]] = []
         self._bad = 0
         self._complete = False
         self._sha256 = None if self.scheme else self._head_hash()
@@ -67,7 +69,7 @@ class FollowSource:
             duration=None, frames=None, fps=self.fps, max_frames=None, start=None, end=None, mode="follow",
             effective_fps=self.fps, fps_note=None, mode_used="exact", mode_note=None, shift=0.0, pts=tuple(self._pts),
             indices=tuple(self._indices), bad_packets=self._bad, warnings=tuple(self._warnings),
-            complete=self._complete, sha256=self._sha256, **self._facts,
+            complete=self._complete, sha256=self._sha256, holes=tuple(self._holes), **self._facts,
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[Frame]:
@@ -85,26 +87,35 @@ class FollowSource:
         self._complete = True
 
     def _sample(self, container: Any, stream: Any) -> Iterator[Frame]:
-        origin = size = None
-        turns, cell, index = 0, -1, -1
+        origin = display = None
+        cell, index = -1, -1
         for picture in self._pictures(container, stream):
             if picture.pts is None:
                 continue
             seconds = float(picture.pts * picture.time_base)
             if origin is None:
                 origin = seconds
-                turns = round(picture.rotation / 90) % 4
-                size = (picture.width, picture.height) if turns % 2 else (picture.height, picture.width)
-                self._facts |= {"height": size[0], "width": size[1], "rotation": 90 * turns}
+                display = Display.of(picture, stream.sample_aspect_ratio)
+                height, width = display.size
+                lies = display.orientation
+                self._facts |= {"height": height, "width": width}
+                self._facts |= {"rotation": lies.degrees, "mirrored": lies.mirrored}
+                for text in display.remarks():
+                    self._warn(text)
             index += 1
             pts = seconds - origin
             if math.floor((pts + TOLERANCE) * self.fps) <= cell or (self._pts and pts <= self._pts[-1]):
                 continue
             cell = math.floor((pts + TOLERANCE) * self.fps)
-            assert size is not None
+            assert display is not None
+            pause = pts - self._pts[-1] if self._pts else 0.0
+            resumes = pause > max(_PAUSE, 3 / self.fps)
+            if resumes:
+                self._holes.append((self._pts[-1] + 1 / self.fps, pts))
+                self._warn(f"nothing came between {self._pts[-1]:.3f} s and {pts:.3f} s")
             self._pts.append(pts)
             self._indices.append(index)
-            yield Frame(_image(picture, size, turns)[0], pts, index)
+            yield Frame(display.image(picture), pts, index, resumes)
 
     def _pictures(self, container: Any, stream: Any) -> Iterator[Any]:
         """Decoded frames; packets that cannot be decoded are counted and left out."""

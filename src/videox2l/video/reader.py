@@ -10,13 +10,14 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from videox2l.errors import VideoError, VideoWarning
 from videox2l.video.decode import Damage, DecodePlan, decode, find_stream, first_frame, plan_decoding
-from videox2l.video.files import admit, content_hash, open_container
+from videox2l.video.files import PICTURES, admit, content_hash, open_container
+from videox2l.video.holes import Gaps
+from videox2l.video.orientation import Display
 from videox2l.video.sampling import FrameChoice, FrameSampling, choose
-from videox2l.video.source import Frame, Manifest
+from videox2l.video.source import Frame, Manifest, OpenSource
 from videox2l.video.timeline import Timeline, scan
 
 
@@ -26,8 +27,7 @@ class _State:
 
     container: str
     codec: str
-    size: tuple[int, int]  # height, width as shown
-    turns: int  # quarter turns, counter-clockwise
+    display: Display
     sha256: str
     timeline: Timeline
     choice: FrameChoice
@@ -36,6 +36,7 @@ class _State:
     warnings: list[str]
     pts: list[float]
     indices: list[int]
+    gaps: Gaps
     started: bool = False
     complete: bool = False
 
@@ -70,21 +71,18 @@ class VideoReader:
         """Scan the file and plan what to decode. Opening again allows another iteration."""
         name = self.path.name
         first = first_frame(self.path)
-        turns = round(first.rotation / 90) % 4
-        found: list[str] = []
-        if first.rotation % 90:
-            found.append(f"rotation of {first.rotation} degrees was rounded to {90 * turns}")
         with open_container(self.path) as container:
             stream = find_stream(container, name)
-            timeline = scan(container, stream, first.pts, name)
+            display = Display.of(first, stream.sample_aspect_ratio)
+            timeline = scan(container, stream, first.pts, name, self.sampling.fps)
             choice = choose(timeline.seconds, timeline.duration, self.sampling)
             plan = plan_decoding(timeline, choice, self.sampling.mode, stream)
-            found += _oddities(container, stream, timeline)
+            gaps = Gaps.of(timeline, choice, _declared(container, stream))
+            found = display.remarks() + _oddities(timeline) + gaps.sentences()
             self._state = _State(
                 container=container.format.name,
                 codec=stream.codec.canonical_name,
-                size=(first.width, first.height) if turns % 2 else (first.height, first.width),
-                turns=turns,
+                display=display,
                 sha256=content_hash(self.path),
                 timeline=timeline,
                 choice=choice,
@@ -93,6 +91,7 @@ class VideoReader:
                 warnings=found,
                 pts=[],
                 indices=[],
+                gaps=gaps,
             )
         for text in found:
             warnings.warn(f"{name}: {text}", VideoWarning, stacklevel=2)
@@ -124,19 +123,22 @@ class VideoReader:
         return self._running
 
     def _frames(self, state: _State) -> Generator[Frame, None, None]:
-        resized = None
+        resized, told = None, len(state.gaps.found)
+        before = state.choice.first
         for picture, index in decode(self.path, state.timeline, state.plan, state.damage):
             pts = float(state.timeline.seconds[index])
-            image, fits = _image(picture, state.size, state.turns)
-            if not fits and resized is None:
+            if not state.display.fits(picture) and resized is None:
                 resized = f"the picture size changes at {pts:.3f} s; later frames are scaled to the first size"
+            resumes = state.gaps.meet(state.timeline, state.plan.samples, before, index)
+            before = index + 1
             state.pts.append(pts)
             state.indices.append(index)
-            yield Frame(image, pts, index)
+            yield Frame(state.display.image(picture), pts, index, resumes and len(state.pts) > 1)
         if not state.pts:
             raise VideoError(f"{self.path.name!r}: no frame of the range could be decoded; the file is damaged.")
+        state.gaps.meet(state.timeline, state.plan.samples, before, state.choice.last)
         state.complete = True
-        found = state.damage.sentences() + ([resized] if resized else [])
+        found = state.damage.sentences() + state.gaps.sentences(told) + ([resized] if resized else [])
         state.warnings += found
         for text in found:
             warnings.warn(f"{self.path.name}: {text}", VideoWarning, stacklevel=2)
@@ -156,7 +158,7 @@ class VideoReader:
             stream = find_stream(container, self.path.name)
             plan = plan_decoding(state.timeline, FrameChoice(picks, 0, count, None), "auto", stream)
         return [
-            Frame(_image(picture, state.size, state.turns)[0], float(state.timeline.seconds[index]), index)
+            Frame(state.display.image(picture), float(state.timeline.seconds[index]), index)
             for picture, index in decode(self.path, state.timeline, plan, Damage())
         ]
 
@@ -179,9 +181,10 @@ class VideoReader:
             source=self.path.name,
             container=state.container,
             codec=state.codec,
-            width=state.size[1],
-            height=state.size[0],
-            rotation=90 * state.turns,
+            width=state.display.size[1],
+            height=state.display.size[0],
+            rotation=state.display.orientation.degrees,
+            mirrored=state.display.orientation.mirrored,
             duration=state.timeline.duration,
             frames=len(state.timeline.position),
             fps=wish.fps,
@@ -198,6 +201,7 @@ class VideoReader:
             indices=tuple(state.indices),
             bad_packets=len(state.damage.bad_packets),
             warnings=tuple(state.warnings),
+            holes=tuple(state.gaps.found),
             complete=state.complete,
             sha256=state.sha256,
         )
@@ -214,21 +218,18 @@ class VideoReader:
         return self._state
 
 
-def open_video(path: str | os.PathLike[str], sampling: FrameSampling | None = None) -> VideoReader:
-    """Open a local video file for reading; same errors as `VideoReader`."""
-    return VideoReader(path, sampling).open()
+def open_video(path: str | os.PathLike[str], sampling: FrameSampling | None = None) -> OpenSource:
+    """Open a local video file, an animation, a still, or a folder of pictures; same errors as `VideoReader`."""
+    if os.path.isdir(path) or str(path).lower().endswith(PICTURES):
+        from videox2l.video.stills import PictureSource  # reading a video needs no Pillow
+
+        return PictureSource(path, sampling)
+    reader = VideoReader(path, sampling)
+    reader.open()
+    return reader
 
 
-def _image(picture: Any, size: tuple[int, int], turns: int) -> tuple[npt.NDArray[np.uint8], bool]:
-    """RGB as shown, (height, width, 3) uint8, scaled to `size` if need be; and whether it had that size."""
-    height, width = size[::-1] if turns % 2 else size
-    fits = (picture.height, picture.width) == (height, width)
-    if not fits:
-        picture = picture.reformat(width, height, format="rgb24", interpolation="BICUBIC")
-    return np.ascontiguousarray(np.rot90(picture.to_ndarray(format="rgb24"), k=turns)), fits
-
-
-def _oddities(container: Any, stream: Any, timeline: Timeline) -> list[str]:
+def _oddities(timeline: Timeline) -> list[str]:
     """What the scan tells about the state of the file."""
     found = []
     if timeline.demux_errors:
@@ -238,10 +239,9 @@ def _oddities(container: Any, stream: Any, timeline: Timeline) -> list[str]:
             f"damaged: data is missing in {len(timeline.torn)} packet(s), the first at {timeline.torn[0]:.3f} s, "
             f"the last at {timeline.torn[-1]:.3f} s"
         )
+    if timeline.untimed:
+        found.append(f"{timeline.untimed} packet(s) carry no times; theirs follow from those of their neighbors")
     found += [f"the file's own times start anew at {jump:.3f} s; they were continued" for jump in timeline.jumps]
-    declared = _declared(container, stream)
-    if declared is not None and declared - timeline.duration > max(0.5, 0.02 * declared):
-        found.append(f"stopped: the video ends at {timeline.duration:.3f} s of {declared:.3f} s declared (cut short?)")
     return found
 
 

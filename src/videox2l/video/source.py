@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
+from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,7 +19,8 @@ class Manifest:
     """What was read from a source, exactly enough to tell two readings apart.
 
     source: file name, without its folder. sha256: hash of the content, 64 hex digits; None if not known yet.
-    container, codec: FFmpeg's names. width, height: pixels as shown, after `rotation` (degrees) was applied.
+    container, codec: FFmpeg's names. width, height: pixels as shown, square ones, after left and right were exchanged
+    (`mirrored`) and the picture was turned (`rotation`, degrees counter-clockwise).
     duration: seconds from the first frame to the end of the last one, from packet times, not from headers.
     frames: number of frames in the source; None if not known yet.
     fps, max_frames, start, end, mode: the settings asked for.
@@ -28,6 +30,7 @@ class Manifest:
     shift: "fast" only: seconds that a sample was moved to reach a key frame, at most.
     pts, indices: of the sampled frames: seconds, and index in presentation order in the source.
     bad_packets: packets that could not be decoded. warnings: what is damaged or odd, and where.
+    holes: (start, end) in seconds of stretches from which nothing could be read, ascending.
     complete: whether the iteration came to its end.
     """
 
@@ -55,6 +58,8 @@ class Manifest:
     warnings: tuple[str, ...]
     complete: bool
     sha256: str | None
+    mirrored: bool = False
+    holes: tuple[tuple[float, float], ...] = ()
 
     def to_json(self) -> str:
         """One JSON object; `from_json` gives back an equal manifest."""
@@ -73,6 +78,7 @@ class Manifest:
             raise VideoError(f"not a video manifest: missing {sorted(names - found)}, unknown {sorted(found - names)}.")
         for name in ("pts", "indices", "warnings"):
             values[name] = tuple(values[name])
+        values["holes"] = tuple((float(start), float(end)) for start, end in values["holes"])
         return cls(**values)
 
 
@@ -80,14 +86,16 @@ class Manifest:
 class Frame:
     """One decoded picture.
 
-    image: (height, width, 3) uint8 RGB, contiguous, rotated as it is to be shown.
+    image: (height, width, 3) uint8 RGB, contiguous, as it is to be shown.
     pts: seconds since the first frame of the source, from its timestamps.
     index: index of the frame among all frames of the source, in presentation order.
+    resumes: nothing could be read for some time before this frame; a chunk ends there.
     """
 
     image: npt.NDArray[np.uint8]
     pts: float
     index: int
+    resumes: bool = False
 
 
 @runtime_checkable
@@ -110,3 +118,13 @@ class FrameSource(Protocol):
     def expected_frames(self) -> int | None:
         """How many frames the iteration gives out if nothing is damaged; None if that is not known."""
         ...
+
+
+class OpenSource(FrameSource, Protocol):
+    """A source of frames to be used in a `with` statement."""
+
+    def __enter__(self) -> FrameSource: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

@@ -6,7 +6,7 @@ Costs about 40 bytes of memory per frame of the video: 4 MB for an hour at 30 fr
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -20,6 +20,7 @@ from videox2l.errors import VideoError
 
 _JUMP = 0.2  # seconds that decoding times must go back to count as a new beginning
 _DEMUX_ERRORS = 16  # that many in a row end a file
+_NONE = -(2**63)  # no time
 
 
 @dataclass
@@ -75,6 +76,7 @@ class Timeline:
     ordinal: the container's presentation times cannot be used one by one; the k-th decoded frame is frame k.
     duration: seconds from the first frame to the end of the last one.
     jumps: seconds at which the file's own times start anew. torn: seconds of packets that miss data.
+    untimed: packets without times. lasting: (packets,) int64, how long each picture lasts by the file; or 0.
     """
 
     pts: npt.NDArray[np.int64]
@@ -86,6 +88,8 @@ class Timeline:
     jumps: tuple[float, ...] = ()
     torn: tuple[float, ...] = ()
     demux_errors: int = 0
+    untimed: int = 0
+    lasting: npt.NDArray[np.int64] | None = None
 
     @cached_property
     def shown(self) -> npt.NDArray[np.int64]:
@@ -97,6 +101,29 @@ class Timeline:
         """(frames,) float64: seconds since the first frame, in presentation order."""
         since = (self.shown - self.shown[0]) * self.time_base.numerator
         return np.asarray(since / self.time_base.denominator, dtype=np.float64)
+
+    def step(self, frame: int) -> float:
+        """Seconds that a frame lasts, by the file or as frames mostly do; at most until the next one."""
+        said = 0 if self.lasting is None else int(self.lasting[self.position[frame]])
+        usual = float(said * self.time_base) if said else self._usual
+        following = self.seconds[frame + 1] - self.seconds[frame] if frame + 1 < len(self.seconds) else usual
+        return min(usual, float(following)) if usual > 0 else float(following)
+
+    @cached_property
+    def _usual(self) -> float:
+        return float(np.median(np.diff(self.seconds))) if len(self.seconds) > 1 else 0.0
+
+    def pauses(self, least: float) -> npt.NDArray[np.int64]:
+        """Frames after which nothing comes for much longer than after nearly all others, and than they last."""
+        steps = np.diff(self.seconds)
+        if not len(steps):
+            return np.array([], dtype=np.int64)
+        limit = max(least, 3 * float(np.quantile(steps, 0.9)))
+        lasting = np.zeros(len(steps))
+        if self.lasting is not None:
+            said = self.lasting[self.position[:-1]] * float(self.time_base)
+            lasting = np.where(said < steps * 1.01, said, 0.0)
+        return np.flatnonzero(steps - lasting > limit)
 
     @cached_property
     def keys(self) -> npt.NDArray[np.int64]:
@@ -119,41 +146,39 @@ class Timeline:
         return 0
 
 
-def scan(container: Any, stream: Any, first: int | None, name: str) -> Timeline:
+def scan(container: Any, stream: Any, first: int | None, name: str, fps: float | None = None) -> Timeline:
     """Read all packets of a stream and build its timeline. Leaves the container at its end.
 
-    first: pts in ticks of the first frame that a decoder gave out; None if the decoder gives no times.
-    Raises `VideoError` if the packets carry no times.
+    first: pts in ticks of the first frame that a decoder gave out; None if the decoder gives no times. fps: frames per
+    second of a stream whose packets carry no times at all.
+    Raises `VideoError` if the packets carry no times and there is no `fps`.
     """
-    pts, dts, key, visible = array("q"), array("q"), bytearray(), bytearray()
+    pts, dts, key, visible, lasting = array("q"), array("q"), bytearray(), bytearray(), array("q")
     packets = Packets(container, stream)
     torn: list[int] = []
-    ends: dict[str, int] = {"pts": -(2**62), "duration": 0}
-    missing_pts = missing_dts = False
     vp8 = stream.codec.canonical_name == "vp8"
     for packet in packets:
-        missing_pts |= packet.pts is None
-        missing_dts |= packet.dts is None
-        stamp = packet.pts if packet.pts is not None else packet.dts or 0
-        pts.append(stamp)
-        dts.append(packet.dts or 0)
+        pts.append(_NONE if packet.pts is None else packet.pts)
+        dts.append(_NONE if packet.dts is None else packet.dts)
         key.append(packet.is_keyframe)
+        lasting.append(packet.duration or 0)
         if packet.is_corrupt:
-            torn.append(stamp)
+            torn.append(len(pts) - 1)
         hidden = packet.is_discard or (vp8 and not memoryview(packet)[0] & 0x10)  # VP8's show_frame bit
         visible.append(not hidden)
-        if stamp >= ends["pts"]:
-            ends = {"pts": stamp, "duration": packet.duration or 0}
     if not len(pts):
         raise VideoError(f"{name!r} has a video stream, but not one picture in it.")
-    if missing_pts and missing_dts:
-        raise VideoError(
-            f"{name!r} carries no times for its frames. Remux it, e.g. `ffmpeg -i INPUT -c copy output.mkv`."
-        )
-    stamps = np.frombuffer(dts if missing_pts else pts, dtype=np.int64)
+    stamps, durations = np.frombuffer(pts, dtype=np.int64), np.frombuffer(lasting, dtype=np.int64)
+    missing = bool((stamps == _NONE).any())
+    untimed = 0
+    if missing:
+        stamps = np.frombuffer(dts, dtype=np.int64)
+        untimed = int((stamps == _NONE).sum())
+    if untimed:
+        stamps = _timed(stamps, np.frombuffer(pts, dtype=np.int64), durations, stream, name, fps)
     keys = np.frombuffer(key, dtype=np.bool_)
     shown = np.frombuffer(visible, dtype=np.bool_)
-    ordinal = missing_pts or container.format.name == "avi" or len(np.unique(stamps[shown])) < shown.sum()
+    ordinal = missing or container.format.name == "avi" or len(np.unique(stamps[shown])) < shown.sum()
     if not ordinal and first is not None:
         shown = shown & (stamps >= _origin(first, stamps, keys, shown))
     position = np.flatnonzero(shown)
@@ -161,9 +186,9 @@ def scan(container: Any, stream: Any, first: int | None, name: str) -> Timeline:
     if not len(position):
         raise VideoError(f"{name!r} has packets of video, but no frame to show.")
     times = stamps[position]
-    tail = ends["duration"] or (int(np.median(np.diff(times))) if len(times) > 1 else 0)
+    tail = int(durations[position[-1]]) or (int(np.median(np.diff(times))) if len(times) > 1 else 0)
 
-    def since(ticks: list[int]) -> tuple[float, ...]:
+    def since(ticks: Sequence[int]) -> tuple[float, ...]:
         return tuple(float((t - int(times[0])) * stream.time_base) for t in ticks)
 
     return Timeline(
@@ -174,9 +199,40 @@ def scan(container: Any, stream: Any, first: int | None, name: str) -> Timeline:
         ordinal=ordinal,
         duration=float((int(times[-1]) - int(times[0]) + tail) * stream.time_base),
         jumps=since(packets.jumps),
-        torn=since(torn),
+        torn=since([int(stamps[at]) for at in torn]),
         demux_errors=packets.errors,
+        untimed=untimed,
+        lasting=durations,
     )
+
+
+def _timed(
+    dts: npt.NDArray[np.int64],
+    pts: npt.NDArray[np.int64],
+    durations: npt.NDArray[np.int64],
+    stream: Any,
+    name: str,
+    fps: float | None,
+) -> npt.NDArray[np.int64]:
+    """Give packets without times those that follow from their neighbors': each lasts as long as it says, or as most.
+
+    Decoding order stands for the order of presentation: frames are counted then (`ordinal`).
+    """
+    stamps = np.where(pts != _NONE, pts, dts)
+    known = np.flatnonzero(stamps != _NONE)
+    rate, said = stream.codec_context.framerate, int(np.median(durations))
+    if not len(known) and not rate:  # what else is told of a raw stream is a default of the demuxer
+        rate, said = fps, 0
+    if not said and not rate:
+        raise VideoError(
+            f"{name!r} carries no times for its frames: say how many pictures a second has, with --fps (fps=...)."
+        )
+    step = said or max(1, round(1 / (float(rate) * float(stream.time_base))))
+    if not len(known):
+        return np.arange(len(stamps), dtype=np.int64) * step
+    at = np.arange(len(stamps))
+    nearest = known[np.maximum(np.searchsorted(known, at, side="right") - 1, 0)]
+    return np.where(stamps != _NONE, stamps, stamps[nearest] + (at - nearest) * step)
 
 
 def _origin(first: int, pts: npt.NDArray[np.int64], key: npt.NDArray[np.bool_], shown: npt.NDArray[np.bool_]) -> int:

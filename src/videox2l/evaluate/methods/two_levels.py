@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -34,19 +35,26 @@ from videox2l.types import TextTokens, VisualTokens
 class Greedy:
     """Spends a number of visual tokens on the best chunks: L in order of score, the last one as far as they reach.
 
-    Every chunk has at least its H. Ranked levels can be read at any size, so that every question attends to the same
-    number of bytes.
+    Every chunk has its H, unless all of them together are more than the share `gist` of the tokens: then only as many
+    chunks as that pays for, evenly spread, so that there is something left for L; without `tokens` all have it. Ranked
+    levels can be read at any size, so that every question attends to the same number of bytes.
     """
 
     tokens: int
+    gist: float = 1.0
     needs_scores: bool = True
 
     def plan(self, scores: Tensor | None, memory: Memory) -> Plan:
         """Return the plan; ties go to the earlier chunk."""
         if scores is None:
             return Plan.at([memory.coarsest] * len(memory))
-        ratios, reasons = [memory.coarsest] * len(memory), [""] * len(memory)
         low = [chunk.size(memory.coarsest) for chunk in memory.chunks]
+        ratios, reasons = [memory.coarsest] * len(memory), [""] * len(memory)
+        if self.tokens and sum(low) > self.gist * self.tokens and memory.coarsest > memory.finest:
+            every = sum(low) / max(1.0, self.gist * self.tokens)  # one chunk of so many keeps its H
+            for i in range(len(memory)):
+                if int((i + 1) / every) == int(i / every):
+                    low[i], ratios[i] = 0, math.inf
         left = self.tokens - sum(low)
         for rank, i in enumerate(scores.argsort(descending=True, stable=True).tolist(), 1):
             whole = memory.chunks[i].size(memory.finest)
@@ -87,9 +95,9 @@ class DenseAndPooled:
 class TwoLevelMethod:
     """Every chunk at H, the best chunks at L, as many as the budget pays for.
 
-    The rule for a budget: H takes the share `gist` of the tokens (at least one per chunk), L keeps one token in
-    `finest`; what H leaves goes to chunks at L in order of score. `select` makes a sample's selector. Each chunk of
-    the run is cut into `split` ones, where its tokens can be cut. Without `reload` the question sees H alone.
+    The rule for a budget: H takes the share `gist` of the tokens, L keeps one token in `finest`; what H leaves goes to
+    chunks at L in order of score. `select` makes a sample's selector. Each chunk of the run is cut into `split` ones,
+    where its tokens can be cut. Without `reload` the question sees H alone.
     """
 
     name: str
@@ -97,7 +105,7 @@ class TwoLevelMethod:
     select: Callable[[Sample], Selector]
     compressor: Compressor | str = "keydiff"
     finest: float = 2.0
-    gist: float = 0.25
+    gist: float = 0.5
     history: str = "H"
     split: int = 2
     reload: bool = True
@@ -109,7 +117,7 @@ class TwoLevelMethod:
         """Ingest the video at the ratios that the rule gives."""
         memory, flops = self.memory(video, budget)
         n = video.allowance(budget) if self.reload else 0
-        return _TwoLevels(video, memory, Greedy(n), self.select, max_new_tokens, flops)
+        return _TwoLevels(video, memory, Greedy(n, self.gist), self.select, max_new_tokens, flops)
 
     def memory(self, video: EncodedVideo, budget: float) -> tuple[Memory, int | None]:
         """Return the memory that the rule gives at a budget, and the FLOPs of its ingest."""
