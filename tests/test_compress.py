@@ -234,5 +234,5 @@ def test_unknown_history_is_refused(text: str) -> None:
 
 
 def test_unknown_compressor_is_refused() -> None:
-    with pytest.raises(SettingsError, match="'zip' is not known: use uniform, pool, keydiff, snap, summary"):
+    with pytest.raises(SettingsError, match="'zip' is not known: use uniform, pool, keydiff, echo, snap, summary"):
         compressor_by_name("zip")
