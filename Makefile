@@ -4,17 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench eval lmms-eval clean
+.PHONY: demo serve test lint bench eval lmms-eval clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[accelerate,eval,plot,s3,smolvlm,subtitles]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[accelerate,eval,plot,s3,serve,smolvlm,subtitles]"
 	touch $@
 
 demo: $(READY)  ## render a video, ingest it, ask it questions
 	$(BIN)/x2l demo
+
+serve: $(READY)  ## the demo model with a rendered video, as an API and a page at http://127.0.0.1:8000
+	$(BIN)/x2l serve --demo --library runs/serve
 
 test: lint  ## lint, types and all tests
 	$(BIN)/python -m pytest

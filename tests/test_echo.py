@@ -27,9 +27,7 @@ def test_echo_scores_are_attention_of_the_repeated_chunk() -> None:
         positions = torch.cat((tokens.positions, tokens.positions + shift), 1)[:, None]
         model = backbone.model.model.language_model  # type: ignore[attr-defined]
         model.config._attn_implementation = "eager"
-        weights = model(
-            inputs_embeds=twice, position_ids=positions, output_attentions=True, use_cache=False
-        ).attentions
+        weights = model(inputs_embeds=twice, position_ids=positions, output_attentions=True, use_cache=False).attentions
     heads = chunk.keys.shape[1]
     for layer, given in enumerate(weights):
         inside = given[0, :, n:, :n]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -260,8 +261,8 @@ def _end_of(frames: Sequence[Frame], source: FrameSource) -> float:
     return min(end, duration) if duration and duration > last else end
 
 
-def _read(source: FrameSource, ingestor: Ingestor, progress: Progress | None) -> None:
-    """Take a source through an ingestor, to its end."""
+def _read(source: FrameSource, ingestor: Ingestor, progress: Progress | None) -> Iterator[Memory]:
+    """Take a source through an ingestor, to its end; yield its memory after every frame."""
 
     def tell(chunk: Chunk | None) -> None:
         if chunk is not None and progress is not None:
@@ -270,6 +271,7 @@ def _read(source: FrameSource, ingestor: Ingestor, progress: Progress | None) ->
 
     for frame in source:
         tell(ingestor.add(frame))
+        yield ingestor.memory
     tell(ingestor.finish(source))
 
 
@@ -287,6 +289,26 @@ def ingest(
 
     With a `store` every chunk is on disk before the next one is read, and an ingest that was stopped goes on behind
     its last whole chunk. Raises MemoryFileError if the store holds a memory of something else.
+    """
+    steps = ingest_steps(source, backbone, options, identity, store=store, progress=progress, subtitles=subtitles)
+    (memory,) = deque(steps, maxlen=1)
+    return memory
+
+
+def ingest_steps(
+    source: FrameSource,
+    backbone: Backbone,
+    options: IngestOptions,
+    identity: dict[str, str],
+    *,
+    store: ObjectStore | None = None,
+    progress: Progress | None = None,
+    subtitles: Sequence[Cue] = (),
+) -> Iterator[Memory]:
+    """Ingest as `ingest` does, and yield the memory so far after every frame, and at the end.
+
+    Between two frames the caller may do other things with the model, such as ask. Closing the iterator stops the ingest
+    behind its last whole chunk.
     """
     embedder = options.embedder
     if isinstance(embedder, str):
@@ -312,23 +334,26 @@ def ingest(
         subtitles=tuple(subtitles),
     )
     if store is None and settings.l_bits is None and settings.h_bits is None:
-        _read(source, Ingestor(memory, encoder, info=info, embedder=embedder), progress)
-        return memory
+        yield from _read(source, Ingestor(memory, encoder, info=info, embedder=embedder), progress)
+        yield memory
+        return
     store = RamStore() if store is None else store
     with open_writer(store, head_of(memory)) as writer:
         if subtitles:
             writer.subtitles([asdict(line) for line in subtitles])
         memory = memory_of(writer.source)
         if memory.complete and not settings.live:
-            return memory
+            yield memory
+            return
         if memory.chunks and memory.manifest.get("sha256") is None:
             raise MemoryFileError(
                 f"'{store}' holds the beginning of a source without a content hash, which cannot be read again: "
                 "append to it, or ingest into a new folder"
             )
         encoder.restore(memory.prefix, memory.chunks)
-        _read(source, Ingestor(memory, encoder, info=info, writer=writer, resume=0, embedder=embedder), progress)
-    return memory
+        ingestor = Ingestor(memory, encoder, info=info, writer=writer, resume=0, embedder=embedder)
+        yield from _read(source, ingestor, progress)
+    yield memory
 
 
 def append(
@@ -354,7 +379,8 @@ def append(
     if memory.source is None:
         encoder.restore(memory.prefix, memory.chunks)
         shift = memory.chunks[-1].end if memory.chunks else 0.0
-        _read(source, Ingestor(memory, encoder, info=info, live=True, shift=shift, embedder=embedder), progress)
+        ingestor = Ingestor(memory, encoder, info=info, live=True, shift=shift, embedder=embedder)
+        _run(_read(source, ingestor, progress))
         return
     with continue_writer(memory.source) as writer:
         now = memory_of(writer.source)
@@ -365,7 +391,11 @@ def append(
         ingestor = Ingestor(
             memory, encoder, info=info, writer=writer, resume=first, live=True, shift=shift, embedder=embedder
         )
-        _read(source, ingestor, progress)
+        _run(_read(source, ingestor, progress))
+
+
+def _run(steps: Iterator[Memory]) -> None:
+    deque(steps, maxlen=0)
 
 
 def _place_of(memory: Memory, source: FrameSource, writer: MemoryWriter) -> tuple[int, float]:

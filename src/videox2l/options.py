@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self, TypedDict
 
 from videox2l.errors import SettingsError
-from videox2l.units import Cue, as_range, as_time
+from videox2l.units import Cue, as_range, as_time, parse_bytes
 
 TimeRange = tuple[float, float]
 DEFAULT_SELECTOR = "exact"
@@ -176,8 +176,13 @@ class SamplingParams(OptionSet):
         None, "Subtracted from the logits of tokens that the answer holds.", type=float, show="the model's, else 0"
     )
     seed: int = option(0, "Seed of sampling.")
+    stop: tuple[str, ...] = option((), "End the answer before this text; repeatable.", metavar="TEXT", type=list[str])
 
     def __post_init__(self) -> None:
+        stop: Any = self.stop
+        self._set("stop", (stop,) if isinstance(stop, str) else tuple(_several(stop, "stop")))
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise SettingsError(f"stop must be texts that are not empty, got {list(self.stop)!r}")
         self._check_number("max_new_tokens", 1, high=1_000_000)
         self._check_number("temperature", 0, whole=False)
         self._check_number("top_p", 0, whole=False, high=1)
@@ -240,6 +245,39 @@ class AskOptions(SamplingParams):
             raise SettingsError("reselect_every and escalate both change what is re-loaded: use one of them")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions(OptionSet):
+    """How models and memories are served over HTTP; see docs/serving.md. Sizes are bytes or text such as "2G"."""
+
+    library: str | Path = option("library", "Folder of memories and uploaded videos; made where there is none.")
+    host: str = option("127.0.0.1", "Address to listen at. Beyond this machine only with --api-key-file.")
+    port: int = option(8000, "Port; 0 takes a free one.")
+    api_key_file: str | Path | None = option(
+        None, "Hashed keys with scopes (make them with --add-key). Without it only this machine is served.", type=str
+    )
+    allow_files: tuple[str, ...] = option(
+        (), "Folder of which file:// videos may be read; repeatable.", metavar="DIR", type=list[str]
+    )
+    allow_hosts: tuple[str, ...] = option(
+        (), "Host from which https:// videos may be fetched; repeatable.", metavar="HOST", type=list[str]
+    )
+    max_upload: Any = option("4G", "Bytes of an uploaded or fetched video at most.", metavar="SIZE")
+    quota: Any = option(None, "Bytes that the library may take; nothing is added beyond.", metavar="SIZE", type=str)
+    queue: int = option(64, "Questions that may wait; more are refused with 429.")
+    timeout: float = option(300.0, "Seconds in which a question must be answered, waiting included.")
+    max_answer: int = option(4096, "Tokens that an answer may be asked to have at most.")
+    demo: bool = option(False, "Render a video of the demo world and ingest it first.")
+
+    def __post_init__(self) -> None:
+        self._set("library", Path(self.library))
+        self._set("max_upload", _size(self.max_upload, "max_upload"))
+        self._set("quota", None if self.quota is None else _size(self.quota, "quota"))
+        self._check_number("port", 0, high=65535)
+        self._check_number("queue", 1)
+        self._check_number("max_answer", 1, high=1_000_000)
+        self._check_number("timeout", 0.1, whole=False)
+
+
 class LoadKeywords(TypedDict, total=False):
     """The fields of `LoadOptions`, as keywords."""
 
@@ -293,6 +331,11 @@ class AskKeywords(TypedDict, total=False):
     repetition_penalty: float | None
     presence_penalty: float | None
     seed: int
+    stop: Sequence[str] | str
+
+
+def _size(value: Any, name: str) -> int:
+    return parse_bytes(value, name) if isinstance(value, str) else int(value)
 
 
 def _number(text: str, name: str) -> float:

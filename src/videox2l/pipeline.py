@@ -231,6 +231,8 @@ class VideoX2L:
             can; costs another look each. All else that it says needs no such preparation.
         max_new_tokens, temperature, top_p, seed
             Decoding; `temperature=0` is greedy.
+        stop
+            The answer ends before the first of these texts.
 
         Raises SettingsError, and MemoryFileError when the memory was made by another model.
         """

@@ -13,7 +13,7 @@ from videox2l.ask.answer import Answer, Cost, Step, chunk_index_at, evidence_of,
 from videox2l.ask.escalation import Escalation, escalation_for
 from videox2l.ask.view import LoadedView, View, with_lines
 from videox2l.engine.backbone import Backbone, warn_beyond
-from videox2l.engine.decode import TextStream, TokenGenerator
+from videox2l.engine.decode import StopText, TextStream, TokenGenerator
 from videox2l.memory import CacheLayout, Memory, Plan, build_cache, update_cache
 from videox2l.options import AskOptions
 from videox2l.select import Budget, Selector, bound, budget_for, selector_by_name
@@ -226,7 +226,8 @@ def _decode(
     run: QuestionRun, reloaded: Reloaded, generator: TokenGenerator, steps: StepRecorder, on_text: OnText | None
 ) -> tuple[Reloaded, str]:
     """Write the answer to its end, piece by piece, choosing the chunks again on the way where that is asked for."""
-    stream, pieces, every = TextStream(run.backbone.decode), [], run.options.reselect_every
+    stream, stop = TextStream(run.backbone.decode), StopText(run.options.stop)
+    pieces, every = list[str](), run.options.reselect_every
 
     def show(piece: str) -> None:
         pieces.append(piece)
@@ -234,12 +235,14 @@ def _decode(
             on_text(piece)
 
     for drafted in generator.ids:
-        show(stream.push(drafted))
-    while (token := _step(generator, steps)) is not None:
-        show(stream.push(token))
-        if every and len(generator.ids) % every == 0 and generator.finish is None:
+        show(stop.push(stream.push(drafted)))
+    while not stop.met and (token := _step(generator, steps)) is not None:
+        show(stop.push(stream.push(token)))
+        if every and len(generator.ids) % every == 0 and generator.finish is None and not stop.met:
             reloaded = _reselect(run, reloaded, generator, steps)
-    show(stream.end())
+    show(stop.push(stream.end()) + stop.end())
+    if stop.met:
+        generator.finish = "stop"
     return reloaded, "".join(pieces).strip()
 
 

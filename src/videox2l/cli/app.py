@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from videox2l.cli import chat, evaluate, ingest, memory, models
+from videox2l.cli import chat, evaluate, ingest, memory, models, serve
 from videox2l.cli.options import (
     AsJson,
     EscalateBelow,
@@ -161,6 +161,7 @@ def demo(
 
 app.command("chat")(chat.chat)
 app.command("ingest")(ingest.ingest)
+app.command("serve")(serve.serve)
 app.add_typer(memory.app, name="memory")
 models.register(app)
 evaluate.register(app)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -246,3 +246,34 @@ class TextStream:
         new = text[len(self._shown) :]
         self._shown = text
         return new
+
+
+class StopText:
+    """Cuts text that comes in pieces before the first of some strings; what may be the begin of one is held back."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.met = False
+
+    def push(self, piece: str) -> str:
+        """Add a piece; return the text that is certain now, possibly none."""
+        if self.met:
+            return ""
+        text = self._held + piece
+        places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        if places:
+            self.met, self._held = True, ""
+            return text[: min(places)]
+        longest = max((len(stop) for stop in self._stops), default=1)
+        begins = (
+            n for n in range(min(longest - 1, len(text)), 0, -1) if any(s.startswith(text[-n:]) for s in self._stops)
+        )
+        keep = next(begins, 0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def end(self) -> str:
+        """Return whatever was held back."""
+        text, self._held = self._held, ""
+        return text

@@ -71,7 +71,7 @@ def memory_of(source: Source) -> Memory:
             source=source,
             subtitles=subtitles_of(source),
         )
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError, OverflowError) as error:
         raise MemoryFileError(f"'{MANIFEST}' of '{source.place}' is damaged: it lacks or garbles {error}") from error
     memory.next_position = memory.free_position()
     return memory
@@ -192,7 +192,24 @@ def verify(where: str | os.PathLike[str]) -> list[str]:
             found.append(f"{source.where(at.name)} is missing: copy the memory again, or ingest the video again")
         except (MemoryFileError, OSError) as error:
             found.append(str(error))
-    return found
+    return found or _not_finite(source)
+
+
+def _not_finite(source: Source) -> list[str]:
+    """Return what holds NaN or Inf, which a question would attend to, and objects that no line of the journal names."""
+    try:
+        memory = memory_of(source)
+        found = [
+            f"chunk {number} of '{source.place}' holds NaN or Inf at 1/{ratio:g}: ingest the video again"
+            for number, chunk in enumerate(memory.chunks)
+            for ratio in (() if source.head["settings"].get("l_tier") == "lazy" else chunk.levels)
+            if not bool((chunk.level(ratio).keys.isfinite() & chunk.level(ratio).values.isfinite()).all())
+        ]
+    except MemoryFileError as error:
+        return [str(error)]
+    named = {MANIFEST, JOURNAL, COARSE, *(at.name for at in objects_of(source))}
+    strangers = [name for name in source.place.names() if name not in named]
+    return found + [f"'{name}' of '{source.place}' is in no line of its journal: remove it" for name in strangers[:20]]
 
 
 def replace_folder(fresh: Path, target: Path) -> None:

@@ -172,6 +172,8 @@ class Journal:
         """Add a whole line; raises ValueError, KeyError or TypeError when it is not a valid one."""
         check = _seal_of(line, self.check)
         values = json.loads(line)
+        if not isinstance(values, dict):
+            raise ValueError("no object")
         if values["kind"] == "chunk":
             entry = ChunkEntry.from_json(values)
             if entry.number != len(self.chunks) or entry.coarse.start < self.pack_bytes:
@@ -203,7 +205,7 @@ def read_journal(data: bytes, check: str, where: str) -> Journal:
     for number, line in enumerate(lines[:-1], 1):
         try:
             journal.take(line + b"\n")
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
             if number == len(lines) - 1 and b"\0" in line:
                 break  # the file grew, but what was written had not reached the disk
             raise MemoryFileError(f"{where} is damaged in line {number}: {error}") from error
@@ -227,7 +229,7 @@ def unpack_manifest(data: bytes, where: str) -> dict[str, Any]:
                 f"{where} has format version {values.get('version')}, this release reads version {VERSION}"
             )
         _seal_of(data, "")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MemoryFileError(f"{where} is damaged: {error}") from error
     return values
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from videox2l.errors import MemoryFileError, MemoryWarning
+from videox2l.memory.disk.admission import check_shape, check_source
 from videox2l.memory.disk.journal import (
     COARSE,
     JOURNAL,
@@ -116,6 +117,7 @@ class Source:
     def decode(self, entry: ChunkEntry, part: Segment, buffer: Tensor) -> LevelKV:
         """Return the level that the bytes of a part (from its `data` on) hold."""
         found = view_as(buffer, self.fields(entry, part), 0)
+        check_index(found["index"], entry, self.where(_fine(entry).name))
         return level_from(found, self.l_bits, self.shape.dtype, entry.ranked)
 
     def read_levels(self, wanted: Sequence[tuple[ChunkEntry, list[Segment], int]]) -> list[LevelKV]:
@@ -188,6 +190,13 @@ class Source:
         if fresh:
             digest.update(raw(staging))
         return digest.hexdigest()
+
+
+def check_index(index: Tensor, entry: ChunkEntry, where: str) -> None:
+    """Raise MemoryFileError where kept tokens (layers, heads, n) are none of the chunk's."""
+    least, most = (int(x) for x in torch.aminmax(index))
+    if not entry.own_axes and not 0 <= least <= most < entry.tokens:
+        raise damaged(where, f"chunk {entry.number} has {entry.tokens} tokens, but keeps number {most}")
 
 
 class StoredLevels(Levels):
@@ -316,9 +325,15 @@ class StoredVisual(VisualTokens):
         at = _fine(entry)
         part = at.parts[0]
         data = source.whole(at)
-        head = json.loads(data[8 : part.data])["visual.embeds"]
         flat = torch.frombuffer(bytearray(memoryview(data)[part.data :]), dtype=torch.uint8)
-        return flat.view(_dtype(head["dtype"])).reshape(head["shape"])
+        try:
+            head = json.loads(data[8 : part.data])["visual.embeds"]
+            embeds = flat.view(_dtype(head["dtype"])).reshape(head["shape"])
+            if embeds.ndim != 2 or embeds.shape[0] != entry.tokens:
+                raise ValueError(f"shape {tuple(embeds.shape)}")
+        except (ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
+            raise damaged(source.where(at.name), f"its visual tokens cannot be read ({error})") from error
+        return embeds
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -358,13 +373,21 @@ def open_source(place: ObjectStore, cache: LevelCache | None = None) -> Source:
             stacklevel=2,
         )
     try:
+        check_shape(head["shape"])
         shape = {**head["shape"], "dtype": getattr(torch, head["shape"]["dtype"])}
         quantised = any(head["settings"].get(name) is not None for name in ("l_bits", "h_bits"))
         if cache is None:
             cache = LevelCache(0 if place.local and not quantised else REMOTE_CACHE)
-        return Source(place, head, journal, KVShape(**shape), cache)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise MemoryFileError(f"'{MANIFEST}' of '{place}' is damaged: it lacks {error}") from error
+        source = Source(place, head, journal, KVShape(**shape), cache)
+        check_source(source)
+    except FileNotFoundError as error:
+        name = os.path.basename(error.filename or str(error))
+        raise MemoryFileError(f"'{name}' of the memory '{place}' is missing: copy the memory again") from error
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, IndexError, OSError) as error:
+        raise MemoryFileError(
+            f"the memory '{place}' is damaged or forged: {error}; get it again, or ingest the video again"
+        ) from error
+    return source
 
 
 def read_prefix(source: Source) -> tuple[torch.Tensor, torch.Tensor]:
@@ -405,6 +428,7 @@ def read_chunk(source: Source, entry: ChunkEntry, pack: torch.Tensor | None = No
         source.shape, entry.axes, entry.tokens, entry.levels[coarsest], source.h_bits, entry.own_axes
     )
     found = view_as(data, fields, at.parts[0].data)
+    check_index(found["index"], entry, source.where(at.name))
     level = level_from(found, source.h_bits, source.shape.dtype, entry.ranked)
     positions = found["at"].long()
     features = view_as(data, entry.features, at.parts[1].data) if entry.features else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -128,6 +129,16 @@ class LocalStore(ObjectStore):
             raise MemoryFileError(f"'{self}' names an object '{name}' outside of it: it is damaged or forged")
         return self.folder.joinpath(*parts)
 
+    def checked(self, name: str) -> Path:
+        """Return the file of an object; MemoryFileError also where a folder on the way is a link."""
+        path = self.path(name)
+        for folder in path.parents:
+            if folder == self.folder:
+                break
+            if folder.is_symlink():
+                raise MemoryFileError(f"'{folder.name}' of '{self}' is a link: the memory is damaged or forged")
+        return path
+
     def _read(self, name: str) -> bytes:
         handle = self._open(name)
         try:
@@ -142,6 +153,8 @@ class LocalStore(ObjectStore):
     def _read_ranges(self, ranges: Sequence[ByteRange]) -> list[bytes]:
         found = []
         for name, start, end in ranges:
+            if end > self.size(name):  # before anything is allocated
+                raise EOFError(name)
             data = bytearray(end - start)
             self._fill(name, start, [memoryview(data)])
             found.append(bytes(data))
@@ -172,11 +185,16 @@ class LocalStore(ObjectStore):
             os.close(handle)
 
     def _open(self, name: str) -> int:
-        return os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        path = self.checked(name)
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise MemoryFileError(f"'{name}' of '{self}' is no regular file: the memory is damaged or forged")
+        return handle
 
     def write(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
         """Write under a temporary name, flush to disk, rename, and flush the folder."""
-        path = self.path(name)
+        path = self.checked(name)
         if not path.parent.is_dir():
             make_folder(path.parent)
         temporary = path.with_name(path.name + ".tmp")
@@ -197,9 +215,9 @@ class LocalStore(ObjectStore):
 
     def append(self, name: str, at: int, data: bytes) -> None:
         """Cut the file to `at` bytes, write `data` behind them, and flush it to disk."""
-        path = self.path(name)
+        path = self.checked(name)
         new = not path.exists()
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
         try:
             size = os.fstat(handle).st_size
             if size < at:
@@ -229,7 +247,7 @@ class LocalStore(ObjectStore):
 
     def size(self, name: str) -> int:
         """Return the bytes of an object."""
-        return self.path(name).stat().st_size
+        return self.checked(name).lstat().st_size
 
 
 def make_folder(path: Path) -> None:

@@ -1,0 +1,249 @@
+"""OpenAI's chat completions: requests to questions, answers to responses."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from videox2l.ask.answer import Answer, score_ranks
+from videox2l.errors import SettingsError
+from videox2l.memory import Memory
+from videox2l.options import AskOptions
+from videox2l.serve.errors import APIError
+from videox2l.types import Turn
+
+_FORBIDDEN = {
+    "tools": (None, []),
+    "functions": (None, []),
+    "logprobs": (None, False),
+    "top_logprobs": (None, 0),
+    "frequency_penalty": (None, 0),
+    "logit_bias": (None, {}),
+    "audio": (None,),
+    "n": (None, 1),
+}
+
+
+class StreamOptions(BaseModel):
+    """What a stream holds besides the answer."""
+
+    include_usage: bool = False
+
+
+class ChatRequest(BaseModel):
+    """A request for a chat completion; `x2l` holds the fields of AskOptions, `memory`, and `ingest` options."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str | None = None
+    messages: list[dict[str, Any]] = Field(min_length=1, max_length=1000)
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    x2l: dict[str, Any] | None = None
+    mm_processor_kwargs: dict[str, Any] | None = None
+    media_io_kwargs: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class ChatQuestion:
+    """What a request asks: `video` is a URL, also such as memory:ID, or `file_id` is that of an upload."""
+
+    text: str
+    history: tuple[Turn, ...]
+    video: str | None
+    file_id: str | None
+    options: AskOptions
+    ingest: dict[str, Any]
+
+
+def question_of(request: ChatRequest, longest: int) -> ChatQuestion:
+    """Return the question of a request. Raises APIError and SettingsError for what is not served."""
+    extra = request.model_extra or {}
+    for name, neutral in _FORBIDDEN.items():
+        if extra.get(name) not in neutral:
+            raise APIError(400, f"{name} is not served: leave it out", param=name, code="unsupported_parameter")
+    if (extra.get("response_format") or {"type": "text"}) != {"type": "text"}:
+        raise APIError(400, "response_format is not served: leave it out", param="response_format")
+    ours = dict(request.x2l or {})
+    ingest, memory = ours.pop("ingest", None) or {}, ours.pop("memory", None)
+    if not isinstance(ingest, dict):
+        raise APIError(400, "x2l.ingest must be an object of ingest options", param="x2l.ingest")
+    text, history, videos = _dialogue(request.messages)
+    if memory is not None:
+        videos.append(("url", f"memory:{memory}"))
+    if len(set(videos)) != 1:
+        told = "names no video" if not videos else "names several videos"
+        raise APIError(400, f"the request {told}: give one, as a video_url, a file, or x2l.memory", param="messages")
+    kind, value = videos[-1]
+    return ChatQuestion(
+        text=text,
+        history=history,
+        video=value if kind == "url" else None,
+        file_id=value if kind == "file" else None,
+        options=_ask_options(request, ours, longest),
+        ingest={**_video_kwargs(request), **ingest},
+    )
+
+
+def _ask_options(request: ChatRequest, ours: dict[str, Any], longest: int) -> AskOptions:
+    wanted = {
+        "max_new_tokens": request.max_completion_tokens or request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "presence_penalty": request.presence_penalty,
+        "seed": request.seed,
+        "stop": request.stop,
+    }
+    keywords = {name: value for name, value in {**wanted, **ours}.items() if value is not None}
+    for name in ("reload", "selector"):
+        if name in keywords and not isinstance(keywords[name], (str, int)):
+            raise SettingsError(f"{name} must be text or a number, got {keywords[name]!r}")
+    if not isinstance(keywords.get("escalate", False), bool):
+        raise SettingsError("escalate must be true or false")
+    try:
+        options = AskOptions.from_keywords(None, keywords)
+    except TypeError as error:
+        raise SettingsError(f"the options cannot be read: {error}") from None
+    if options.max_new_tokens > longest:
+        raise APIError(400, f"max_tokens must be at most {longest} here (--max-answer)", param="max_tokens")
+    return options
+
+
+def _video_kwargs(request: ChatRequest) -> dict[str, Any]:
+    """Return the ingest options that vLLM's names mean."""
+    io = request.media_io_kwargs or {}
+    found = dict(io.get("video") or {}) if isinstance(io.get("video", {}), dict) else {}
+    found |= request.mm_processor_kwargs or {}
+    if "max_pixels" in found:
+        raise APIError(400, "max_pixels is chosen when the server starts (--max-pixels)", param="mm_processor_kwargs")
+    frames = found.get("num_frames")
+    return {"fps": found.get("fps"), "max_frames": None if frames in (None, -1) else frames}
+
+
+def _dialogue(messages: list[dict[str, Any]]) -> tuple[str, tuple[Turn, ...], list[tuple[str, str]]]:
+    """Return the last question, the turns before it, and the videos that are named."""
+    system, asked, turns, videos = "", "", list[Turn](), list[tuple[str, str]]()
+    for number, message in enumerate(messages):
+        where = f"messages[{number}]"
+        role, text = message.get("role"), _text_of(message.get("content"), videos, where)
+        if role in ("system", "developer"):
+            system = f"{system}\n{text}".strip()
+        elif role == "user":
+            asked = f"{asked}\n{text}".strip()
+        elif role == "assistant":
+            if not asked:
+                raise APIError(400, f"{where}: an answer without a question before it", param="messages")
+            turns.append(Turn(asked, text))
+            asked = ""
+        else:
+            raise APIError(400, f"{where}: role {role!r} is not served", param="messages")
+    if not asked:
+        raise APIError(400, "the last message must be the user's, with a text", param="messages")
+    if system and turns:
+        turns[0] = Turn(f"{system}\n{turns[0].question}", turns[0].answer)
+    elif system:
+        asked = f"{system}\n{asked}"
+    return asked, tuple(turns), videos
+
+
+def _text_of(content: Any, videos: list[tuple[str, str]], where: str) -> str:
+    """Return the text of a message; videos that it names are added to `videos`."""
+    if isinstance(content, str):
+        return content.strip()
+    if not isinstance(content, list):
+        raise APIError(400, f"{where}: content must be text or a list of parts", param="messages")
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        value = part.get(kind) if isinstance(part, dict) and isinstance(kind, str) else None
+        if kind == "text" and isinstance(value, str):
+            texts.append(value)
+        elif kind == "video_url":
+            url = value.get("url") if isinstance(value, dict) else value
+            if not isinstance(url, str):
+                raise APIError(400, f"{where}: a video_url is an object with a url", param="messages")
+            videos.append(("url", url))
+        elif kind == "file" and isinstance(value, dict) and isinstance(value.get("file_id"), str):
+            videos.append(("file", value["file_id"]))
+        else:
+            raise APIError(400, f"{where}: a part of type {kind!r} is not served", param="messages")
+    return " ".join(texts).strip()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer with what is told of its memory."""
+
+    answer: Answer
+    memory: str
+    complete: bool
+    covers: tuple[float, float]
+    why: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, answer: Answer, name: str, memory: Memory, why: tuple[float, ...]) -> Reply:
+        """Return the reply of an answer about a memory as it was asked."""
+        return cls(answer, name, memory.complete, (memory.chunks[0].start, memory.chunks[-1].end), why)
+
+    def usage(self) -> dict[str, Any]:
+        """Return OpenAI's usage: the memory's KVs are the prompt's cached part."""
+        cost = self.answer.cost
+        cached = cost.tokens + cost.dialogue_tokens
+        prompt = cached + cost.prompt_tokens
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": cost.new_tokens,
+            "total_tokens": prompt + cost.new_tokens,
+            "prompt_tokens_details": {"cached_tokens": cached},
+        }
+
+    def x2l(self) -> dict[str, Any]:
+        """Return what is ours of a response."""
+        answer, ranks = self.answer, score_ranks(self.answer.evidence)
+        return {
+            "memory": self.memory,
+            "evidence": [{**asdict(moment), "rank": rank} for moment, rank in zip(answer.evidence, ranks, strict=True)],
+            "cost": asdict(answer.cost),
+            "entropy": answer.steps[0].entropy if answer.steps else None,
+            "steps": len(answer.steps),
+            "incomplete": not self.complete,
+            "covers": list(self.covers),
+            "why": [{"seconds": at, "lines": answer.why(at).lines()} for at in self.why],
+        }
+
+
+class Completion:
+    """The id, time and model that all objects of one response carry."""
+
+    def __init__(self, model: str) -> None:
+        self._head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
+
+    def whole(self, reply: Reply) -> dict[str, Any]:
+        """Return a response that is not streamed."""
+        message: dict[str, Any] = {"role": "assistant", "content": reply.answer.text, "refusal": None}
+        if reply.answer.thought:
+            message["reasoning_content"] = reply.answer.thought
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reply.answer.finish}
+        head = {**self._head, "object": "chat.completion"}
+        return {**head, "choices": [choice], "usage": reply.usage(), "x2l": reply.x2l()}
+
+    def chunk(self, delta: Mapping[str, Any], finish: str | None = None, **more: Any) -> dict[str, Any]:
+        """Return a piece of a stream."""
+        choice = {"index": 0, "delta": dict(delta), "logprobs": None, "finish_reason": finish}
+        return {**self._head, "object": "chat.completion.chunk", "choices": [choice], **more}
+
+    def usage_chunk(self, reply: Reply) -> dict[str, Any]:
+        """Return the piece of a stream that tells the usage."""
+        return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": reply.usage()}

@@ -1,0 +1,137 @@
+"""Who uses the model when: one thread, in which questions come before the next frame of an ingest."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+from videox2l.serve.errors import APIError
+
+
+class CancelledError(Exception):
+    """Nobody waits for this question any more."""
+
+
+class Ticket:
+    """A question that waits or runs. `future` gets its result; `cancel` ends it at its next token."""
+
+    def __init__(self, call: Callable[[Ticket], Any], seconds: float) -> None:
+        self.call = call
+        self.future: Future[Any] = Future()
+        self.asked = time.monotonic()
+        self.deadline = self.asked + seconds
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Give the question up; it ends at its next token, or is not begun."""
+        self._cancelled.set()
+
+    def check(self) -> None:
+        """Raise CancelledError where nobody waits, and APIError where the time is over."""
+        if self._cancelled.is_set():
+            raise CancelledError
+        if time.monotonic() > self.deadline:
+            raise APIError(503, "the answer took longer than the server allows (--timeout)", code="timeout")
+
+
+class Scheduler:
+    """One thread that owns the model.
+
+    Questions wait in a queue for each client and are taken in turns, so that no client holds up another. While none
+    waits, ingests run one after the other, frame by frame: a question waits for one frame at most, or for the chunk
+    that it completes. An ingest is an iterator; closing it stops it behind its last whole chunk.
+    """
+
+    def __init__(self, limit: int, seconds: float) -> None:
+        self.limit, self.seconds = limit, seconds
+        self.pace = 1.0  # seconds of a question, a moving mean
+        self._queues: OrderedDict[str, deque[Ticket]] = OrderedDict()
+        self._ingests: deque[Iterator[object]] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="x2l-model", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many questions wait."""
+        return sum(len(queue) for queue in self._queues.values())
+
+    @property
+    def ingesting(self) -> int:
+        """How many ingests run or wait."""
+        return len(self._ingests)
+
+    def ask(self, client: str, call: Callable[[Ticket], Any]) -> Ticket:
+        """Put a question in the queue of a client. Raises APIError 429 with Retry-After where too many wait."""
+        ticket = Ticket(call, self.seconds)
+        with self._wake:
+            if self._stopping:
+                raise APIError(503, "the server is stopping", code="stopping", headers={"Retry-After": "10"})
+            waiting = self.waiting
+            if waiting >= self.limit:
+                seconds = str(max(1, round(waiting * self.pace)))
+                text = f"{waiting} questions wait already, which is the limit (--queue): try again in {seconds} s"
+                raise APIError(429, text, code="queue_full", headers={"Retry-After": seconds})
+            self._queues.setdefault(client, deque()).append(ticket)
+            self._wake.notify()
+        return ticket
+
+    def ingest(self, steps: Iterator[object]) -> None:
+        """Put an ingest behind those that wait; it tells by itself how it goes, and raises nothing."""
+        with self._wake:
+            self._ingests.append(steps)
+            self._wake.notify()
+
+    def stop(self) -> None:
+        """Finish the question that runs, refuse those that wait, close all ingests; return when the thread ended."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._stopping or self._queues or self._ingests):
+                    self._wake.wait()
+                if self._stopping:
+                    break
+                ticket = self._next()
+                steps = self._ingests[0] if ticket is None else None
+            if ticket is not None:
+                self._answer(ticket)
+            elif steps is not None and next(steps, self) is self:
+                self._ingests.popleft()
+        for queue in self._queues.values():
+            for ticket in queue:
+                ticket.future.set_exception(APIError(503, "the server is stopping", code="stopping"))
+        for steps in self._ingests:
+            steps.close()  # type: ignore[attr-defined]  # a generator
+
+    def _next(self) -> Ticket | None:
+        """Take a question of the client whose turn it is."""
+        if not self._queues:
+            return None
+        client, queue = self._queues.popitem(last=False)
+        ticket = queue.popleft()
+        if queue:
+            self._queues[client] = queue
+        return ticket
+
+    def _answer(self, ticket: Ticket) -> None:
+        begun = time.monotonic()
+        try:
+            ticket.check()
+            ticket.future.set_result(ticket.call(ticket))
+        except BaseException as error:
+            ticket.future.set_exception(error)
+        self.pace += 0.2 * (time.monotonic() - begun - self.pace)

@@ -1,0 +1,177 @@
+"""Everything that a server holds besides HTTP: the model, its scheduler, files, memories, keys and counters."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from videox2l.errors import SettingsError
+from videox2l.options import IngestOptions, ServeOptions
+from videox2l.pipeline import VideoX2L
+from videox2l.serve.catalog import Catalog, MemoryRecord, VideoFile
+from videox2l.serve.chat import ChatQuestion, Reply
+from videox2l.serve.errors import APIError
+from videox2l.serve.fetch import Fetcher
+from videox2l.serve.files import FileRecord, FileStore
+from videox2l.serve.keys import LOCAL, Client, KeyFile
+from videox2l.serve.scheduler import Scheduler, Ticket
+from videox2l.video.files import admit, content_hash
+
+log = logging.getLogger("videox2l.serve")
+
+
+class Metrics:
+    """Counters of one server."""
+
+    def __init__(self, service: Service) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter("x2l_requests_total", "Requests.", ["method", "status"], registry=self.registry)
+        self.answers = Counter("x2l_answers_total", "Answers.", registry=self.registry)
+        self.tokens = Counter("x2l_generated_tokens_total", "Tokens of answers.", registry=self.registry)
+        self.reloaded = Counter("x2l_reloaded_bytes_total", "KVs finer than H that were read.", registry=self.registry)
+        self.seconds = Histogram("x2l_answer_seconds", "Seconds from question to answer.", registry=self.registry)
+        waiting = Gauge("x2l_queue_length", "Questions that wait.", registry=self.registry)
+        waiting.set_function(lambda: service.scheduler.waiting)
+        ingests = Gauge("x2l_ingests", "Ingests that run or wait.", registry=self.registry)
+        ingests.set_function(lambda: service.scheduler.ingesting)
+
+
+class Service:
+    """What the routes of the API call. `start` begins to work, `stop` ends it so that the next start goes on."""
+
+    def __init__(
+        self, x2l: VideoX2L, model: str, options: ServeOptions, ingesting: IngestOptions | None = None
+    ) -> None:
+        self.x2l, self.model, self.options = x2l, model, options
+        options_folder = Path(options.library)
+        options_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder = options_folder.resolve()
+        self.keys = None if options.api_key_file is None else KeyFile(Path(options.api_key_file))
+        self.roots = [Path(root).resolve(strict=True) for root in options.allow_files]
+        self.scheduler = Scheduler(options.queue, options.timeout)
+        self.files = FileStore(self.folder / ".files", options.max_upload, self.room)
+        self.catalog = Catalog(self.folder, x2l, self.scheduler, self.room)
+        self.fetcher = Fetcher(options.allow_hosts, options.max_upload)
+        self.metrics = Metrics(self)
+        self.stopping = threading.Event()
+
+    def start(self) -> None:
+        """Begin to answer, and go on with ingests that were stopped."""
+        self.scheduler.start()
+        self.catalog.resume()
+
+    def stop(self) -> None:
+        """Finish the answer that is written, stop ingests behind their last whole chunk."""
+        self.stopping.set()
+        self.catalog.close()
+        self.scheduler.stop()
+
+    def room(self, size: int) -> None:
+        """Raise APIError 507 where `size` more bytes are beyond the quota."""
+        quota = self.options.quota
+        if quota is None:
+            return
+        used = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        if used + size > quota:
+            raise APIError(507, f"the library has {used} of {quota} bytes (--quota): delete something", code="quota")
+
+    def video(self, url: str, client: Client) -> VideoFile:
+        """Return the video at a URL: https of allowed hosts, file in allowed folders, or data. Raises APIError."""
+        if url.startswith("data:"):
+            return self._upload(self._data(url, client))
+        if url.startswith("file:"):
+            return self._local(url)
+        client.need("ingest")
+        with tempfile.NamedTemporaryFile(dir=self.files.folder, prefix=".fetch-") as kept:
+            target = Path(kept.name).with_suffix(".video")
+            try:
+                self.fetcher.fetch(url, target)
+                return self._upload(self.files.take(urlsplit(url).path, target, client))
+            finally:
+                target.unlink(missing_ok=True)
+
+    def upload(self, name: str, client: Client) -> VideoFile:
+        """Return an uploaded video. Raises APIError."""
+        record = self.files.get(name, client)
+        if record.status != "processed":
+            raise APIError(409, "the upload of this file is not over", code="upload")
+        return self._upload(record)
+
+    def _upload(self, record: FileRecord) -> VideoFile:
+        return VideoFile(self.files.path(record), record.filename, record.sha256 or "", record.id)
+
+    def _data(self, url: str, client: Client) -> FileRecord:
+        head, _, body = url.partition(",")
+        if not head.startswith("data:video/") or not head.endswith(";base64"):
+            raise APIError(400, "a data URL must begin with data:video/mp4;base64,", param="video_url")
+        client.need("ingest")
+        try:
+            data = base64.b64decode(body, validate=True)
+        except (binascii.Error, ValueError):
+            raise APIError(400, "the data URL is no valid base64", param="video_url") from None
+        with tempfile.NamedTemporaryFile(dir=self.files.folder, prefix=".data-") as kept:
+            target = Path(kept.name).with_suffix(".video")
+            target.write_bytes(data)
+            try:
+                return self.files.take("video.mp4", target, client)
+            finally:
+                target.unlink(missing_ok=True)
+
+    def _local(self, url: str) -> VideoFile:
+        parts = urlsplit(url)
+        if parts.netloc not in ("", "localhost"):
+            raise APIError(400, "a file URL names a file of the server: file:///folder/video.mp4", param="video_url")
+        try:
+            path = Path(unquote(parts.path)).resolve(strict=True)
+        except (OSError, ValueError, RuntimeError):
+            path = None
+        if path is None or not any(path.is_relative_to(root) for root in self.roots):
+            text = "this file is not served: it is not there, or outside of the folders of --allow-files"
+            raise APIError(403, text, param="video_url", code="file")
+        return VideoFile(admit(path), path.name, content_hash(path))
+
+    def record_of(self, question: ChatQuestion, client: Client) -> MemoryRecord:
+        """Return the memory that a question is about; one of a new video is begun."""
+        url = question.video or ""
+        if url.startswith("memory:"):
+            return self.catalog.get(url.removeprefix("memory:").removeprefix("//"), client)
+        video = self.video(url, client) if question.file_id is None else self.upload(question.file_id, client)
+        keywords = {name: value for name, value in question.ingest.items() if value is not None}
+        return self.catalog.create(video, keywords, client)
+
+    def ask(
+        self, question: ChatQuestion, record: MemoryRecord, client: Client, on_text: Callable[[str], None]
+    ) -> Ticket:
+        """Put a question in the queue; `on_text` gets pieces of the answer, in the model's thread."""
+
+        def call(ticket: Ticket) -> Reply:
+            memory = self.catalog.memory(record).snapshot()
+
+            def piece(text: str) -> None:
+                ticket.check()
+                on_text(text)
+
+            try:
+                answer = self.x2l.ask(memory, question.text, question.options, history=question.history, on_text=piece)
+            except ValueError as error:
+                raise error if isinstance(error, SettingsError) else SettingsError(str(error)) from error
+            self.metrics.answers.inc()
+            self.metrics.tokens.inc(answer.cost.new_tokens)
+            self.metrics.reloaded.inc(answer.cost.reloaded_bytes)
+            return Reply.of(answer, record.id, memory, question.options.why)
+
+        return self.scheduler.ask(client.name, call)
+
+    def client_of(self, key: str | None) -> Client | None:
+        """Return who has a key, or None where it is none; everybody is `local` where no keys are used."""
+        if self.keys is None:
+            return LOCAL
+        return None if key is None else self.keys.client_of(key)

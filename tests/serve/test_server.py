@@ -1,0 +1,199 @@
+"""The API as its clients use it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from tests.serve.conftest import Served, start
+from videox2l import Memory, VideoX2L
+
+QUESTIONS = ("which digit does the blue cross carry ?", "what is in the video ?", "is there a red star ?")
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+def video(url: str, question: str) -> list[dict[str, object]]:
+    return [
+        {
+            "role": "user",
+            "content": [{"type": "video_url", "video_url": {"url": url}}, {"type": "text", "text": question}],
+        }
+    ]
+
+
+def ask(served: Served, memory: str, question: str, **more: object) -> dict[str, object]:
+    body = {"messages": video(f"memory:{memory}", question), **more}
+    reply = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=60)
+    assert reply.status_code == 200, reply.text
+    return reply.json()  # type: ignore[no-any-return]
+
+
+def test_answers_equal_the_library_with_openais_client(served: Served, demo: str, client: openai.OpenAI) -> None:
+    x2l, memory = VideoX2L.from_pretrained("demo"), Memory.load(served.library / demo)
+    for question in QUESTIONS:
+        truth = x2l.ask(memory, question, max_new_tokens=8)
+        reply = client.chat.completions.create(
+            model="demo",
+            messages=video(f"memory:{demo}", question),
+            max_tokens=8,  # type: ignore[arg-type]
+        )
+        assert reply.choices[0].message.content == truth.text
+        assert reply.choices[0].finish_reason == truth.finish
+        assert reply.usage is not None
+        assert reply.usage.completion_tokens == truth.cost.new_tokens
+        ours = reply.model_extra["x2l"]  # type: ignore[index]
+        assert [bool(moment["reason"]) for moment in ours["evidence"]] == [bool(m.reason) for m in truth.evidence]
+        stream = client.chat.completions.create(
+            model="demo",
+            messages=video(f"memory:{demo}", question),  # type: ignore[arg-type]
+            max_tokens=8,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        chunks = list(stream)
+        assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices).strip() == truth.text
+        assert chunks[-1].usage is not None
+
+
+def test_forty_questions_at_once_equal_those_alone(served: Served, demo: str) -> None:
+    alone = {question: ask(served, demo, question)["choices"] for question in QUESTIONS}
+    wanted = [QUESTIONS[i % 3] for i in range(40)]
+    with ThreadPoolExecutor(40) as pool:
+        found = list(pool.map(lambda question: ask(served, demo, question)["choices"], wanted))
+    assert found == [alone[question] for question in wanted]
+
+
+def test_a_video_that_was_seen_uses_its_memory(served: Served, clip: Path) -> None:
+    data = "data:video/mp4;base64," + base64.b64encode(clip.read_bytes()).decode()
+    messages = video(clip.as_uri(), QUESTIONS[1])
+    first = httpx.post(f"{served.url}/v1/chat/completions", json={"messages": messages}, timeout=120).json()
+    second = httpx.post(
+        f"{served.url}/v1/chat/completions", json={"messages": video(data, QUESTIONS[1])}, timeout=120
+    ).json()
+    assert first["x2l"]["memory"] == second["x2l"]["memory"]
+    assert first["choices"] == second["choices"]
+    assert not first["x2l"]["incomplete"]
+
+
+def test_options_turns_and_stop(served: Served, demo: str) -> None:
+    pinned = ask(served, demo, QUESTIONS[0], x2l={"pinned": [[8, 16]], "reload": 1})["x2l"]
+    assert any(moment["reason"] == "pinned" for moment in pinned["evidence"])  # type: ignore[index]
+    reply = ask(served, demo, QUESTIONS[0])
+    text = reply["choices"][0]["message"]["content"]  # type: ignore[index]
+    stopped = ask(served, demo, QUESTIONS[0], stop=[text[:1]])
+    assert stopped["choices"][0]["message"]["content"] == ""  # type: ignore[index]
+    messages = [*video(f"memory:{demo}", QUESTIONS[0]), {"role": "assistant", "content": text}]
+    messages.append({"role": "user", "content": QUESTIONS[1]})
+    truth = VideoX2L.from_pretrained("demo")
+    from videox2l import Turn
+
+    answer = truth.ask(Memory.load(served.library / demo), QUESTIONS[1], history=[Turn(QUESTIONS[0], text)])
+    said = httpx.post(f"{served.url}/v1/chat/completions", json={"messages": messages}).json()
+    assert said["choices"][0]["message"]["content"] == answer.text
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "told"),
+    [
+        ({"messages": []}, 400, "messages"),
+        ({"messages": video("memory:nothing", "what ?")}, 404, "no memory"),
+        ({"messages": video("memory:../../etc", "what ?")}, 404, "no memory"),
+        ({"messages": video("file:///etc/passwd", "what ?")}, 403, "not served"),
+        ({"messages": video("https://example.org/a.mp4", "what ?")}, 403, "allow"),
+        ({"messages": video("http://169.254.169.254/latest", "what ?")}, 400, "https"),
+        ({"messages": video("memory:x", "what ?"), "model": "gpt"}, 404, "not served"),
+        ({"messages": video("memory:x", "what ?"), "x2l": {"relod": 3}}, 400, "relod"),
+        ({"messages": video("memory:x", "what ?"), "temperature": -1}, 400, "temperature"),
+    ],
+)
+def test_errors_have_openais_shape(served: Served, body: dict[str, object], status: int, told: str) -> None:
+    reply = httpx.post(f"{served.url}/v1/chat/completions", json=body)
+    error = reply.json()["error"]
+    assert told in error["message"], error
+    assert reply.status_code == status
+    assert {"message", "type", "param", "code"} <= set(error)
+
+
+def test_uploads_in_pieces_then_memory_events_thumbnails_and_ranges(served: Served, clip: Path) -> None:
+    data = clip.read_bytes()
+    with httpx.Client(base_url=served.url, timeout=60) as http:
+        uploaded(http, data)
+
+
+def uploaded(http: httpx.Client, data: bytes) -> None:
+    begun = http.post("/v1/uploads", json={"filename": "clip.mp4", "bytes": len(data)}).json()
+    half = len(data) // 2
+    where = f"/v1/files/{begun['id']}/content"
+    first = http.put(where, content=data[:half], headers={"Content-Range": f"bytes 0-{half - 1}/{len(data)}"})
+    assert (first.status_code, first.headers["range"]) == (308, f"bytes=0-{half - 1}")
+    asked = http.put(where, headers={"Content-Range": f"bytes */{len(data)}"})
+    assert asked.headers["range"] == f"bytes=0-{half - 1}"
+    last = http.put(where, content=data[half:], headers={"Content-Range": f"bytes {half}-{len(data) - 1}/{len(data)}"})
+    assert last.json()["status"] == "processed"
+    part = http.get(where, headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, data[10:20])
+    memory = http.post("/v1/memories", json={"file_id": begun["id"], "options": {"fps": 0.5}})
+    assert memory.status_code == 202
+    name = memory.json()["id"]
+    with http.stream("GET", f"/v1/memories/{name}/events") as stream:
+        states = [json.loads(line[6:])["state"] for line in stream.iter_lines() if line.startswith("data: ")]
+    assert states[-1] == "complete"
+    chunks = http.get(f"/v1/memories/{name}/timeline").json()["chunks"]
+    assert chunks[0]["start"] == 0
+    assert http.get(f"/v1/memories/{name}/thumbnails/0.jpg").content[:2] == b"\xff\xd8"
+    assert http.get(f"/v1/memories/{name}/thumbnails/99.jpg").status_code == 404
+    assert http.delete(f"/v1/memories/{name}").json()["deleted"]
+    assert http.get(f"/v1/memories/{name}").status_code == 404
+
+
+def test_headers_and_foreign_pages(served: Served) -> None:
+    page = httpx.get(served.url)
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert httpx.get(f"{served.url}/v1/models", headers={"Origin": "https://evil.example"}).status_code == 403
+    assert httpx.get(f"{served.url}/v1/models", headers={"Host": "evil.example"}).status_code == 403
+    assert "x2l_requests_total" in httpx.get(f"{served.url}/metrics").text
+
+
+def test_a_killed_ingest_goes_on_at_the_next_start(tmp_path: Path, clip: Path) -> None:
+    first = start(tmp_path / "library", "--allow-files", str(clip.parent))
+    made = httpx.post(f"{first.url}/v1/memories", json={"url": clip.as_uri(), "options": {"fps": 4}}).json()
+    first.memory(made["id"], ("ingesting", "complete"))
+    first.stop(signal.SIGKILL)
+    second = start(tmp_path / "library", "--allow-files", str(clip.parent))
+    try:
+        assert second.memory(made["id"])["state"] == "complete"
+        frames = sum(chunk.frames for chunk in Memory.load(second.library / made["id"]).chunks)
+        assert frames == 240
+    finally:
+        second.stop()
+
+
+def test_keys_and_scopes(tmp_path: Path) -> None:
+    from videox2l.serve.keys import add_key
+
+    file = tmp_path / "keys"
+    reader, owner = add_key(file, "anna:ask"), add_key(file, "ben:ask,ingest,admin")
+    assert reader not in file.read_text()
+    server = start(tmp_path / "library", "--api-key-file", str(file))
+    try:
+        get = lambda path, key: httpx.get(f"{server.url}{path}", headers={"Authorization": f"Bearer {key}"})  # noqa: E731
+        assert httpx.get(f"{server.url}/v1/models").status_code == 401
+        assert get("/v1/models", "wrong").status_code == 401
+        assert get("/v1/models", reader).status_code == 200
+        assert get("/metrics", reader).status_code == 403
+        assert get("/metrics", owner).status_code == 200
+    finally:
+        server.stop()
