@@ -8,8 +8,9 @@ from pathlib import Path
 
 from videox2l.errors import SettingsError, VideoError
 from videox2l.units import parse_time
+from videox2l.video import open_video
 from videox2l.video.decode import find_stream
-from videox2l.video.files import admit, open_container
+from videox2l.video.files import PICTURES, admit, open_container
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ def footage(video: str, size: str | None = None) -> Footage:
     if not Path(video).exists() and re.fullmatch(r"[\d:.]+", video):
         width, height = _size(size or "1280x720")
         return Footage(f"a video of {video} at {width}x{height}", height, width, parse_time(video))
+    if Path(video).is_dir() or video.lower().endswith(PICTURES):
+        with open_video(video) as source:  # a picture a second, or the times of an animation
+            height, width = next(iter(source)).image.shape[:2]
+            count = source.expected_frames or 1
+            return Footage(Path(video).name, height, width, float(count), 1.0)
     path = admit(video)
     with open_container(path) as container:
         stream = find_stream(container, path.name)
