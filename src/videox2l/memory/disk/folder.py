@@ -207,6 +207,8 @@ def _not_finite(source: Source) -> list[str]:
         ]
     except MemoryFileError as error:
         return [str(error)]
+    if not memory.complete:  # objects of the chunk that was being written may lie there
+        return found
     named = {MANIFEST, JOURNAL, COARSE, *(at.name for at in objects_of(source))}
     strangers = [name for name in source.place.names() if name not in named]
     return found + [f"'{name}' of '{source.place}' is in no line of its journal: remove it" for name in strangers[:20]]
