@@ -213,15 +213,24 @@ def ingest_cost(
 
 
 def ranked_ingest_cost(
-    shape: DecoderShape, chunks: Sequence[int], ratios: Sequence[float], history: str = "H", prefix: int = 14
+    shape: DecoderShape,
+    chunks: Sequence[int],
+    ratios: Sequence[float],
+    history: str = "H",
+    prefix: int = 14,
+    echo: bool = False,
 ) -> IngestCost:
-    """Return the cost of an ingest that ranks tokens: one plain forward per chunk, or one per level with "own"."""
+    """Return the cost of an ingest that ranks tokens: one plain forward per chunk, or one per level with "own".
+
+    `echo`: each forward once more, behind itself.
+    """
     passes = [(ratio,) for ratio in ratios] if history == "own" else [tuple(ratios)]
     flops, past = text(shape, prefix, 0, logits=0), [prefix] * len(passes)
     for i, visual in enumerate(chunks):
         for number, levels in enumerate(passes):
             if i or not number:
                 flops += text(shape, visual, past[number], logits=0)
+                flops += text(shape, visual, past[number] + visual, logits=0) if echo else Flops()
             past[number] += kept_tokens(visual, min(levels) if history == "L" else max(levels))
     stored = ratios if history == "own" else ratios[:1]
     tokens = prefix + sum(kept_tokens(visual, ratio) for visual in chunks for ratio in stored)

@@ -29,6 +29,7 @@ def test_a_folder_in_natural_order_at_a_rate(tmp_path):
     assert source.expected_frames == 12
     assert source.manifest.complete
     assert source.manifest.sha256
+    assert (source.manifest.duration, source.manifest.frames) == (6.0, 12)
     part, _ = frames_of(tmp_path, fps=2.0, start=2.0, end=4.0)
     assert [f.index for f in part] == [4, 5, 6, 7]
 
@@ -61,6 +62,7 @@ def test_animations_have_their_own_times(ending, tmp_path):
     assert np.allclose([f.pts for f in frames], [0, 0.5, 1.5, 1.75])
     assert [tuple(f.image[0, 0]) for f in frames] == [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]
     assert source.manifest.codec == ending
+    assert (source.manifest.duration, source.manifest.frames) == (2.0, 4)
     assert len(frames_of(path, fps=1.0)[0]) == 2
 
 

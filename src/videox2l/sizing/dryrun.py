@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videox2l.compress import ChunkEncoder, compressor_by_name
+from videox2l.compress import ChunkEncoder, RankedCompressor, compressor_by_name
 from videox2l.engine.backbone import Backbone
 from videox2l.engine.cache import BufferCache
 from videox2l.flops import kept_tokens
 from videox2l.ingest import IngestSettings
+from videox2l.memory.features import chunk_features
 from videox2l.memory.levels import LevelKV
 from videox2l.sizing.shadow import Shadow
 from videox2l.sizing.sketch import models_of
@@ -25,7 +26,8 @@ class ChunkRun:
     """What a chunk needs: `tokens` (of visual tokens and words between them), each of `width` values.
 
     `sizes`: tokens kept at each ratio; `ranked`: coarser levels are part of the finest; `vision_flops`; `context` bytes
-    of the caches behind which it runs; `peak` bytes above the weights, these caches included; `prefix` tokens.
+    of the caches behind which it runs; `peak` bytes above the weights, these caches included; `prefix` tokens;
+    `features` bytes of what selectors compare with a question; `echo`: the compressor feeds each chunk twice.
     """
 
     tokens: int
@@ -38,6 +40,8 @@ class ChunkRun:
     peak: int
     prefix: int
     next_position: int
+    features: int
+    echo: bool
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def run_chunk(backbone: Backbone, settings: IngestSettings, vision: VisionRun, b
         shadow.lap()
         context = sum(_allocated(stream.context) for stream in encoder.streams)
         levels = encoder.make(tokens)
+        features = chunk_features(levels, tokens, backbone)
         encoder.extend(levels, tokens.positions)
         peak = max(shadow.lap() - weights, context + vision.peak)
     finest = levels[min(levels)]
@@ -93,6 +98,8 @@ def run_chunk(backbone: Backbone, settings: IngestSettings, vision: VisionRun, b
         peak=peak,
         prefix=vision.prefix,
         next_position=int(tokens.positions.max()) + 1,
+        features=sum(feature.nbytes for feature in features.values()),
+        echo=isinstance(compressor, RankedCompressor) and compressor.scorer.echo,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a video's header tells: size, duration. Nothing is decoded."""
+"""What a video's header and first picture tell: size as shown, duration."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 
 from videox2l.errors import SettingsError, VideoError
 from videox2l.units import parse_time
-from videox2l.video import open_video
-from videox2l.video.decode import find_stream
+from videox2l.video import FrameSampling, open_video
+from videox2l.video.decode import find_stream, first_frame
 from videox2l.video.files import PICTURES, admit, open_container
+from videox2l.video.orientation import Display
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,19 @@ def footage(video: str, size: str | None = None) -> Footage:
         width, height = _size(size or "1280x720")
         return Footage(f"a video of {video} at {width}x{height}", height, width, parse_time(video))
     if Path(video).is_dir() or video.lower().endswith(PICTURES):
-        with open_video(video) as source:  # a picture a second, or the times of an animation
+        with open_video(video, FrameSampling(fps=None)) as source:
             height, width = next(iter(source)).image.shape[:2]
-            count = source.expected_frames or 1
-            return Footage(Path(video).name, height, width, float(count), 1.0)
+            facts = source.manifest
+        seconds, count = facts.duration or 1.0, facts.frames or 1
+        return Footage(Path(video).name, height, width, seconds, count / seconds)
     path = admit(video)
     with open_container(path) as container:
         stream = find_stream(container, path.name)
-        codec = stream.codec_context
         seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
         if seconds <= 0:
             raise VideoError(f"the header of {path.name!r} tells no duration: give the length instead, such as 1:00:00")
-        width, height = _size(size) if size else (codec.width, codec.height)
+        shown = Display.of(first_frame(path), stream.sample_aspect_ratio).size
+        width, height = _size(size) if size else shown[::-1]
         rate = float(stream.average_rate) if stream.average_rate else None
     return Footage(path.name, height, width, seconds, rate)
 

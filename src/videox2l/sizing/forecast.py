@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from videox2l.engine.backbone import Backbone
-from videox2l.flops import DecoderShape, SummaryPlan, ingest_cost, kept_tokens, ranked_ingest_cost, text
+from videox2l.flops import DecoderShape, SummaryPlan, early_look, ingest_cost, kept_tokens, ranked_ingest_cost, text
 from videox2l.ingest import check_chunk_frames
 from videox2l.memory.disk.layout import coarse_fields, level_fields
-from videox2l.select import AttentionSelector
+from videox2l.memory.features import index_layers
 from videox2l.sizing.devices import USED_BANDWIDTH, USED_COMPUTE, Device
 from videox2l.sizing.dryrun import ChunkRun, VisionRun, counts, run_chunk, run_question, run_vision
 from videox2l.sizing.footage import Footage
@@ -126,7 +126,8 @@ def forecast(
         plan = SummaryPlan(each, tuple(int(ratio) for ratio in settings.ratios), run.prefix)
         language = ingest_cost(shape, plan, "lazy" if settings.l_tier == "lazy" else settings.history).flops.total
     else:
-        language = ranked_ingest_cost(shape, each, settings.ratios, settings.history, run.prefix).flops.total
+        cost = ranked_ingest_cost(shape, each, settings.ratios, settings.history, run.prefix, run.echo)
+        language = cost.flops.total
     vision = run.vision_flops * sum(each) // run.tokens
     host = _host(backbone, settings, run, each, levels)
     kept = host * before // len(lengths) if cpu else 0
@@ -198,7 +199,7 @@ def _host(backbone: Backbone, settings: Any, run: ChunkRun, each: list[int], lev
     found = 0
     for ratio in _stored(run, settings.ratios, lazy):
         found += sum(f.nbytes for n in levels[ratio] for f in level_fields(backbone.shape, n, None, own))
-    found += sum(each) * 8 * backbone.axes
+    found += sum(each) * 8 * backbone.axes + run.features * sum(each) // run.tokens
     return found + (sum(each) * run.width * backbone.shape.dtype.itemsize if lazy else 0)
 
 
@@ -220,6 +221,7 @@ def _disk(
     found["H"] = sum(
         f.nbytes for n, m in pairs for f in coarse_fields(shape, backbone.axes, n, m, settings.h_bits, own)
     )
+    found["H"] += run.features * sum(each) // run.tokens  # what selectors compare lies beside it
     return found
 
 
@@ -233,7 +235,10 @@ def _question(
     levels: dict[float, list[int]],
     kept: int,
 ) -> Question:
-    """Return the cost of a question whose best chunks are spread evenly, with the default selector's two looks."""
+    """Return the cost of a question whose best chunks are spread evenly, chosen as `select/exact.py` does.
+
+    The question runs behind H up to the last layer that is indexed, and meets each key of the index there.
+    """
     backbone = sketch.backbone
     fine, coarse = levels[min(levels)], levels[max(levels)]
 
@@ -242,27 +247,28 @@ def _question(
         return run.prefix + sum(fine[i] if i in picked else coarse[i] for i in range(len(each)))
 
     attended = tokens(wish.reload)
-    looks = [tokens(0)] if len(levels) > 1 and wish.reload else []
-    if looks and wish.l_tier != "lazy":
-        looks.append(tokens(AttentionSelector().shortlist))
-    passes = [*looks, attended]
-    flops = sum(text(shape, wish.question, past).total for past in passes)
-    copied = sum(passes) * shape.token_bytes
-    widest = max(passes)
+    work = [text(shape, wish.question, attended).total]
+    copied, index = attended * shape.token_bytes, 0
+    if len(levels) > 1 and wish.reload:
+        layers = index_layers(backbone)
+        values = len(layers) * shape.head_dim * (sum(coarse) if wish.l_tier == "lazy" else sum(fine))
+        products = 2 * wish.question * shape.heads * values
+        work.append(early_look(shape, wish.question, tokens(0), max(layers)).total + products)
+        copied += tokens(0) * shape.token_bytes
+        index = 4 * shape.kv_heads * values  # float32, on the device
+    widest = max(attended, tokens(0))
     peak = run_question(backbone, widest, wish.question, wish.new_tokens)
     caches = (widest + wish.question + wish.new_tokens) * shape.token_bytes
     reading = device.bandwidth * USED_BANDWIDTH
     active = shape.weight_bytes * sketch.weights / max(1, sketch.whole)
-    compute = sum(
-        max(text(shape, wish.question, past).total / (device.flops * USED_COMPUTE), active / reading) for past in passes
-    )
+    compute = sum(max(flops / (device.flops * USED_COMPUTE), active / reading) for flops in work)
     return Question(
         tokens=attended,
         full=run.prefix + sum(each),
         reloaded=sum(sorted(fine)[-wish.reload :]) * shape.token_bytes if wish.reload and len(levels) > 1 else 0,
         copied=copied,
-        flops=flops,
-        peak=Peak(sketch.weights, caches, max(0, peak - caches), kept, int(device.overhead)),
+        flops=sum(work),
+        peak=Peak(sketch.weights, caches + index, max(0, peak - caches), kept, int(device.overhead)),
         first_token=copied / device.link + compute,
         next_token=(active + (attended + wish.question) * shape.token_bytes) / reading,
     )

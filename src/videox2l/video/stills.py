@@ -6,6 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
@@ -45,20 +46,16 @@ class PictureSource:
             )
         single = len(self.files) == 1
         self._animated = single and self.files[0].suffix.lower() in ANIMATED and _count(self.files[0]) > 1
-        times = (
-            _times(self.files[0]) if self._animated else [k / (self.sampling.fps or 1.0) for k in range(self._many())]
-        )
-        every = FrameSampling(None, self.sampling.max_frames, self.sampling.start, self.sampling.end)
-        chosen = choose(np.array(times[:-1] if self._animated else times), times[-1] + (0.0 if self._animated else 1.0),
-                        self.sampling if self._animated else every)  # fmt: skip
-        self._picks = chosen.picks.tolist()
+        rate, chosen_by = self.sampling.fps or 1.0, self.sampling
+        if self._animated:
+            *times, self._end = _times(self.files[0])
+        else:
+            times, self._end = [k / rate for k in range(len(self.files))], len(self.files) / rate
+            chosen_by = replace(self.sampling, fps=None)
+        self._frames = len(times)
+        self._picks = choose(np.array(times), self._end, chosen_by).picks.tolist()
         self._resized = False
-        self._array = ArraySource(
-            self._images(), fps=self.sampling.fps or 1.0, pts=[times[i] for i in self._picks], name=self.name
-        )
-
-    def _many(self) -> int:
-        return len(self.files)
+        self._array = ArraySource(self._images(), fps=rate, pts=[times[i] for i in self._picks], name=self.name)
 
     def __enter__(self) -> PictureSource:
         return self
@@ -88,6 +85,8 @@ class PictureSource:
                 **vars(known),
                 "container": "image",
                 "codec": self.files[0].suffix[1:].lower(),
+                "frames": self._frames,
+                "duration": self._end,
                 "indices": tuple(self._picks[: len(known.pts)]),
                 "warnings": text,
                 "effective_fps": self.sampling.fps or 1.0,
