@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import make_qwen25
 from videox2l import Memory, VideoX2L
+from videox2l.evaluate.encode import EncodedVideo
 from videox2l.video import ArraySource, Frame, Manifest
 
 
@@ -34,6 +35,13 @@ class Holed:
 @pytest.fixture(scope="module")
 def x2l() -> VideoX2L:
     return VideoX2L.from_model(*make_qwen25())
+
+
+def test_an_evaluation_cuts_a_video_with_a_hole(x2l: VideoX2L) -> None:
+    encoded = EncodedVideo(x2l, Holed(), chunk_frames=4)
+    assert [chunk.frames for chunk in encoded.chunks] == [4, 4, 2, 4, 3]
+    assert [chunk.frames for chunk in encoded.chunked(2)] == [2, 2, 2, 2, 2, 2, 2, 2, 1]
+    assert all(chunk.end - chunk.start <= 2 for chunk in encoded.chunked(2))
 
 
 def test_a_chunk_ends_at_a_hole(x2l: VideoX2L, tmp_path: Path) -> None:

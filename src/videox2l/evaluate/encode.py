@@ -207,27 +207,38 @@ class EncodedVideo:
         return self.chunk_frames if rest or alone or frames % self.backbone.group_frames else frames
 
     def chunked(self, frames: int) -> list[EncodedChunk]:
-        """Return the video in chunks of `frames` frames.
+        """Return the video in chunks of `frames` frames. Smaller ones than the run's end where those do, as at a hole.
 
         Raises SettingsError where its tokens cannot be cut there.
         """
         if frames == self.chunk_frames:
             return self.chunks
         found: list[list[EncodedChunk]] = []
-        for piece in self.groups:
-            if not found or sum(each.frames for each in found[-1]) >= frames:
-                found.append([])
-            found[-1].append(piece)
-        if any(sum(piece.frames for piece in pieces) != frames for pieces in found[:-1]):
+        smaller = frames < self.chunk_frames
+        for pieces in self._cut:
+            for i, piece in enumerate(pieces):
+                if not found or (smaller and not i) or sum(each.frames for each in found[-1]) >= frames:
+                    found.append([])
+                found[-1].append(piece)
+        sizes = [sum(piece.frames for piece in pieces) for pieces in found]
+        wrong = self.chunk_frames % frames or max(sizes) > frames if smaller else set(sizes[:-1]) - {frames}
+        if wrong:
             raise SettingsError(f"chunks of {frames} frames are not possible here: use {self.chunk_frames}")
         return [_joined(pieces) for pieces in found]
 
-    @cached_property
+    @property
     def groups(self) -> list[EncodedChunk]:
         """The video cut as finely as its tokens allow: by groups of frames, or by chunks where words stand between."""
-        pieces, first = [], 0
+        return [piece for pieces in self._cut for piece in pieces]
+
+    @cached_property
+    def _cut(self) -> list[list[EncodedChunk]]:
+        """The groups of each chunk."""
+        cut, first = [], 0
         pts, size = self.manifest["pts"], self.backbone.group_frames
         for chunk in self.chunks:
+            pieces: list[EncodedChunk] = []
+            cut.append(pieces)
             t, h, w = chunk.tokens.grid
             if t * size < chunk.frames:
                 pieces.append(chunk)
@@ -245,7 +256,7 @@ class EncodedVideo:
                 end = chunk.end if i + 1 == t else pts[first + (i + 1) * size]
                 pieces.append(EncodedChunk(pts[first + i * size], end, frames, tokens))
             first += chunk.frames
-        return pieces
+        return cut
 
 
 def _joined(pieces: Sequence[EncodedChunk]) -> EncodedChunk:

@@ -190,7 +190,9 @@ class _TwoLevels:
             flops_ingest=self.flops,
             seconds=answer.cost.seconds,
             scores=None if None in scores else [float(score) for score in scores if score is not None],
-            plan={"ratios": [round(moment.ratio, 4) for moment in answer.evidence]},
+            plan={
+                "ratios": [None if moment.ratio == math.inf else round(moment.ratio, 4) for moment in answer.evidence]
+            },
             reloaded=[(moment.start, moment.end) for moment in answer.reloaded],
         )
 
