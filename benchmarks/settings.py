@@ -1,6 +1,7 @@
 """Choosing settings: one change at a time to the package's own method and to its rivals, on the development split.
 
-    python benchmarks/settings.py [--frames 64 256] [--questions 200] [--out DIR] [--write docs/demo-settings.md]
+    python benchmarks/settings.py [--frames 64 256] [--density 0 4] [--questions 200] [--out DIR]
+                                  [--write docs/demo-settings.md]
 
 Every row answers the same questions about the same videos at three budgets. The run goes on where it was stopped. What
 stands in the code as defaults was chosen from this table; the held-out split is never looked at here.
@@ -9,6 +10,7 @@ stands in the code as defaults was chosen from this table; the held-out split is
 from __future__ import annotations
 
 import argparse
+import itertools
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -46,24 +48,31 @@ METHODS: list[Method] = [
     method_by_name("full"),
     x2l_method(),
     ours("gist 1/8", gist=1 / 8),
-    ours("gist 1/2", gist=1 / 2),
+    ours("gist 1/4", gist=1 / 4),
     ours("gist 3/4", gist=3 / 4),
+    ours("gist 1/1", gist=1.0),
     ours("L 1/1", finest=1.0),
     ours("L 1/4", finest=4.0),
     ours("chunks of 8", split=1),
     ours("chunks of 2", split=4),
     ours("history recent:2", history="recent:2"),
     ours("history L", history="L"),
+    ours("compressor echo", compressor="echo"),
+    ours("echo, L 1/1", compressor="echo", finest=1.0),
     ours("compressor snap", compressor="snap"),
     ours("compressor uniform", compressor="uniform"),
+    method_by_name("x2l:keys"),
     method_by_name("x2l:attention"),
     method_by_name("x2l:oracle"),
+    replace(x2l_method("oracle"), name="x2l:oracle, L 1/1", finest=1.0),
+    method_by_name("retrieval"),
     LevelMethod("H", "one level"),
     LevelMethod("H, chunks of 4", "one level", split=2),
     LevelMethod("H, history L", "one level", history="L"),
+    LevelMethod("H, compressor echo", "one level", compressor="echo"),
     LevelMethod("H, compressor snap", "one level", compressor="snap"),
     xl2_method(),
-    replace(xl2_method(), name="xl2, gist 1/2", gist=1 / 2),
+    replace(xl2_method(), name="xl2, gist 1/4", gist=1 / 4),
     replace(xl2_method(), name="xl2, chunks of 4", split=2),
     evicting("snapkv"),
     evicting("snapkv, pooling over 5", kernel=5),
@@ -76,7 +85,7 @@ METHODS: list[Method] = [
 
 INTRO = """Written by `python benchmarks/settings.py`, on the development split. Percent right, 95 % bootstrap
 intervals over videos; columns are shares of full KV attended. Unnamed settings are the defaults: `x2l` with selector
-keys, gist 1/4 (the share of the budget that H takes), L 1/2, chunks of 4 frames (`H`, `xl2` and `infinipot` 8), history
+exact, gist 1/2 (the share of the budget that H takes at most), L 1/2, chunks of 4 frames (`H`, `xl2` and `infinipot` 8), history
 H, compressor keydiff. A model of this size says nothing about 7B models."""
 
 
@@ -84,19 +93,21 @@ def main() -> None:
     """Run the sweep and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, nargs="+", default=[64, 256])
-    parser.add_argument("--questions", type=int, default=200, help="per video length")
+    parser.add_argument("--density", type=int, nargs="+", default=[0, 4], help="askable facts in 8 frames; 0: sparse")
+    parser.add_argument("--questions", type=int, default=200, help="per video length and density")
     parser.add_argument("--model", default="demo")
     parser.add_argument("--out", type=Path, default=Path("runs/settings"))
     parser.add_argument("--write", type=Path, help="write the tables here")
     args = parser.parse_args()
     x2l, screen = VideoX2L.from_pretrained(args.model), Screen()
     blocks: list[Block] = [Heading(1, "Settings on the demo model"), Text(INTRO)]
-    for frames in args.frames:
-        work = Run(Haystack(BenchmarkOptions(split="dev", questions=args.questions, frames=frames)), METHODS, BUDGETS)
-        folder = args.out / str(frames)
-        with screen.bar(f"{frames} frames") as update:
-            run(x2l, work, folder, update)
-        blocks += [Heading(2, f"{frames} frames, {args.questions} questions"), accuracy_table(RunData.load(folder))]
+    for frames, density in itertools.product(args.frames, args.density):
+        asked = BenchmarkOptions(split="dev", questions=args.questions, frames=frames, density=density)
+        name = f"{frames} frames, {density} facts in 8 frames" if density else f"{frames} frames, sparse"
+        folder = args.out / f"{frames}-{density}"
+        with screen.bar(name) as update:
+            run(x2l, Run(Haystack(asked), METHODS, BUDGETS), folder, update)
+        blocks += [Heading(2, f"{name}, {args.questions} questions"), accuracy_table(RunData.load(folder))]
     text = to_markdown(blocks, args.out)
     screen.line(text)
     if args.write is not None:

@@ -15,6 +15,7 @@ from tests.test_asking import Fixed, endless, frames
 from tests.test_exactness import stock_inputs
 from videox2l import ArraySource, Memory, SettingsError, Turn, VideoX2L
 from videox2l.ask.chat import Chat
+from videox2l.engine.decode import StopText
 from videox2l.memory import DialogueKV, Plan
 from videox2l.select import ManualSelector
 
@@ -367,3 +368,42 @@ def test_a_follow_up_is_what_the_template_puts_behind_an_answer(name: str) -> No
 def test_wrong_ways_are_refused(x2l: VideoX2L, memory: Memory) -> None:
     with pytest.raises(SettingsError, match="earlier='forget' is not known: use keep or recompute"):
         x2l.chat(memory, earlier="forget")
+
+
+@pytest.mark.parametrize("earlier", ["keep", "recompute"])
+def test_a_dialogue_forgets_what_stood_behind_a_stop_text(video: np.ndarray, earlier: str) -> None:
+    """It goes on as if the model had ended its answer by a token of its own there."""
+
+    def made() -> tuple[VideoX2L, Memory]:
+        x2l = endless(VideoX2L.from_model(*make_qwen25()))
+        return x2l, x2l.ingest(ArraySource(video), ratios=(1,))
+
+    x2l, memory = made()
+    whole = x2l.ask(memory, QUESTIONS[0], reload="all", max_new_tokens=NEW)
+    texts = [x2l.backbone.decode([token]) for token in whole.ids]
+    at = next(i for i in range(2, NEW) if texts[i].strip().isalpha() and texts[i] not in "".join(texts[:i]))
+    text = texts[at]
+    chat = x2l.chat(memory, earlier=earlier)  # type: ignore[arg-type]
+    pieces: list[str] = []
+    first = chat.ask(QUESTIONS[0], reload="all", max_new_tokens=NEW, stop=text, on_text=pieces.append)
+    assert list(first.ids) == list(whole.ids[:at])
+    assert "".join(pieces).strip() == first.text == x2l.backbone.decode(whole.ids[:at]).strip()
+    assert first.finish == "stop"
+    second = chat.ask(QUESTIONS[1], reload="all", max_new_tokens=NEW)
+
+    ended, same = made()
+    ended.backbone.model.generation_config.eos_token_id = whole.ids[at]  # type: ignore[attr-defined]
+    other = ended.chat(same, earlier=earlier)  # type: ignore[arg-type]
+    assert list(other.ask(QUESTIONS[0], reload="all", max_new_tokens=NEW).ids) == list(first.ids)
+    ended.backbone.model.generation_config.eos_token_id = None  # type: ignore[attr-defined]
+    assert list(other.ask(QUESTIONS[1], reload="all", max_new_tokens=NEW).ids) == list(second.ids)
+
+
+def test_stop_texts_that_begin_in_one_piece_and_end_in_another() -> None:
+    stop = StopText(("END", "stop here"))
+    shown = [stop.push(piece) for piece in ("a st", "op the EN", "x, ", "E", "N", "D", "more")]
+    assert "".join(shown) + stop.end() == "a stop the ENx, "
+    assert stop.met
+    open_ = StopText(("END",))
+    assert open_.push("the EN") + open_.end() == "the EN"
+    assert not open_.met

@@ -262,7 +262,7 @@ def _end_of(frames: Sequence[Frame], source: FrameSource) -> float:
 
 
 def _read(source: FrameSource, ingestor: Ingestor, progress: Progress | None) -> Iterator[Memory]:
-    """Take a source through an ingestor, to its end; yield its memory after every frame."""
+    """Take a source through an ingestor, to its end; yield its memory after every frame, and at the end."""
 
     def tell(chunk: Chunk | None) -> None:
         if chunk is not None and progress is not None:
@@ -273,24 +273,11 @@ def _read(source: FrameSource, ingestor: Ingestor, progress: Progress | None) ->
         tell(ingestor.add(frame))
         yield ingestor.memory
     tell(ingestor.finish(source))
+    yield ingestor.memory
 
 
-def ingest(
-    source: FrameSource,
-    backbone: Backbone,
-    options: IngestOptions,
-    identity: dict[str, str],
-    *,
-    store: ObjectStore | None = None,
-    progress: Progress | None = None,
-    subtitles: Sequence[Cue] = (),
-) -> Memory:
-    """Read `source` once and return its memory. Raises VideoError if it has no frames, SettingsError.
-
-    With a `store` every chunk is on disk before the next one is read, and an ingest that was stopped goes on behind
-    its last whole chunk. Raises MemoryFileError if the store holds a memory of something else.
-    """
-    steps = ingest_steps(source, backbone, options, identity, store=store, progress=progress, subtitles=subtitles)
+def finished(steps: Iterator[Memory]) -> Memory:
+    """Take the steps of an ingest to their end; return its memory."""
     (memory,) = deque(steps, maxlen=1)
     return memory
 
@@ -305,10 +292,12 @@ def ingest_steps(
     progress: Progress | None = None,
     subtitles: Sequence[Cue] = (),
 ) -> Iterator[Memory]:
-    """Ingest as `ingest` does, and yield the memory so far after every frame, and at the end.
+    """Read `source` once; yield its memory so far after every frame, and at the end (`finished` returns that).
 
     Between two frames the caller may do other things with the model, such as ask. Closing the iterator stops the ingest
-    behind its last whole chunk.
+    behind its last whole chunk. With a `store` every chunk is on disk before the next one is read, and an ingest that
+    was stopped goes on behind its last whole chunk. Raises VideoError if there are no frames, SettingsError, and
+    MemoryFileError if the store holds a memory of something else.
     """
     embedder = options.embedder
     if isinstance(embedder, str):
@@ -335,7 +324,6 @@ def ingest_steps(
     )
     if store is None and settings.l_bits is None and settings.h_bits is None:
         yield from _read(source, Ingestor(memory, encoder, info=info, embedder=embedder), progress)
-        yield memory
         return
     store = RamStore() if store is None else store
     with open_writer(store, head_of(memory)) as writer:
@@ -353,7 +341,6 @@ def ingest_steps(
         encoder.restore(memory.prefix, memory.chunks)
         ingestor = Ingestor(memory, encoder, info=info, writer=writer, resume=0, embedder=embedder)
         yield from _read(source, ingestor, progress)
-    yield memory
 
 
 def append(
@@ -380,7 +367,7 @@ def append(
         encoder.restore(memory.prefix, memory.chunks)
         shift = memory.chunks[-1].end if memory.chunks else 0.0
         ingestor = Ingestor(memory, encoder, info=info, live=True, shift=shift, embedder=embedder)
-        _run(_read(source, ingestor, progress))
+        finished(_read(source, ingestor, progress))
         return
     with continue_writer(memory.source) as writer:
         now = memory_of(writer.source)
@@ -391,11 +378,7 @@ def append(
         ingestor = Ingestor(
             memory, encoder, info=info, writer=writer, resume=first, live=True, shift=shift, embedder=embedder
         )
-        _run(_read(source, ingestor, progress))
-
-
-def _run(steps: Iterator[Memory]) -> None:
-    deque(steps, maxlen=0)
+        finished(_read(source, ingestor, progress))
 
 
 def _place_of(memory: Memory, source: FrameSource, writer: MemoryWriter) -> tuple[int, float]:

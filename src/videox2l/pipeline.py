@@ -14,7 +14,7 @@ from videox2l.ask.run import OnText, QuestionRun, joined_words, run_question
 from videox2l.ask.view import View
 from videox2l.engine.backbone import Backbone
 from videox2l.errors import SettingsError
-from videox2l.ingest import Progress, append, ingest
+from videox2l.ingest import Progress, append, finished, ingest_steps
 from videox2l.memory import Memory
 from videox2l.memory.disk.stores import RemoteStore, open_store
 from videox2l.options import AskKeywords, AskOptions, IngestKeywords, IngestOptions, LoadKeywords, LoadOptions
@@ -158,7 +158,11 @@ class VideoX2L:
         with contextlib.ExitStack() as stack:
             if isinstance(video, (str, Path)):
                 video = stack.enter_context(open_video(video, frame_sampling(options)))
-            return ingest(video, self.backbone, options, self.identity, store=target, progress=progress, subtitles=cues)
+            return finished(
+                ingest_steps(
+                    video, self.backbone, options, self.identity, store=target, progress=progress, subtitles=cues
+                )
+            )
 
     def append(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,8 @@ import openai
 import pytest
 
 from tests.serve.conftest import Served, start
-from videox2l import Memory, VideoX2L
+from videox2l import Memory, Turn, VideoX2L
+from videox2l.memory.disk import library
 
 QUESTIONS = ("which digit does the blue cross carry ?", "what is in the video ?", "is there a red star ?")
 
@@ -98,8 +100,6 @@ def test_options_turns_and_stop(served: Served, demo: str) -> None:
     messages = [*video(f"memory:{demo}", QUESTIONS[0]), {"role": "assistant", "content": text}]
     messages.append({"role": "user", "content": QUESTIONS[1]})
     truth = VideoX2L.from_pretrained("demo")
-    from videox2l import Turn
-
     answer = truth.ask(Memory.load(served.library / demo), QUESTIONS[1], history=[Turn(QUESTIONS[0], text)])
     said = httpx.post(f"{served.url}/v1/chat/completions", json={"messages": messages}).json()
     assert said["choices"][0]["message"]["content"] == answer.text
@@ -195,5 +195,60 @@ def test_keys_and_scopes(tmp_path: Path) -> None:
         assert get("/v1/models", reader).status_code == 200
         assert get("/metrics", reader).status_code == 403
         assert get("/metrics", owner).status_code == 200
+    finally:
+        server.stop()
+
+
+def test_too_many_questions_are_refused_and_the_others_answered(tmp_path: Path, clip: Path) -> None:
+    server = start(tmp_path / "library", "--allow-files", str(clip.parent), "--queue", "1")
+    try:
+        body = {"messages": video(clip.as_uri(), QUESTIONS[1]), "max_tokens": 200}
+        first = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=120).json()
+        with ThreadPoolExecutor(16) as pool:
+            asked = [
+                pool.submit(httpx.post, f"{server.url}/v1/chat/completions", json=body, timeout=120) for _ in range(32)
+            ]
+            replies = [call.result() for call in asked]
+        answered = [reply for reply in replies if reply.status_code == 200]
+        refused = [reply for reply in replies if reply.status_code == 429]
+        assert len(answered) + len(refused) == 32
+        assert answered
+        assert refused
+        assert all(reply.json()["choices"] == first["choices"] for reply in answered)
+        assert all(int(reply.headers["retry-after"]) >= 1 for reply in refused)
+    finally:
+        server.stop()
+
+
+def test_an_ingest_is_cancelled_and_what_is_there_answers(served: Served, clip: Path) -> None:
+    options = {"fps": 10, "chunk_frames": 2}
+    made = httpx.post(f"{served.url}/v1/memories", json={"url": clip.as_uri(), "options": options}).json()
+    with httpx.stream("GET", f"{served.url}/v1/memories/{made['id']}/events", timeout=60) as events:
+        next(line for line in events.iter_lines() if line.startswith("data: ") and json.loads(line[6:])["chunks"])
+    stopped = httpx.post(f"{served.url}/v1/memories/{made['id']}/cancel")
+    assert stopped.status_code == 200, stopped.text
+    assert served.memory(made["id"], ("cancelled", "complete"))["state"] == "cancelled"
+    assert httpx.post(f"{served.url}/v1/memories/{made['id']}/cancel").status_code == 409
+    assert ask(served, made["id"], QUESTIONS[1])["x2l"]["incomplete"]  # type: ignore[index]
+
+
+def test_an_export_is_a_memory_again(served: Served, demo: str, tmp_path: Path) -> None:
+    file = tmp_path / "demo.x2lz"
+    file.write_bytes(httpx.get(f"{served.url}/v1/memories/{demo}/export").content)
+    until = time.monotonic() + 10
+    while list(served.library.glob(".export-*")) and time.monotonic() < until:
+        time.sleep(0.05)  # it is removed once all was sent
+    assert not list(served.library.glob(".export-*"))
+    library.import_(file, tmp_path / "demo.x2l")
+    truth = Memory.load(served.library / demo)
+    assert Memory.load(tmp_path / "demo.x2l").fingerprint() == truth.fingerprint()
+
+
+def test_nothing_is_added_beyond_the_quota(tmp_path: Path, clip: Path) -> None:
+    server = start(tmp_path / "library", "--quota", "1K")
+    try:
+        reply = httpx.post(f"{server.url}/v1/files", files={"file": ("clip.mp4", clip.read_bytes())})
+        assert (reply.status_code, reply.json()["error"]["code"]) == (507, "quota")
+        assert httpx.get(f"{server.url}/v1/files").json()["data"] == []
     finally:
         server.stop()

@@ -152,8 +152,7 @@ def test_first_packets_without_times_are_read(tmp_path):
                 out.mux(packet)
     with av.open(str(late)) as box:
         untimed = sum(packet.pts is None and packet.size > 0 for packet in box.demux(video=0))
-    if not untimed:
-        pytest.skip("this muxer wrote the times all the same")
+    assert untimed > 20, "the muxer wrote the times all the same: this tests nothing"
     frames, _, told = read(late, fps=None)
     whole = read(path, fps=None)[0]
     assert len(frames) == len(whole) == 90

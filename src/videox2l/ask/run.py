@@ -242,7 +242,7 @@ def _decode(
             reloaded = _reselect(run, reloaded, generator, steps)
     show(stop.push(stream.end()) + stop.end())
     if stop.met:
-        generator.finish = "stop"
+        generator.end("".join(pieces))
     return reloaded, "".join(pieces).strip()
 
 

@@ -18,7 +18,7 @@ from videox2l.ask.view import View
 from videox2l.backbones.decoder_backbone import decoder_inputs
 from videox2l.engine import attention
 from videox2l.engine.backbone import Backbone
-from videox2l.ingest import info_of, ingest
+from videox2l.ingest import finished, info_of, ingest_steps
 from videox2l.memory import Memory, Plan, build_cache
 from videox2l.options import AskOptions, IngestOptions
 from videox2l.types import Turn, VideoCursor, VideoInfo, VisualTokens
@@ -95,7 +95,7 @@ class TestCase:
         key = (ratios, *sorted(options.items()))
         if key not in self.memories:
             made = IngestOptions(ratios=ratios, **options)
-            self.memories[key] = ingest(self.source(), self.backbone, made, self.backbone.identity())
+            self.memories[key] = finished(ingest_steps(self.source(), self.backbone, made, self.backbone.identity()))
         return self.memories[key]
 
     def ask(self, memory: Memory, question: str, **options: Any) -> Answer:

@@ -185,6 +185,17 @@ class TokenGenerator:
             self.finish = "length"
         return token
 
+    def end(self, text: str) -> None:
+        """End the answer behind the tokens that `text` is whole of; those that follow are forgotten, their KVs too."""
+        n = len(self.ids)
+        while n and len(self._backbone.decode(self.ids[:n])) > len(text):
+            n -= 1
+        held = len(self.ids) - (self.unread is not None)
+        if n < len(self.ids):
+            self._cache.crop(len(self._cache) - (held - n))
+            self.ids, self.unread = self.ids[:n], None
+        self.finish = "stop"
+
     def _processed(self, logits: Tensor) -> Tensor:
         if not math.isfinite(float(logits.max())):  # NaN wins over every number, and so does Inf
             raise ModelError(

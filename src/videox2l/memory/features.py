@@ -1,7 +1,7 @@
-"""Marks: the little that selectors compare with a question, kept of every chunk beside its levels.
+"""Features: the little that selectors compare with a question, kept of every chunk beside its levels.
 
-A mark is a small tensor with a name. A memory without marks (of an earlier release, say) is still asked: what can be
-made from H is made when it is first wanted.
+A feature is a small tensor with a name. A memory without features is still asked: what can be made from its levels is
+made when it is first wanted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Votes = tuple[tuple[int, str], ...]
 
 
 def feature_layers(layers: int) -> int:
-    """Return of how many layers, from the first on, keys are marked: a seventh, at least two.
+    """Return of how many layers, from the first on, bounds of keys are kept: a seventh, at least two.
 
     A selector that stops early needs no others, and one that runs deeper costs more than it is for.
     """
@@ -44,7 +44,7 @@ def feature_layers(layers: int) -> int:
 
 
 def key_features(level: LevelKV, positions: Tensor, backbone: Backbone) -> Tensor:
-    """Return the mark `KEYS` of a level; `positions` (axes, n) are those of the chunk's visual tokens.
+    """Return the feature `KEYS` of a level; `positions` (axes, n) are those of the chunk's visual tokens.
 
     Keys are compared without their positions: what is late in a video would otherwise be near to the question, and
     means of rotated keys mix phases.
@@ -109,12 +109,12 @@ def read_index(index: Tensor) -> Tensor:
 
 
 def visual_features(tokens: VisualTokens) -> Tensor:
-    """Return the mark `VISUAL`: the mean embedding of each group of frames (groups, hidden)."""
+    """Return the feature `VISUAL`: the mean embedding of each group of frames (groups, hidden)."""
     return tokens.group_means().to(tokens.embeds).cpu()
 
 
 def chunk_features(levels: Mapping[float, LevelKV], tokens: VisualTokens, backbone: Backbone) -> dict[str, Tensor]:
-    """Return the marks of a chunk that was just encoded."""
+    """Return the features of a chunk that was just encoded."""
     finest = levels[min(levels)]
     return {
         KEYS: key_features(finest, tokens.positions, backbone),
@@ -124,7 +124,7 @@ def chunk_features(levels: Mapping[float, LevelKV], tokens: VisualTokens, backbo
 
 
 class FeatureCache:
-    """Marks of all chunks side by side, made when they are first wanted and kept while the chunks stay the same."""
+    """Features of all chunks side by side, made when they are first wanted and kept while the chunks stay the same."""
 
     def __init__(self) -> None:
         self._held: dict[Hashable, tuple[Sequence[Chunk], Tensor]] = {}

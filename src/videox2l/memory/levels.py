@@ -123,7 +123,7 @@ class Chunk:
     ratios too, which then need no storage of their own: `levels` holds them as views of it, unless they come from
     passes of their own. `visual` are the visual tokens themselves where finer levels are made from them only when they
     are wanted. `last`: the ingest knew that no chunk follows. `thumbnail`: a small JPEG of the chunk's first frame.
-    `marks`: small tensors by name, for selectors (see the module `marks`).
+    `features`: small tensors by name, for selectors (see the module `features`).
     """
 
     start: float

@@ -30,8 +30,8 @@ class Memory:
     sampled; `prefix` are the KVs (layers, heads, n, head_dim) of the text before the video; text after
     the video starts at `next_position`. `reposition` "keep" leaves keys at the positions of their prefill when
     levels are mixed, "compact" closes the gaps. KVs live in host memory. Asking never changes a memory; levels that
-    are made for a question (`l_tier="lazy"`) are kept beside it in `computed`, up to a limit, and marks of all chunks
-    side by side in `tables`. `complete`: the video
+    are made for a question (`l_tier="lazy"`) are kept beside it in `level_cache`, up to a limit, and features of all
+    chunks side by side in `feature_cache`. `complete`: the video
     came to its end. `source`: where the memory lies on disk, if it does; levels finer than H are then read from there
     when a plan wants them. `subtitles`: lines on the time line of the video, in order. `dialogue`: earlier turns about
     the video, which a `Chat` gives to its own view of the memory; never saved.
@@ -83,10 +83,10 @@ class Memory:
         return self.prefix[0].shape[2] + sum(chunk.tokens for chunk in self.chunks)
 
     def nbytes(self) -> int:
-        """Bytes of all KVs that are kept, of visual tokens that are kept to make KVs from, and of marks."""
+        """Bytes of all KVs that are kept, of visual tokens that are kept to make KVs from, and of features."""
         kept = sum(chunk.size(ratio) for chunk in self.chunks for ratio in chunk.kept()) * self.shape.token_bytes
         kept += sum(chunk.visual.nbytes for chunk in self.chunks if chunk.visual is not None)
-        kept += sum(mark.nbytes for chunk in self.chunks for mark in chunk.features.values())
+        kept += sum(feature.nbytes for chunk in self.chunks for feature in chunk.features.values())
         return kept + 2 * self.prefix[0].numel() * self.prefix[0].element_size()
 
     def add(self, chunk: Chunk) -> Chunk:

@@ -410,7 +410,7 @@ def delete_memory(request: Request, name: str) -> dict[str, Any]:
 
 @router.get("/v1/memories/{name}/timeline")
 def timeline(request: Request, name: str) -> dict[str, Any]:
-    """The chunks of a memory: their times, and tokens at each level."""
+    """The chunks of a memory, with their times, frames and raw visual tokens; and the holes of its video."""
     catalog = _service(request).catalog
     memory = catalog.memory(catalog.get(name, _client(request, "ask"))).snapshot()
     chunks = [

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from videox2l.errors import SettingsError
-from videox2l.options import IngestOptions, ServeOptions
+from videox2l.options import ServeOptions
 from videox2l.pipeline import VideoX2L
 from videox2l.serve.catalog import Catalog, MemoryRecord, VideoFile
 from videox2l.serve.chat import ChatQuestion, Reply
@@ -47,13 +47,11 @@ class Metrics:
 class Service:
     """What the routes of the API call. `start` begins to work, `stop` ends it so that the next start goes on."""
 
-    def __init__(
-        self, x2l: VideoX2L, model: str, options: ServeOptions, ingesting: IngestOptions | None = None
-    ) -> None:
+    def __init__(self, x2l: VideoX2L, model: str, options: ServeOptions) -> None:
         self.x2l, self.model, self.options = x2l, model, options
-        options_folder = Path(options.library)
-        options_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.folder = options_folder.resolve()
+        folder = Path(options.library)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder = folder.resolve()
         self.keys = None if options.api_key_file is None else KeyFile(Path(options.api_key_file))
         self.roots = [Path(root).resolve(strict=True) for root in options.allow_files]
         self.scheduler = Scheduler(options.queue, options.timeout)

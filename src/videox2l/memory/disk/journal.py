@@ -54,9 +54,8 @@ class ChunkEntry:
 
     `pts`, `indices` of its sampled frames; `axes`, `tokens`: the shape of its raw visual tokens' positions; `levels`
     ratio -> tokens; `ranked`: whether the finest of them serves ratios in between; `nested`: the ratios of the levels
-    that are its first tokens; `coarse`: positions and the
-    coarsest level; `fine`: finer levels, or the visual tokens to make them from (`grid`); `thumb`: a JPEG. `marks`: the
-    tensors of the second part of `coarse`, if there is one.
+    that are its first tokens; `coarse`: positions and the coarsest level; `fine`: finer levels, or the visual tokens to
+    make them from (`grid`); `thumb`: a JPEG. `features`: the tensors of the second part of `coarse`, if there is one.
     """
 
     number: int
@@ -94,7 +93,7 @@ class ChunkEntry:
             "own_axes": self.own_axes,
             "last": self.last,
             "grid": None if self.grid is None else list(self.grid),
-            **({"features": [mark.to_json() for mark in self.features]} if self.features else {}),
+            **({"features": [spec.to_json() for spec in self.features]} if self.features else {}),
             **{name: None if (at := getattr(self, name)) is None else at.to_json() for name in _OBJECTS},
         }
 
@@ -106,9 +105,9 @@ class ChunkEntry:
         at = {name: None if values[name] is None else ObjectRef.from_json(values[name]) for name in _OBJECTS}
         if at["coarse"] is None or not levels or min(levels.values()) < 1:
             raise ValueError("coarse level and levels of a chunk")
-        features = tuple(TensorSpec.from_json(mark) for mark in values.get("features", ()))
+        features = tuple(TensorSpec.from_json(spec) for spec in values.get("features", ()))
         if len(at["coarse"].parts) < 1 + bool(features):
-            raise ValueError("marks of a chunk")
+            raise ValueError("features of a chunk")
         return cls(
             number=int(values["number"]),
             start=float(values["start"]),
