@@ -85,8 +85,8 @@ METHODS: list[Method] = [
 
 INTRO = """Written by `python benchmarks/settings.py`, on the development split. Percent right, 95 % bootstrap
 intervals over videos; columns are shares of full KV attended. Unnamed settings are the defaults: `x2l` with selector
-exact, gist 1/2 (the share of the budget that H takes at most), L 1/2, chunks of 4 frames (`H`, `xl2` and `infinipot` 8), history
-H, compressor keydiff. A model of this size says nothing about 7B models."""
+exact, gist 1/2 (the share of the budget that H takes at most), L 1/2, chunks of 4 frames (`H`, `xl2` and `infinipot`
+8), history H, compressor keydiff. A model of this size says nothing about 7B models."""
 
 
 def main() -> None:
