@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +14,9 @@ from videox2l.ask.chat import Chat
 from videox2l.ask.run import OnText, QuestionRun, joined_words, run_question
 from videox2l.ask.view import View
 from videox2l.engine.backbone import Backbone
-from videox2l.errors import SettingsError
+from videox2l.errors import MemoryFileError, SettingsError
 from videox2l.ingest import Progress, append, finished, ingest_steps
-from videox2l.memory import Memory
+from videox2l.memory import JointMemory, Memory
 from videox2l.memory.disk.stores import RemoteStore, open_store
 from videox2l.options import AskKeywords, AskOptions, IngestKeywords, IngestOptions, LoadKeywords, LoadOptions
 from videox2l.select import Selector, selector_by_name
@@ -191,7 +192,7 @@ class VideoX2L:
 
     def ask(
         self,
-        memory: Memory | str | Path,
+        memory: Memory | str | Path | Sequence[Memory | str | Path],
         question: str,
         options: AskOptions | None = None,
         *,
@@ -203,6 +204,9 @@ class VideoX2L:
 
         Parameters
         ----------
+        memory
+            Several may be given as a list: their videos stand one behind the other, all chunks compete for one budget,
+            and times are those of each video (docs/asking.md says what is exact).
         history
             Earlier turns of the dialogue; `chat` keeps them, and their KVs, by itself.
         on_text
@@ -241,8 +245,10 @@ class VideoX2L:
         Raises SettingsError, and MemoryFileError when the memory was made by another model.
         """
         options = self._with_selector(AskOptions.from_keywords(options, keywords))
-        memory = self._opened(memory)
-        view = View.of(memory, options.as_of, options.within)
+        opened = self.open(memory)
+        if options.why and isinstance(opened, JointMemory):
+            raise SettingsError("why=... does not go with several videos: use answer.why(seconds, memory)")
+        view = View.of(opened, options.as_of, options.within)
         run = QuestionRun.of(
             self.backbone,
             view,
@@ -253,21 +259,50 @@ class VideoX2L:
         )
         return run_question(run, on_text=on_text).answer
 
-    def chat(self, memory: Memory | str | Path, *, earlier: str = "keep") -> Chat:
-        """Begin a dialogue about a memory: `chat.ask(question)`, again and again.
+    def chat(self, memory: Memory | str | Path | Sequence[Memory | str | Path], *, earlier: str = "keep") -> Chat:
+        """Begin a dialogue about a memory, or several: `chat.ask(question)`, again and again.
 
         It sees the memory as it is at each question, also while the memory grows. `earlier` says what becomes of the
         turns before a question: "keep" keeps their KVs as they were computed, "recompute" reads their text again on
         the cache of each new question. Raises SettingsError, and MemoryFileError when another model made the memory.
         """
-        return Chat(self.backbone, self._opened(memory), earlier)
+        return Chat(self.backbone, self.open(memory), earlier)
 
-    def _opened(self, memory: Memory | str | Path) -> Memory:
+    def open(
+        self, memory: Memory | str | Path | Sequence[Memory | str | Path], names: Sequence[str] | None = None
+    ) -> Memory:
+        """Return a memory that this model can be asked about, loaded where it is a path; several become one.
+
+        `names` of several are by default their paths, or what their videos are called. Raises SettingsError, and
+        MemoryFileError that says what differs when another model made one.
+        """
+        if isinstance(memory, (Memory, str, Path)):
+            return self._opened(memory)
+        if not isinstance(memory, Sequence) or not memory:
+            raise SettingsError(f"memory must be a Memory, the path of one, or a list of them, got {memory!r:.80}")
+        memories, called = [], []
+        for number, one in enumerate(memory):
+            name = str(one) if isinstance(one, (str, Path)) else ""
+            opened = self._opened(one, name or f"memory {number + 1}")
+            if isinstance(opened, JointMemory):
+                raise SettingsError(
+                    "several memories that were opened as one cannot stand in a list: list each by itself"
+                )
+            memories.append(opened)
+            called.append(name or str(opened.manifest.get("source") or f"video {number + 1}"))
+        if len(memories) == 1:
+            return memories[0]
+        return JointMemory.of(memories, distinct(called if names is None else names), self.backbone)
+
+    def _opened(self, memory: Memory | str | Path, name: str = "") -> Memory:
         if isinstance(memory, (str, Path)):
             memory = Memory.load(memory)
         if not isinstance(memory, Memory):
             raise SettingsError(f"memory must be a Memory, or the path of one, got {type(memory).__name__}")
-        memory.check_model(self.identity)
+        try:
+            memory.check_model(self.identity)
+        except MemoryFileError as error:
+            raise MemoryFileError(f"'{name}': {error}" if name else str(error)) from None
         return memory
 
     def _with_selector(self, options: AskOptions) -> AskOptions:
@@ -289,3 +324,12 @@ def frame_sampling(options: IngestOptions) -> FrameSampling:
         end=options.end,
         mode=options.sampling,  # type: ignore[arg-type]
     )
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Return names of videos, those that were given before with a number behind them: lecture.mp4, lecture.mp4 (2)."""
+    found = list[str]()
+    for name in names:
+        free = (name if n == 1 else f"{name} ({n})" for n in itertools.count(1))
+        found.append(next(one for one in free if one not in found))
+    return found

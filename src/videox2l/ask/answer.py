@@ -39,7 +39,7 @@ class Evidence:
 
     `start`, `end` seconds; `score` of the selector, None if nothing was scored; `level` "L", "H" or such as "8x";
     `reloaded` whether it was read finer than H; `reason` why, empty if it was not; `chunk` its number in the memory;
-    `tokens` it was read with.
+    `tokens` it was read with. `memory`: the name of its video, where several were asked about.
     """
 
     start: float
@@ -51,6 +51,7 @@ class Evidence:
     reason: str
     chunk: int
     tokens: int
+    memory: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ class Step:
     """What was done on one mix of levels on the way to an answer; an answer may take several.
 
     `why` it was begun: "asked", "unsure" (the step before was), or "re-selected" (scored again on the way); `at` how
-    many tokens the answer already had; `reloaded` the numbers of the chunks finer than H; `entropy` (nats) of the
+    many tokens the answer already had; `reloaded` the numbers of the chunks finer than H (of several videos counted
+    through all); `entropy` (nats) of the
     answer's distribution, None where it was not looked at; `text` of the answer when the step ended; `settled` why no
     more was re-loaded: "sure", "unchanged", "spent", or empty.
     """
@@ -129,20 +131,21 @@ class Answer:
         """The re-loaded moments, in order of time."""
         return [moment for moment in self.evidence if moment.reloaded]
 
-    def why(self, seconds: float) -> Why:
+    def why(self, seconds: float, memory: str = "") -> Why:
         """Explain a moment: its score and rank, and what it would have taken to be re-loaded.
 
-        Raises SettingsError for a moment that the answer did not see.
+        `memory`: the name of its video, where several were asked about. Raises SettingsError for a moment that the
+        answer did not see.
         """
-        return explain(self, seconds)
+        return explain(self, seconds, memory)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as plain JSON values."""
         return dataclasses.asdict(self)
 
 
-def evidence_of(memory: Memory, plan: Plan, numbers: Sequence[int] | None = None) -> tuple[Evidence, ...]:
-    """Return what each chunk of `memory` contributes under `plan`; `numbers`, if these are some chunks of a memory."""
+def evidence_of(memory: Memory, plan: Plan, owners: Sequence[tuple[str, int]]) -> tuple[Evidence, ...]:
+    """Return what each chunk of `memory` contributes under `plan`; `owners`: its video's name, and its number there."""
     return tuple(
         Evidence(
             start=chunk.start,
@@ -154,14 +157,10 @@ def evidence_of(memory: Memory, plan: Plan, numbers: Sequence[int] | None = None
             reason=reason,
             chunk=number,
             tokens=chunk.size(ratio),
+            memory=name,
         )
-        for chunk, ratio, score, reason, number in zip(
-            memory.chunks,
-            plan.ratios,
-            plan.scores,
-            plan.reasons,
-            range(len(memory)) if numbers is None else numbers,
-            strict=True,
+        for chunk, ratio, score, reason, (name, number) in zip(
+            memory.chunks, plan.ratios, plan.scores, plan.reasons, owners, strict=True
         )
     )
 
@@ -237,9 +236,14 @@ def score_ranks(evidence: Sequence[Evidence]) -> list[int | None]:
     return found
 
 
-def explain(answer: Answer, seconds: float) -> Why:
+def explain(answer: Answer, seconds: float, memory: str = "") -> Why:
     """Explain a moment of an answer. Raises SettingsError for one that the answer did not see."""
-    index = chunk_index_at(answer.evidence, seconds)
+    names = list(dict.fromkeys(moment.memory for moment in answer.evidence))
+    if memory not in names:
+        told = f"'{memory}' is not one of its videos" if memory else "the answer is about several videos"
+        raise SettingsError(f"{told}: name one of {', '.join(names)}" if any(names) else f"{told}: leave it out")
+    indices = [i for i, moment in enumerate(answer.evidence) if moment.memory == memory]
+    index = indices[chunk_index_at([answer.evidence[i] for i in indices], seconds)]
     moment, scores = answer.evidence[index], [m.score for m in answer.evidence if m.score is not None]
     bars = [m.score for m in answer.evidence if m.score is not None and by_score(m)]
     left = [m.score for m in answer.evidence if m.score is not None and not m.reloaded]

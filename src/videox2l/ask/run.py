@@ -119,7 +119,7 @@ def run_question(run: QuestionRun, loaded: LoadedView | None = None, on_text: On
         text=text,
         ids=tuple(generator.ids),
         finish=generator.finish or "length",
-        evidence=evidence_of(reloaded.memory, reloaded.plan, run.view.seen),
+        evidence=evidence_of(reloaded.memory, reloaded.plan, [run.view.whole.owner(i) for i in run.view.seen]),
         cost=Cost.of([step.cost for step in steps.done]),
         steps=tuple(steps.done),
         attributions=_attributions(run, reloaded.plan),
@@ -267,8 +267,9 @@ def _attributions(run: QuestionRun, plan: Plan) -> dict[int, Attribution]:
 
 
 def _prompt_ids(run: QuestionRun, prompt: TextTokens) -> list[int]:
-    """Return the ids of the text before the answer, for penalties: around the video, and of the question."""
-    return [*run.backbone.prefix().ids.tolist(), *(token for token in prompt.ids.tolist() if token >= 0)]
+    """Return the ids of the text before the answer, for penalties: around the videos, and of the question."""
+    between = [place.text for place in run.view.memory.placements() if place.text is not None]
+    return [token for text in (run.backbone.prefix(), *between, prompt) for token in text.ids.tolist() if token >= 0]
 
 
 def _with_ids(text: TextTokens, ids: Sequence[int], backbone: Backbone) -> TextTokens:

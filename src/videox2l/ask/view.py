@@ -9,9 +9,9 @@ from videox2l.compress import compressor_by_name
 from videox2l.compress.lazy import with_planned_levels
 from videox2l.engine.backbone import Backbone
 from videox2l.errors import SettingsError
-from videox2l.memory import CacheLayout, DialogueKV, Memory, Plan
+from videox2l.memory import CacheLayout, DialogueKV, JointMemory, Memory, Plan
 from videox2l.options import TimeRange
-from videox2l.units import cues_within, format_range
+from videox2l.units import format_range
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,13 @@ class View:
 
         Levels that the ingest left out are made now, behind all earlier chunks, seen or not, as the ingest would have.
         """
+        if isinstance(self.whole, JointMemory) and isinstance(self.memory, JointMemory):
+            left = iter(plan.ratios)
+            seen = zip(self.whole.parts, self.whole.split(self.seen), self.memory.parts, strict=True)
+            views = [View(*one) for one in seen]
+            plans = [Plan.at([next(left) for _ in view.seen]) for view in views]
+            parts = [view.with_levels(part, backbone) for view, part in zip(views, plans, strict=True)]
+            return self.memory.with_parts(parts)
         if self.whole.settings.get("l_tier", "stored") == "stored":
             return self.memory
         ratios = [self.whole.coarsest] * len(self.whole)
@@ -71,7 +78,7 @@ class LoadedView:
         """Return whether the chunks of `view` are those in the cache, at the same positions."""
         old, new = self.view.memory, view.memory
         same = [(chunk.start, chunk.end) for chunk in old.chunks] == [(chunk.start, chunk.end) for chunk in new.chunks]
-        return same and old.next_position == new.next_position and old.reposition == "keep"
+        return same and old.next_position == new.next_position and old.changes_in_place
 
 
 def with_lines(question: str, memory: Memory, plan: Plan, backbone: Backbone) -> str:
@@ -79,17 +86,19 @@ def with_lines(question: str, memory: Memory, plan: Plan, backbone: Backbone) ->
 
     Lines that hold control tokens of the model are left out. Without lines the question stays as it is.
     """
+    numbers = [f"video {number}, " for number in range(1, len(memory.runs) + 1)] if len(memory.runs) > 1 else [""]
     found = [
-        line
-        for chunk, ratio in zip(memory.chunks, plan.ratios, strict=True)
-        if ratio < memory.coarsest
-        for line in cues_within(memory.subtitles, chunk.start, chunk.end)
+        (number, line)
+        for number, run in zip(numbers, memory.runs, strict=True)
+        for i in run
+        if plan.ratios[i] < memory.coarsest
+        for line in memory.lines(i)
     ]
     said = []
-    for line in dict.fromkeys(found):  # a line may be shown during two chunks
+    for number, line in dict.fromkeys(found):  # a line may be shown during two chunks
         try:
             backbone.suffix(line.text)
         except SettingsError:
             continue
-        said.append(f"[{format_range(line.start, line.end)}] {line.text}")
+        said.append(f"[{number}{format_range(line.start, line.end)}] {line.text}")
     return "\n".join(["Subtitles:", *said, "", question]) if said else question

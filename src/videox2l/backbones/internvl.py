@@ -11,6 +11,7 @@ from videox2l.backbones.linear import LinearBackbone, check_max_pixels
 from videox2l.backbones.prompts import VideoMarkup
 from videox2l.backbones.transformers_backbone import FrameVision
 from videox2l.errors import ModelError
+from videox2l.types import TextTokens
 
 
 @dataclass(frozen=True)
@@ -49,3 +50,7 @@ class InternVLBackbone(LinearBackbone):
         video, start, end = (str(getattr(self.tokenizer, name, None) or known) for name, known in names.items())
         pad = str(self.tokenizer.convert_ids_to_tokens(self._token_id("image_token_id")))
         return NumberedMarkup(video, pad, end, start=start)
+
+    def between_videos(self, count: int) -> list[TextTokens]:
+        """Return what stands between `count` videos (see `JoinsVideos`)."""
+        return self._between_videos(count)

@@ -47,9 +47,15 @@ class LlavaOnevisionBackbone(LinearBackbone):
 
     def suffix(self, question: str, history: Sequence[Turn] = ()) -> TextTokens:
         """Return the newline vector that ends the video, and everything after it."""
-        text = super().suffix(question, history)
-        newline = self.model.model.image_newline.detach().to(text.embeds)
-        return TextTokens(torch.cat((text.ids.new_tensor([-1]), text.ids)), torch.cat((newline[None], text.embeds)))
+        return self._end_of_video().then(super().suffix(question, history))
+
+    def between_videos(self, count: int) -> list[TextTokens]:
+        """Return the newline vector that ends a video, and what stands between it and the next (see `JoinsVideos`)."""
+        return [self._end_of_video().then(text) for text in self._between_videos(count)]
+
+    def _end_of_video(self) -> TextTokens:
+        newline = self.model.model.image_newline.detach().to(self.device, self.shape.dtype)
+        return TextTokens(torch.tensor([-1], device=self.device), newline[None])
 
 
 class LlavaNextVideoBackbone(LinearBackbone):

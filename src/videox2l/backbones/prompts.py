@@ -12,14 +12,14 @@ from videox2l.types import Turn, VideoInfo
 _ANSWER = "<the answer ends here>"
 
 
-def messages(question: str, history: Sequence[Turn]) -> list[dict[str, Any]]:
-    """Return the dialogue as chat messages; the video stands in the first of them."""
+def messages(question: str, history: Sequence[Turn], videos: int = 1) -> list[dict[str, Any]]:
+    """Return the dialogue as chat messages; the videos stand in the first of them."""
     questions = [turn.question for turn in history] + [question]
     chat: list[dict[str, Any]] = []
     for index, text in enumerate(questions):
         content: list[dict[str, str]] = [{"type": "text", "text": text}]
         if index == 0:
-            content.insert(0, {"type": "video"})
+            content = [*({"type": "video"} for _ in range(videos)), *content]
         chat.append({"role": "user", "content": content})
         if index < len(history):
             chat.append({"role": "assistant", "content": [{"type": "text", "text": history[index].answer}]})
@@ -51,6 +51,21 @@ class ChatPrompt:
                 f"the chat template must render one '{self.placeholder}' for a video, it rendered: {text!r}"
             )
         return before, after
+
+    def between(self, videos: int) -> list[str]:
+        """Return what the template puts between so many videos and the next of them; around them is what is always.
+
+        Raises ModelError for a template that renders several videos in another way.
+        """
+        question = "What happens?"
+        text = self._render(messages(question, (), videos))
+        first, *between, last = text.split(self.placeholder)
+        if len(between) != videos - 1 or (first, last) != self.cut(question):
+            raise ModelError(
+                f"the chat template does not put {videos} videos one behind the other, it rendered: {text!r}; ask "
+                "about one video at a time"
+            )
+        return between
 
     def follow_up(self, question: str) -> str:
         """Return what stands between the end of an answer and the answer to the next question.

@@ -11,7 +11,7 @@ from torch import Tensor
 from videox2l.backbones.frames import PatchFrames
 from videox2l.backbones.positions import mrope_positions, spelled_out
 from videox2l.backbones.transformers_backbone import Grid, PatchVision, TransformersBackbone
-from videox2l.types import VideoCursor
+from videox2l.types import TextTokens, VideoCursor
 
 
 class MRopeBackbone(TransformersBackbone):
@@ -31,6 +31,10 @@ class MRopeBackbone(TransformersBackbone):
         self.vision = PatchVision(self.frames)
         self.group_frames = self.frames.temporal
         self.rate = positions_per_second(model)
+
+    def between_videos(self, count: int) -> list[TextTokens]:
+        """Return what stands between `count` videos (see `JoinsVideos`)."""
+        return self._between_videos(count)
 
     def chunk_positions(
         self, visual: Tensor, grid: Grid, times: Sequence[Sequence[float]], cursor: VideoCursor

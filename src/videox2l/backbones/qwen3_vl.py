@@ -13,7 +13,7 @@ from videox2l.backbones.frames import PatchFrames, SharedPatchFrames
 from videox2l.backbones.positions import mrope_positions, text_positions
 from videox2l.backbones.prompts import VideoMarkup
 from videox2l.backbones.transformers_backbone import Grid, PatchVision, TransformersBackbone
-from videox2l.types import VideoCursor
+from videox2l.types import TextTokens, VideoCursor
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,10 @@ class Qwen3VLBackbone(TransformersBackbone):
             for token in (config.vision_start_token_id, self.video_token_id, config.vision_end_token_id)
         )
         return TimedMarkup(start + pad + end, pad, end, start=start)
+
+    def between_videos(self, count: int) -> list[TextTokens]:
+        """Return what stands between `count` videos (see `JoinsVideos`)."""
+        return self._between_videos(count)
 
     def chunk_positions(
         self, visual: Tensor, grid: Grid, times: Sequence[Sequence[float]], cursor: VideoCursor

@@ -88,6 +88,18 @@ class TransformersBackbone(DecoderBackbone, ABC):
         _, after = self.chat.cut(question, history)
         return self._text(self.chat.ids(self.markup.outro + after, self.markup.pad + self.markup.close))
 
+    def _between_videos(self, count: int) -> list[TextTokens]:
+        """Return what stands between `count` videos, for families whose videos stand alone (see `JoinsVideos`)."""
+        markup, found = self.markup, []
+        opening = markup.opening(0, [0.0] * self.group_frames)
+        for between in self.chat.between(count):
+            text, context = markup.outro + between + markup.intro(UNKNOWN_VIDEO), markup.pad + markup.close
+            ids = self.chat.ids(text, context)
+            if self.chat.ids(text + opening, context) != ids + self.chat.ids(opening, self._before(UNKNOWN_VIDEO)):
+                raise ModelError(f"the tokenizer joins {between!r} and the next video: ask about one video at a time")
+            found.append(self._text(ids))
+        return found
+
     def _before(self, facts: VideoInfo) -> str:
         return self.chat.cut("What happens?")[0] + self.markup.intro(facts)
 

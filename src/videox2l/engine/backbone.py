@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -107,3 +107,15 @@ class Backbone(Protocol):
 
     def identity(self) -> dict[str, str]:
         """Return what a memory must agree on to be usable: weights, processor, chat template; hashes in hex."""
+
+
+@runtime_checkable
+class JoinsVideos(Protocol):
+    """A backbone whose prompts may hold several videos, one behind the other."""
+
+    def between_videos(self, count: int) -> list[TextTokens]:
+        """Return what stands between `count` videos and the next of them, `count` - 1 texts: the end of a video's
+        markup, the chat template, and the beginning of the next one's.
+
+        Raises ModelError where the chat template or the tokenizer does not let videos be parted there.
+        """

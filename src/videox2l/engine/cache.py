@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from videox2l.engine.rope import rerotate
+
 
 class BufferLayer(CacheLayerMixin):  # type: ignore[misc]
     """Keys and values of one layer: the first `length` columns of a buffer (1, heads, capacity, head_dim).
@@ -148,6 +150,12 @@ class BufferCache(Cache):  # type: ignore[misc]
         """Make room for `capacity` columns in all."""
         for layer in self.layers:
             layer.reserve(capacity)
+
+    def rerotate(self, start: int, cos: Tensor, sin: Tensor) -> None:
+        """Turn the keys of the columns from `start` on further, in place: `cos`, `sin` (1, head_dim), for all alike."""
+        for layer in self.layers:
+            keys = layer.keys[:, :, start:]
+            keys.copy_(rerotate(keys, cos.to(keys.device), sin.to(keys.device)))
 
     def columns(self, start: int) -> tuple[Tensor, Tensor]:
         """Return copies of the columns from `start` on: two tensors (layers, heads, n, head_dim)."""

@@ -8,6 +8,7 @@ from videox2l.memory.cache_layout import (
     uniform_plan,
     update_cache,
 )
+from videox2l.memory.joint import JointMemory
 from videox2l.memory.levels import Chunk, LevelCache, LevelKV, Levels
 from videox2l.memory.memory import Memory
 from videox2l.memory.plan import Plan
@@ -16,6 +17,7 @@ __all__ = [
     "CacheLayout",
     "Chunk",
     "DialogueKV",
+    "JointMemory",
     "LevelCache",
     "LevelKV",
     "Levels",

@@ -17,6 +17,7 @@ from videox2l.errors import SettingsError
 from videox2l.memory.disk.reader import StoredLevels, fetch_into, read_levels
 from videox2l.memory.levels import LevelKV
 from videox2l.memory.plan import Plan
+from videox2l.types import TextTokens
 
 if TYPE_CHECKING:
     from videox2l.memory.memory import Memory
@@ -26,16 +27,36 @@ if TYPE_CHECKING:
 class CacheLayout:
     """A memory laid out for one question.
 
-    Chunk i stands in columns `offsets[i]` to `offsets[i + 1]` of `cache`, earlier turns of a dialogue up to `text`, and
+    Chunk i stands in the `sizes[i]` columns of `cache` from `offsets[i]` on; the last offset is the end of all chunks.
+    Between two videos stands text. Earlier turns of a dialogue follow up to `text`, and
     the question behind them, from `next_position` on. `brought` are the numbers of the chunks whose levels were
     brought to the device for it.
     """
 
     cache: BufferCache
     offsets: list[int]
+    sizes: Sequence[int]
     next_position: int
     brought: Sequence[int] = ()
     text: int = 0
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """The columns of each chunk, the first and the one behind the last."""
+        return [(start, start + size) for start, size in zip(self.offsets, self.sizes, strict=False)]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one video stands among several: its `chunks`, by number, with `text` before them from position `first` on.
+
+    Its keys are turned `shift` positions on from those at which they were prefilled.
+    """
+
+    chunks: range
+    text: TextTokens | None = None
+    first: int = 0
+    shift: int = 0
 
 
 def build_cache(memory: Memory, plan: Plan, backbone: Backbone, room: int = 0) -> CacheLayout:
@@ -43,38 +64,40 @@ def build_cache(memory: Memory, plan: Plan, backbone: Backbone, room: int = 0) -
 
     One copy per chunk and layer into buffers with `room` spare columns for question and answer. Keys keep the
     positions at which they were prefilled, or, when the memory was made with `reposition="compact"`, are rotated
-    on to the column that they stand in. Earlier turns of a dialogue follow the chunks.
+    on to the column that they stand in. Of several videos each is rotated on to its place behind those before it, and
+    the text between them is prefilled now. Earlier turns of a dialogue follow the chunks.
     """
     if len(plan) != len(memory.chunks):
         raise SettingsError(f"the plan is for {len(plan)} chunks, the memory has {len(memory.chunks)}")
     sizes = [chunk.size(ratio) for chunk, ratio in zip(memory.chunks, plan.ratios, strict=True)]
-    offsets = list(accumulate(sizes, initial=memory.prefix[0].shape[2]))
     said = memory.dialogue
-    text = offsets[-1] + (0 if said is None else len(said))
+    text = memory.text_tokens + sum(sizes) + (0 if said is None else len(said))
     cache = backbone.new_cache(text + room)
     cache.append(memory.prefix[0].to(backbone.device), memory.prefix[1].to(backbone.device))
     compact = memory.reposition == "compact"
     if compact:
+        offsets = list(accumulate(sizes, initial=len(cache)))
         levels = _planned_levels(memory, plan, sizes, range(len(memory.chunks)))
         for chunk, level, column in zip(memory.chunks, levels, offsets, strict=False):
             cache.append(rotated_to(level, chunk.positions, column, backbone), level.values)
     else:
-        _lay_out(memory, plan, sizes, cache)
+        offsets = _lay_out_videos(memory, plan, sizes, cache, backbone)
     position = offsets[-1] if compact else memory.next_position
     if said is not None:
         position = said.lay(cache, position, backbone)
-    return CacheLayout(cache, offsets, position, range(len(memory.chunks)), text)
+    return CacheLayout(cache, offsets, sizes, position, range(len(memory.chunks)), text)
 
 
 def update_cache(mixed: CacheLayout, memory: Memory, old: Plan, new: Plan) -> CacheLayout:
     """Give the chunks whose level differs between two plans their new one; nothing else is brought again.
 
     `mixed` is the layout of `old`, and holds the memory's dialogue; it is used up. What stands behind the dialogue is
-    forgotten. Equals `mix` of the new plan bit for bit. Only with `reposition="keep"`: keys that are rotated to their
-    columns would have to be rotated again.
+    forgotten. Equals `mix` of the new plan bit for bit. Only where keys stay where they are: those that are rotated to
+    their columns would have to be rotated again, and text between two videos saw the levels before it.
     """
-    if memory.reposition != "keep":
-        raise SettingsError(f"a memory with reposition='{memory.reposition}' cannot be changed in place: mix it anew")
+    if not memory.changes_in_place:
+        what = f"reposition='{memory.reposition}' and {len(memory.runs)} videos"
+        raise SettingsError(f"a memory with {what} cannot be changed in place: mix it anew")
     mixed.cache.crop(mixed.text)
     changed = [i for i, (was, now) in enumerate(zip(old.ratios, new.ratios, strict=True)) if was != now]
     if not changed:
@@ -88,7 +111,8 @@ def update_cache(mixed: CacheLayout, memory: Memory, old: Plan, new: Plan) -> Ca
             for i, level in zip(changed, levels, strict=True)
         ]
     )
-    return CacheLayout(mixed.cache, offsets, mixed.next_position, changed, mixed.text + offsets[-1] - mixed.offsets[-1])
+    text = mixed.text + offsets[-1] - mixed.offsets[-1]
+    return CacheLayout(mixed.cache, offsets, sizes, mixed.next_position, changed, text)
 
 
 def _planned_levels(memory: Memory, plan: Plan, sizes: Sequence[int], chunks: Sequence[int]) -> list[LevelKV]:
@@ -98,15 +122,32 @@ def _planned_levels(memory: Memory, plan: Plan, sizes: Sequence[int], chunks: Se
     return [found[i] if i in found else memory.chunks[i].level(plan.ratios[i]) for i in chunks]
 
 
-def _lay_out(memory: Memory, plan: Plan, sizes: Sequence[int], cache: BufferCache) -> None:
+def _lay_out_videos(
+    memory: Memory, plan: Plan, sizes: Sequence[int], cache: BufferCache, backbone: Backbone
+) -> list[int]:
+    """Lay the videos out behind each other with the text between them; return where chunks begin, and the end."""
+    offsets = list[int]()
+    for place in memory.placements():
+        if place.text is not None and len(place.text):
+            positions = backbone.text_positions(place.first, len(place.text))
+            backbone.forward(place.text.embeds, positions, cache)
+        start = len(cache)
+        offsets += list(accumulate((sizes[i] for i in place.chunks), initial=start))[:-1]
+        _lay_out(memory, plan, sizes, cache, place.chunks)
+        if place.shift:
+            cache.rerotate(start, *backbone.rotation(backbone.text_positions(place.shift, 1)))
+    return [*offsets, len(cache)]
+
+
+def _lay_out(memory: Memory, plan: Plan, sizes: Sequence[int], cache: BufferCache, chunks: range) -> None:
     """Copy the planned levels into the cache; those that are not in host memory are read into it together."""
     away = set(_away(memory, plan, sizes))
     jobs = []
-    for i, (chunk, ratio) in enumerate(zip(memory.chunks, plan.ratios, strict=True)):
+    for i in chunks:
         if i in away:
             jobs.append((*_job(memory, plan, sizes, i), cache.extend(sizes[i])))
         else:
-            level = chunk.level(ratio)
+            level = memory.chunks[i].level(plan.ratios[i])
             cache.append(level.keys, level.values)
     if jobs:
         fetch_into(jobs)
@@ -147,9 +188,8 @@ def uniform_plan(memory: Memory, ratio: float, reason: str = "") -> Plan:
 
 
 def planned_tokens(memory: Memory, plan: Plan) -> int:
-    """Return how many tokens attention reads under a plan: prefix and chunks."""
-    kept = sum(chunk.size(ratio) for chunk, ratio in zip(memory.chunks, plan.ratios, strict=True))
-    return int(memory.prefix[0].shape[2]) + kept
+    """Return how many tokens attention reads under a plan: text before and between videos, and chunks."""
+    return memory.text_tokens + sum(chunk.size(ratio) for chunk, ratio in zip(memory.chunks, plan.ratios, strict=True))
 
 
 @dataclass(frozen=True)

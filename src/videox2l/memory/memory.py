@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from videox2l.errors import MemoryFileError, SettingsError
-from videox2l.memory.cache_layout import DialogueKV, planned_tokens, uniform_plan
+from videox2l.memory.cache_layout import DialogueKV, Placement, planned_tokens, uniform_plan
 from videox2l.memory.features import FeatureCache
 from videox2l.memory.levels import Chunk, LevelCache, LevelKV, Levels
 from videox2l.types import SOURCE, KVShape, without_source
+from videox2l.units import Cue, cues_within
 
 if TYPE_CHECKING:
     from videox2l.memory.disk.reader import Source
-    from videox2l.units import Cue
 
 
 @dataclass
@@ -79,8 +79,35 @@ class Memory:
 
     @property
     def full_tokens(self) -> int:
-        """Tokens that attention would read with full KV: prefix and all raw visual tokens."""
-        return self.prefix[0].shape[2] + sum(chunk.tokens for chunk in self.chunks)
+        """Tokens that attention would read with full KV: text before and between videos, all raw visual tokens."""
+        return self.text_tokens + sum(chunk.tokens for chunk in self.chunks)
+
+    @property
+    def text_tokens(self) -> int:
+        """Tokens of text before the video."""
+        return int(self.prefix[0].shape[2])
+
+    @property
+    def changes_in_place(self) -> bool:
+        """Whether a plan that changes leaves all other columns of a cache as they are (`update_cache`)."""
+        return self.reposition == "keep"
+
+    def placements(self) -> list[Placement]:
+        """Return where each video stands; there is one, where it was prefilled."""
+        return [Placement(range(len(self)))]
+
+    @property
+    def runs(self) -> list[range]:
+        """The numbers of the chunks of each video; there is one."""
+        return [range(len(self))]
+
+    def owner(self, chunk: int) -> tuple[str, int]:
+        """Return the name of the video that a chunk belongs to, among several, and the chunk's number in its memory."""
+        return "", chunk
+
+    def lines(self, chunk: int) -> list[Cue]:
+        """Return the subtitles that are shown during a chunk."""
+        return cues_within(self.subtitles, self.chunks[chunk].start, self.chunks[chunk].end)
 
     def nbytes(self) -> int:
         """Bytes of all KVs that are kept, of visual tokens that are kept to make KVs from, and of features."""

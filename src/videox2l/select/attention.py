@@ -21,12 +21,12 @@ from videox2l.types import TextTokens
 class MassProbe:
     """A probe that sums, layer by layer, how much attention the last `rows` prompt tokens pay to each chunk.
 
-    `offsets` are the columns at which chunks begin, and the end of the last. `masses` gets one tensor
+    `spans` are the columns of each chunk, the first and the one behind the last. `masses` gets one tensor
     (query_heads, rows, n_chunks) per layer of `layers` (None: all): shares of all attention, prefix and question
     included. The pass ends behind the last of `layers`.
     """
 
-    offsets: Sequence[int]
+    spans: Sequence[tuple[int, int]]
     rows: int = 1
     layers: Sequence[int] | None = None
     masses: list[Tensor] = field(default_factory=list)
@@ -40,8 +40,8 @@ class MassProbe:
             if mask is not None:
                 logits = logits.masked_fill(~mask, -torch.inf)
             running = logits.softmax(-1).flatten(0, 1).cumsum(-1)
-            edges = running[..., torch.tensor(self.offsets, device=running.device) - 1]
-            self.masses.append(edges.diff())
+            starts, stops = torch.tensor(self.spans, device=running.device).unbind(1)
+            self.masses.append(running[..., stops - 1] - running[..., starts - 1])
         if self.layers is not None and layer >= max(self.layers):
             raise StopForward
 
@@ -113,6 +113,6 @@ class AttentionSelector:
     def _mass(self, question: TextTokens, memory: Memory, backbone: Backbone, plan: Plan, rows: int) -> Tensor:
         """Return what each of the last `rows` tokens attends to: (layers, query_heads, rows, n_chunks)."""
         mixed = build_cache(memory, plan, backbone, room=len(question))
-        probe = MassProbe(mixed.offsets, rows, self.layers)
+        probe = MassProbe(mixed.spans, rows, self.layers)
         partial_prefill(question, mixed.next_position, mixed.cache, backbone, probe)
         return torch.stack([layer.cpu() for layer in probe.masses])

@@ -41,7 +41,8 @@ class Constraints:
 
     Chunks that overlap a `pinned` time range (seconds) are re-loaded in any case; chunks that overlap an `excluded` one
     never are, unless pinned. `ends`: the first and the last chunk are re-loaded too, unless excluded. `neighbours`: so
-    many chunks before and after each one that was chosen by its score are re-loaded with it.
+    many chunks before and after each one that was chosen by its score are re-loaded with it. Of several videos each has
+    its own times, ends and neighbours.
     """
 
     pinned: Sequence[TimeRange] = ()
@@ -52,6 +53,9 @@ class Constraints:
     def __post_init__(self) -> None:
         if self.neighbours < 0:
             raise SettingsError(f"neighbours={self.neighbours} is not possible: use 0 or more chunks")
+
+
+_ENDS = ((0, "first chunk"), (-1, "last chunk"))
 
 
 class PlanBuilder:
@@ -67,7 +71,7 @@ class PlanBuilder:
             self.reasons[i] = "pinned"
         self.excluded = overlapping(wishes.excluded, memory) - overlapping(wishes.pinned, memory)
         if wishes.ends:
-            for i, name in ((0, "first chunk"), (len(memory) - 1, "last chunk")):
+            for i, name in ((run[end], name) for run in memory.runs for end, name in _ENDS):
                 if i not in self.excluded and not self.reasons[i]:
                     self.reasons[i] = name
 
@@ -89,7 +93,8 @@ class PlanBuilder:
 
     def group(self, i: int) -> list[int]:
         """Return what would be re-loaded by taking a chunk: it and its neighbours, as far as they are not yet."""
-        near = range(max(0, i - self.wishes.neighbours), min(len(self.memory), i + self.wishes.neighbours + 1))
+        run = next(run for run in self.memory.runs if i in run)
+        near = range(max(run.start, i - self.wishes.neighbours), min(run.stop, i + self.wishes.neighbours + 1))
         return [j for j in near if j == i or not (self.reasons[j] or j in self.excluded)]
 
     def take(self, i: int) -> None:

@@ -12,7 +12,6 @@ from videox2l.engine.backbone import Backbone
 from videox2l.errors import SettingsError
 from videox2l.memory import Memory
 from videox2l.types import TextTokens
-from videox2l.units import cues_within
 
 
 @dataclass(frozen=True)
@@ -91,10 +90,7 @@ class TextSelector:
         if not memory.subtitles:
             raise SettingsError("selector 'text' needs subtitles, and this memory has none: ingest with --subtitles")
         asked = question.text or backbone.decode(question.ids.tolist())
-        texts = [
-            " ".join(line.text for line in cues_within(memory.subtitles, chunk.start, chunk.end))
-            for chunk in memory.chunks
-        ]
+        texts = [" ".join(line.text for line in memory.lines(i)) for i in range(len(memory))]
         corpus = bm25s.tokenize(texts, stopwords=self.language, return_ids=False, show_progress=False)
         (words,) = bm25s.tokenize([asked], stopwords=self.language, return_ids=False, show_progress=False)
         known = {word for text in corpus for word in text}
