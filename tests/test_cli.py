@@ -61,7 +61,7 @@ def test_json_has_the_promised_fields() -> None:
     assert answer["question"] == QUESTION
     assert isinstance(answer["text"], str)
     assert [set(moment) for moment in answer["evidence"]] == [
-        {"start", "end", "score", "level", "ratio", "reloaded", "reason", "chunk", "tokens"}
+        {"start", "end", "score", "level", "ratio", "reloaded", "reason", "chunk", "tokens", "memory"}
     ] * 4
     assert sum(moment["reloaded"] for moment in answer["evidence"]) == 1
     assert {"tokens", "bytes", "full_tokens", "full_bytes", "seconds"} <= set(answer["cost"])
@@ -159,3 +159,26 @@ def test_times_are_written() -> None:
     assert parse_range("10:00-11:30") == (600, 690)
     with pytest.raises(ValueError, match="empty"):
         parse_range("11-10")
+
+
+def test_ask_about_a_picture_and_a_memory(tmp_path: Path) -> None:
+    """Several are asked with -q; moments carry the name of their video, on the screen and in JSON."""
+    from PIL import Image
+
+    saved, picture = tmp_path / "nasa.x2l", tmp_path / "still.png"
+    Image.new("RGB", (96, 96), (200, 40, 40)).save(picture)
+    assert x2l("ingest", NASA, saved, "--fps", 4).exit_code == 0
+    done = x2l("ask", picture, saved, "-q", QUESTION, "--reload", "all", "--max-new-tokens", 2)
+    assert done.exit_code == 0, done.output
+    assert f"{picture} 00:00" in done.stdout
+    assert f"{saved} 00:00" in done.stdout
+    told = json.loads(x2l("ask", picture, saved, "-q", QUESTION, "--max-new-tokens", 2, "--json").stdout)
+    names = [moment["memory"] for moment in told["answers"][0]["evidence"]]
+    assert names == [str(picture), *[str(saved)] * 7]
+    assert set(told["memory"]) == {str(picture), str(saved)}
+    for wrong, line in (
+        ((picture, saved, "-q", QUESTION, "--plot", tmp_path / "a.png"), "go with one video"),
+        ((picture,), "ask something"),
+    ):
+        done = x2l("ask", *wrong)
+        assert (done.exit_code, line in done.stderr, done.stderr.count("\n")) == (2, True, 1)

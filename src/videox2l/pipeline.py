@@ -280,9 +280,11 @@ class VideoX2L:
             return self._opened(memory)
         if not isinstance(memory, Sequence) or not memory:
             raise SettingsError(f"memory must be a Memory, the path of one, or a list of them, got {memory!r:.80}")
+        if len(memory) == 1:
+            return self._opened(memory[0])
         memories, called = [], []
         for number, one in enumerate(memory):
-            name = str(one) if isinstance(one, (str, Path)) else ""
+            name = names[number] if names is not None else str(one) if isinstance(one, (str, Path)) else ""
             opened = self._opened(one, name or f"memory {number + 1}")
             if isinstance(opened, JointMemory):
                 raise SettingsError(
@@ -290,8 +292,6 @@ class VideoX2L:
                 )
             memories.append(opened)
             called.append(name or str(opened.manifest.get("source") or f"video {number + 1}"))
-        if len(memories) == 1:
-            return memories[0]
         return JointMemory.of(memories, distinct(called if names is None else names), self.backbone)
 
     def _opened(self, memory: Memory | str | Path, name: str = "") -> Memory:

@@ -252,3 +252,26 @@ def test_nothing_is_added_beyond_the_quota(tmp_path: Path, clip: Path) -> None:
         assert httpx.get(f"{server.url}/v1/files").json()["data"] == []
     finally:
         server.stop()
+
+
+def test_several_memories_in_one_question(served: Served, demo: str, clip: Path) -> None:
+    made = httpx.post(f"{served.url}/v1/memories", json={"url": clip.as_uri(), "options": {"fps": 0.5}}).json()["id"]
+    assert served.memory(made)["state"] == "complete"
+    url, told = f"{served.url}/v1/chat/completions", [{"role": "user", "content": QUESTIONS[0]}]
+    body = {"messages": told, "max_tokens": 6, "x2l": {"memories": [demo, made]}}
+    reply = httpx.post(url, json=body, timeout=60).json()
+    x2l = VideoX2L.from_pretrained("demo")
+    truth = x2l.ask([served.library / demo, served.library / made], QUESTIONS[0], max_new_tokens=6)
+    assert reply["choices"][0]["message"]["content"] == truth.text
+    ours = reply["x2l"]
+    assert [moment["memory"] for moment in ours["evidence"]] == [
+        str(Path(moment.memory).name) for moment in truth.evidence
+    ]
+    assert (ours["memory"], ours["memories"], set(ours["covers"])) == (None, [demo, made], {demo, made})
+    every = httpx.post(url, json={**body, "x2l": {"memories": "all"}}, timeout=60).json()["x2l"]["memories"]
+    assert {demo, made} <= set(every)
+    for wrong in ([], "some", [1]):
+        assert httpx.post(url, json={**body, "x2l": {"memories": wrong}}).status_code == 400
+    assert httpx.post(url, json={**body, "x2l": {"memories": [demo, "none"]}}).status_code == 404
+    both = {**body, "messages": video(f"memory:{demo}", "what ?")}
+    assert httpx.post(url, json=both).status_code == 400

@@ -17,7 +17,6 @@ from videox2l.cli.options import (
     Verbose,
     command,
     escalation,
-    load_model,
     user_errors,
 )
 from videox2l.errors import SettingsError
@@ -54,9 +53,18 @@ def ask(
     video: Annotated[
         str, typer.Argument(help="A video file, or a memory: a folder or a URL such as s3://...", metavar="VIDEO")
     ],
-    questions: Annotated[list[str], typer.Argument(help="One or more questions.", metavar="QUESTION...")],
+    rest: Annotated[
+        list[str] | None,
+        typer.Argument(help="One or more questions; with -q more videos and memories instead.", metavar="QUESTION..."),
+    ] = None,
     model: Model = "demo",
     *,
+    asked: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--question", "-q", help="A question; all other arguments are videos and memories then, asked as one."
+        ),
+    ] = None,
     asking: AskOptions,
     escalate_below: EscalateBelow = None,
     escalate_from: EscalateFrom = None,
@@ -84,13 +92,11 @@ def ask(
     as_json: AsJson = False,
     given: set[str],
 ) -> None:
-    """Ingest a video once and answer questions about it.
+    """Ingest a video once and answer questions about it, or about several: x2l ask A B -q QUESTION.
 
     Each answer comes with the moments that it re-loaded and what it cost.
     """
     from videox2l.cli.console import Screen
-    from videox2l.memory import Memory
-    from videox2l.memory.disk.folder import is_memory
     from videox2l.memory.disk.writer import check_target
     from videox2l.select import budget_for, selector_by_name
 
@@ -103,16 +109,11 @@ def ask(
     if save is not None:
         check_target(save)
     _check_plot(plot, pictures)
-    if is_memory(video):
-        ingest.check_unused(given, video)
-        opened = Memory.load(video)
-        if save is not None:
-            opened.save(save)
-        x2l = load_model(model, loading, screen)
-        opened.check_model(x2l.identity)  # before anything of an answer is printed
-    else:
-        x2l, opened = ingest.read_video(video, model, loading, ingesting, screen, store=save, questions=questions)
-    screen.memory(opened, saved=save)
+    questions, videos = (asked, [video, *(rest or ())]) if asked else (rest or [], [video])
+    _check_several(questions, videos, asking, save, plot)
+    x2l, opened = ingest.open_videos(
+        videos, model, loading, ingesting, screen, save=save, questions=questions, given=given
+    )
     answers = []
     for number, question in enumerate(questions, 1):
         screen.question(question)
@@ -126,6 +127,15 @@ def ask(
     if as_json:
         values = [{**answer.to_dict(), "why": [asdict(answer.why(at)) for at in asking.why]} for answer in answers]
         screen.json({"answers": values, "memory": opened.summary()})
+
+
+def _check_several(
+    questions: list[str], videos: list[str], asking: AskOptions, save: Path | None, plot: Path | None
+) -> None:
+    if not questions:
+        raise SettingsError("ask something: x2l ask VIDEO QUESTION, or x2l ask VIDEO VIDEO -q QUESTION")
+    if len(videos) > 1 and (save is not None or plot is not None or asking.why):
+        raise SettingsError("--save, --plot and --why go with one video: leave them out, or ask about one at a time")
 
 
 def _check_plot(plot: Path | None, pictures: str | None) -> None:

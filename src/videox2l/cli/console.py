@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from videox2l.ask.answer import Answer, Why
+from videox2l.ask.answer import Answer, Evidence, Why
 from videox2l.errors import MemoryFileError
 from videox2l.memory import Memory
 from videox2l.memory.disk.folder import is_memory
@@ -30,6 +30,11 @@ def step_lines(answer: Answer) -> str:
         parts.append(f"{begin}{len(step.reloaded)} chunks{doubt}" if step.reloaded else f"{begin}H{doubt}")
     last = answer.steps[-1].settled
     return " -> ".join(parts) + (f": {last}" if last else "")
+
+
+def _moment(moment: Evidence) -> str:
+    """Return the times of a moment, behind the name of its video where there are several."""
+    return f"{moment.memory} {format_range(moment.start, moment.end)}".strip()
 
 
 def progress_of(memory: Memory) -> str:
@@ -126,7 +131,7 @@ class Screen:
         cost = answer.cost
         share = f"{cost.tokens / cost.full_tokens:.1%}" if cost.full_tokens else "0%"
         if not self.verbose:
-            moments = ", ".join(format_range(moment.start, moment.end) for moment in answer.reloaded) or "nothing"
+            moments = ", ".join(_moment(moment) for moment in answer.reloaded) or "nothing"
             seconds = sum(cost.seconds.values())
             self.line(f"  re-loaded {moments}; attended to {share} of the video's tokens, {seconds:.2f} s")
             return
@@ -134,7 +139,7 @@ class Screen:
             table = Table("moment", "score", "level", "why", box=None, pad_edge=False, padding=(0, 2, 0, 2))
             for moment in answer.reloaded:
                 score = "-" if moment.score is None else f"{moment.score:.3f}"
-                table.add_row(format_range(moment.start, moment.end), score, moment.level, moment.reason)
+                table.add_row(escape(_moment(moment)), score, moment.level, moment.reason)
             self.out.print(table)
             self.line("  (score: of the selector, higher is nearer to the question; level: L is detail, H is gist)")
         if len(answer.steps) > 1:

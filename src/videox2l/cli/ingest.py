@@ -81,6 +81,7 @@ def read_video(
     *,
     store: Path | None = None,
     questions: Sequence[str] = (),
+    loaded: VideoX2L | None = None,
 ) -> tuple[VideoX2L, Memory]:
     """Load a model and read a video; what is wrong with the video or a question shows before the hours of an ingest."""
     from videox2l.pipeline import frame_sampling
@@ -90,11 +91,44 @@ def read_video(
     cues = read_subtitles(options.subtitles, video) if isinstance(options.subtitles, (str, Path)) else ()
     options = IngestOptions.from_keywords(options, {"subtitles": cues})
     with open_video(video, frame_sampling(options)) as source:
-        x2l = load_model(model, loading, screen)
+        x2l = loaded or load_model(model, loading, screen)
         for question in questions:
             x2l.backbone.suffix(question)
         with screen.ingest_bar(Path(video).name) as progress:
             return x2l, x2l.ingest(source, options, store=store, progress=progress)
+
+
+def open_videos(
+    videos: Sequence[str],
+    model: str,
+    loading: LoadOptions,
+    options: IngestOptions,
+    screen: Screen,
+    *,
+    save: Path | None,
+    questions: Sequence[str],
+    given: Collection[str],
+) -> tuple[VideoX2L, Memory]:
+    """Load a model, open memories and read videos, in the order in which they are asked about; tell what they hold."""
+    from videox2l.memory import Memory
+    from videox2l.memory.disk.folder import is_memory
+
+    if all(map(is_memory, videos)):
+        check_unused(given, videos[0])
+    x2l, memories = None, list[Memory]()
+    for video in videos:
+        if is_memory(video):
+            memories.append(Memory.load(video))
+            if save is not None:
+                memories[-1].save(save)
+        else:
+            x2l, made = read_video(video, model, loading, options, screen, store=save, questions=questions, loaded=x2l)
+            memories.append(made)
+    x2l = x2l or load_model(model, loading, screen)
+    opened = x2l.open(memories, videos)  # another model is refused before anything is printed
+    for memory in memories:
+        screen.memory(memory, saved=save)
+    return x2l, opened
 
 
 def _follow(

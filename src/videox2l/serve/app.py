@@ -167,11 +167,12 @@ async def chat(request: Request, body: ChatRequest) -> Response:
         text = f"the model '{str(body.model)[:100]}' is not served, but '{service.model}'"
         raise APIError(404, text, param="model", code="model_not_found")
     question = question_of(body, service.options.max_answer)
-    record = await run_in_threadpool(service.record_of, question, client)
-    conversation = Conversation(service, question, record, client)
-    wait = not (question.video or "").startswith("memory:")
-    if not wait or record.state == "complete":
-        await run_in_threadpool(service.catalog.memory, record)  # what is wrong has a status while nothing is sent
+    records = await run_in_threadpool(service.records_of, question, client)
+    conversation = Conversation(service, question, records, client)
+    wait = not question.memories and not (question.video or "").startswith("memory:")
+    if not wait or all(record.state == "complete" for record in records):
+        for record in records:
+            await run_in_threadpool(service.catalog.memory, record)  # what is wrong has a status while nothing is sent
         conversation.begin()
     completion = Completion(service.model)
     if body.stream:
@@ -193,15 +194,15 @@ async def chat(request: Request, body: ChatRequest) -> Response:
 class Conversation:
     """One question on its way: the ingest that it waits for, and the pieces of its answer."""
 
-    def __init__(self, service: Service, question: ChatQuestion, record: MemoryRecord, client: Client) -> None:
-        self.service, self.question, self.record, self.client = service, question, record, client
+    def __init__(self, service: Service, question: ChatQuestion, records: list[MemoryRecord], client: Client) -> None:
+        self.service, self.question, self.records, self.client = service, question, records, client
         self.pieces: asyncio.Queue[str | None] = asyncio.Queue()
         self.ticket: Ticket | None = None
         self._loop = asyncio.get_running_loop()
 
     def begin(self) -> None:
         """Put the question in the queue. Raises APIError where that is full."""
-        self.ticket = self.service.ask(self.question, self.record, self.client, self._put)
+        self.ticket = self.service.ask(self.question, self.records, self.client, self._put)
         self.ticket.future.add_done_callback(lambda _: self._put(None))
 
     def _put(self, piece: str | None) -> None:
@@ -215,14 +216,15 @@ class Conversation:
 
     async def ingested(self) -> AsyncIterator[str]:
         """Wait until the video is ingested; yield how far it is."""
-        while self.record.state in ACTIVE:
+        (record,) = self.records  # memories that are there are not waited for
+        while record.state in ACTIVE:
             if self.service.stopping.is_set():
                 raise APIError(503, "the server is stopping", code="stopping")
-            progress = self.service.catalog.show(self.record)["progress"]
+            progress = self.service.catalog.show(record)["progress"]
             yield f": ingesting, {progress['frames']} of {progress['expected_frames'] or '?'} frames\n\n"
             await asyncio.sleep(0.5)
-        if self.record.state == "failed":
-            raise APIError(400, f"the video cannot be ingested: {self.record.error}", code="ingest_failed")
+        if record.state == "failed":
+            raise APIError(400, f"the video cannot be ingested: {record.error}", code="ingest_failed")
 
     async def reply(self) -> Reply:
         """Return the whole reply."""

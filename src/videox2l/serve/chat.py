@@ -36,7 +36,10 @@ class StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """A request for a chat completion; `x2l` holds the fields of AskOptions, `memory`, and `ingest` options."""
+    """A request for a chat completion.
+
+    `x2l` holds the fields of AskOptions, `memory` or `memories`, and `ingest` options.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -58,7 +61,11 @@ class ChatRequest(BaseModel):
 
 @dataclass(frozen=True)
 class ChatQuestion:
-    """What a request asks: `video` is a URL, also such as memory:ID, or `file_id` is that of an upload."""
+    """What a request asks.
+
+    `video` is a URL, also such as memory:ID, or `file_id` is that of an upload, or `memories` are the ids of several,
+    or "all".
+    """
 
     text: str
     history: tuple[Turn, ...]
@@ -66,6 +73,7 @@ class ChatQuestion:
     file_id: str | None
     options: AskOptions
     ingest: dict[str, Any]
+    memories: tuple[str, ...] | str = ()
 
 
 def question_of(request: ChatRequest, longest: int) -> ChatQuestion:
@@ -81,20 +89,38 @@ def question_of(request: ChatRequest, longest: int) -> ChatQuestion:
     if not isinstance(ingest, dict):
         raise APIError(400, "x2l.ingest must be an object of ingest options", param="x2l.ingest")
     text, history, videos = _dialogue(request.messages)
+    several = _memories(ours.pop("memories", None))
+    options = _ask_options(request, ours, longest)
+    if several and not videos and memory is None:
+        return ChatQuestion(text, history, None, None, options, {}, several)
+    if several:
+        raise APIError(
+            400, "x2l.memories does not go with another video: put its memory there too", param="x2l.memories"
+        )
     if memory is not None:
         videos.append(("url", f"memory:{memory}"))
     if len(set(videos)) != 1:
         told = "names no video" if not videos else "names several videos"
-        raise APIError(400, f"the request {told}: give one, as a video_url, a file, or x2l.memory", param="messages")
+        cure = "give one, as a video_url, a file, or x2l.memory; several are x2l.memories"
+        raise APIError(400, f"the request {told}: {cure}", param="messages")
     kind, value = videos[-1]
     return ChatQuestion(
         text=text,
         history=history,
         video=value if kind == "url" else None,
         file_id=value if kind == "file" else None,
-        options=_ask_options(request, ours, longest),
+        options=options,
         ingest={**_video_kwargs(request), **ingest},
     )
+
+
+def _memories(given: Any) -> tuple[str, ...] | str:
+    """Return the ids of `x2l.memories`, or "all"; none where there is no such field. Raises APIError."""
+    if given is None or given == "all":
+        return given or ()
+    if not isinstance(given, list) or not given or not all(isinstance(name, str) for name in given):
+        raise APIError(400, 'x2l.memories must be a list of ids, or "all"', param="x2l.memories")
+    return tuple(given)
 
 
 def _ask_options(request: ChatRequest, ours: dict[str, Any], longest: int) -> AskOptions:
@@ -184,18 +210,18 @@ def _text_of(content: Any, videos: list[tuple[str, str]], where: str) -> str:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer with what is told of its memory."""
+    """An answer with what is told of its memories: `covers` are the seconds of each, by id."""
 
     answer: Answer
-    memory: str
+    covers: dict[str, tuple[float, float]]
     complete: bool
-    covers: tuple[float, float]
     why: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, answer: Answer, name: str, memory: Memory, why: tuple[float, ...]) -> Reply:
-        """Return the reply of an answer about a memory as it was asked."""
-        return cls(answer, name, memory.complete, (memory.chunks[0].start, memory.chunks[-1].end), why)
+    def of(cls, answer: Answer, memories: Mapping[str, Memory], why: tuple[float, ...]) -> Reply:
+        """Return the reply of an answer about memories, by their ids, as they were asked."""
+        covers = {name: (memory.chunks[0].start, memory.chunks[-1].end) for name, memory in memories.items()}
+        return cls(answer, covers, all(memory.complete for memory in memories.values()), why)
 
     def usage(self) -> dict[str, Any]:
         """Return OpenAI's usage: the memory's KVs are the prompt's cached part."""
@@ -213,13 +239,14 @@ class Reply:
         """Return what is ours of a response."""
         answer, ranks = self.answer, score_ranks(self.answer.evidence)
         return {
-            "memory": self.memory,
+            "memory": next(iter(self.covers)) if len(self.covers) == 1 else None,
+            "memories": list(self.covers),
             "evidence": [{**asdict(moment), "rank": rank} for moment, rank in zip(answer.evidence, ranks, strict=True)],
             "cost": asdict(answer.cost),
             "entropy": answer.steps[0].entropy if answer.steps else None,
             "steps": len(answer.steps),
             "incomplete": not self.complete,
-            "covers": list(self.covers),
+            "covers": list(*self.covers.values()) if len(self.covers) == 1 else self.covers,
             "why": [{"seconds": at, "lines": answer.why(at).lines()} for at in self.why],
         }
 

@@ -7,7 +7,7 @@ import binascii
 import logging
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -136,8 +136,21 @@ class Service:
             raise APIError(403, text, param="video_url", code="file")
         return VideoFile(admit(path), path.name, content_hash(path))
 
-    def record_of(self, question: ChatQuestion, client: Client) -> MemoryRecord:
-        """Return the memory that a question is about; one of a new video is begun."""
+    def records_of(self, question: ChatQuestion, client: Client) -> list[MemoryRecord]:
+        """Return the memories that a question is about; one of a new video is begun. "all" are those that are complete.
+
+        Raises APIError.
+        """
+        if question.memories == "all":
+            found = [record for record in reversed(self.catalog.of(client)) if record.state == "complete"]
+            if not found:
+                raise APIError(404, "there is no complete memory", param="x2l.memories", code="memory_not_found")
+            return found
+        if question.memories:
+            return [self.catalog.get(name, client) for name in dict.fromkeys(question.memories)]
+        return [self._record_of(question, client)]
+
+    def _record_of(self, question: ChatQuestion, client: Client) -> MemoryRecord:
         url = question.video or ""
         if url.startswith("memory:"):
             return self.catalog.get(url.removeprefix("memory:").removeprefix("//"), client)
@@ -146,25 +159,26 @@ class Service:
         return self.catalog.create(video, keywords, client)
 
     def ask(
-        self, question: ChatQuestion, record: MemoryRecord, client: Client, on_text: Callable[[str], None]
+        self, question: ChatQuestion, records: Sequence[MemoryRecord], client: Client, on_text: Callable[[str], None]
     ) -> Ticket:
         """Put a question in the queue; `on_text` gets pieces of the answer, in the model's thread."""
 
         def call(ticket: Ticket) -> Reply:
-            memory = self.catalog.memory(record).snapshot()
+            memories = {record.id: self.catalog.memory(record).snapshot() for record in records}
 
             def piece(text: str) -> None:
                 ticket.check()
                 on_text(text)
 
             try:
-                answer = self.x2l.ask(memory, question.text, question.options, history=question.history, on_text=piece)
+                opened = self.x2l.open(list(memories.values()), list(memories))
+                answer = self.x2l.ask(opened, question.text, question.options, history=question.history, on_text=piece)
             except ValueError as error:
                 raise error if isinstance(error, SettingsError) else SettingsError(str(error)) from error
             self.metrics.answers.inc()
             self.metrics.tokens.inc(answer.cost.new_tokens)
             self.metrics.reloaded.inc(answer.cost.reloaded_bytes)
-            return Reply.of(answer, record.id, memory, question.options.why)
+            return Reply.of(answer, memories, question.options.why)
 
         return self.scheduler.ask(client.name, call)
 
