@@ -7,18 +7,19 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from videox2l.ask.answer import Answer, Why
 from videox2l.errors import MemoryFileError
-from videox2l.memory import Memory
-from videox2l.memory.disk.folder import is_memory
 from videox2l.units import format_bytes, format_range, format_time
+
+if TYPE_CHECKING:  # a screen needs no torch
+    from videox2l.ask.answer import Answer, Why
+    from videox2l.memory import Memory
 
 
 def step_lines(answer: Answer) -> str:
@@ -42,6 +43,9 @@ def progress_of(memory: Memory) -> str:
 
 def open_memory(where: str) -> Memory:
     """Open a memory. Raises MemoryFileError that says how one is made."""
+    from videox2l.memory import Memory
+    from videox2l.memory.disk.folder import is_memory
+
     if not is_memory(where):
         raise MemoryFileError(f"'{where}' holds no memory: make one of a video with x2l ingest VIDEO {where}")
     return Memory.load(where)

@@ -3,6 +3,7 @@
 from videox2l.video.arrays import ArraySource
 from videox2l.video.files import content_hash
 from videox2l.video.follow import FollowSource
+from videox2l.video.inspection import VideoReport, inspect_video
 from videox2l.video.reader import VideoReader, open_video
 from videox2l.video.sampling import FrameSampling, Mode
 from videox2l.video.source import Frame, FrameSource, Manifest
@@ -16,6 +17,8 @@ __all__ = [
     "Manifest",
     "Mode",
     "VideoReader",
+    "VideoReport",
     "content_hash",
+    "inspect_video",
     "open_video",
 ]
