@@ -136,6 +136,14 @@ class Answer:
         """
         return explain(self, seconds)
 
+    def cost_line(self) -> str:
+        """Return in one line what was re-loaded, which share of the video was attended to, and how long it took."""
+        cost = self.cost
+        share = f"{cost.tokens / cost.full_tokens:.1%}" if cost.full_tokens else "0%"
+        moments = ", ".join(format_range(moment.start, moment.end) for moment in self.reloaded) or "nothing"
+        seconds = sum(cost.seconds.values())
+        return f"re-loaded {moments}; attended to {share} of the video's tokens, {seconds:.2f} s"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as plain JSON values."""
         return dataclasses.asdict(self)

@@ -32,6 +32,36 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+Plot = Annotated[
+    Path | None,
+    typer.Option(help="Draw the time line of each answer into this file: .png, .pdf, .svg, ...", metavar="FILE"),
+]
+Pictures = Annotated[
+    str | None,
+    typer.Option(
+        "--video",
+        help="The video that the memory was made of: for --clips, and for pictures of --plot and --report that are "
+        "larger than those in the memory.",
+        metavar="FILE",
+    ),
+]
+Clips = Annotated[
+    Path | None,
+    typer.Option(help="Cut the re-loaded moments out of the video, into this folder.", metavar="DIR"),
+]
+ExportMoments = Annotated[
+    Path | None,
+    typer.Option(help="Write the re-loaded moments to this file: .srt, .vtt, .csv or .edl.", metavar="FILE"),
+]
+Report = Annotated[
+    Path | None,
+    typer.Option(help="Write questions, answers and pictures as one page that stands alone.", metavar="FILE.html"),
+]
+Save = Annotated[
+    Path | None,
+    typer.Option(help="Keep the memory in this folder; ask it later in place of the video. Goes on where it stopped."),
+]
+
 
 def _version(asked: bool) -> None:
     if asked:
@@ -60,24 +90,12 @@ def ask(
     asking: AskOptions,
     escalate_below: EscalateBelow = None,
     escalate_from: EscalateFrom = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(help="Draw the time line of each answer into this file: .png, .pdf, .svg, ...", metavar="FILE"),
-    ] = None,
-    pictures: Annotated[
-        str | None,
-        typer.Option(
-            "--video",
-            help="With --plot: take pictures from this video instead of the small ones in the memory.",
-            metavar="FILE",
-        ),
-    ] = None,
-    save: Annotated[
-        Path | None,
-        typer.Option(
-            help="Keep the memory in this folder; ask it later in place of the video. Goes on where it stopped."
-        ),
-    ] = None,
+    plot: Plot = None,
+    pictures: Pictures = None,
+    clips: Clips = None,
+    export_moments: ExportMoments = None,
+    report: Report = None,
+    save: Save = None,
     ingesting: IngestOptions,
     loading: LoadOptions,
     verbose: Verbose = False,
@@ -88,6 +106,7 @@ def ask(
 
     Each answer comes with the moments that it re-loaded and what it cost.
     """
+    from videox2l import takeaway
     from videox2l.cli.console import Screen
     from videox2l.memory import Memory
     from videox2l.memory.disk.folder import is_memory
@@ -102,10 +121,12 @@ def ask(
     asking = AskOptions.from_keywords(asking, {"selector": selector, "escalate": escalate})
     if save is not None:
         check_target(save)
-    _check_plot(plot, pictures)
+    _check_outputs(plot, pictures, clips, export_moments, report)
     if is_memory(video):
         ingest.check_unused(given, video)
         opened = Memory.load(video)
+        if clips is not None:
+            takeaway.find_video(opened, pictures)
         if save is not None:
             opened.save(save)
         x2l = load_model(model, loading, screen)
@@ -123,18 +144,34 @@ def ask(
         if plot is not None:
             target = plot.with_stem(f"{plot.stem}-{number}") if len(questions) > 1 else plot
             screen.plot(answers[-1], target, opened, pictures)
+    if clips is not None:
+        source = pictures or (None if is_memory(video) else video)
+        screen.clips(takeaway.save_clips(answers, opened, clips, source))
+    if export_moments is not None:
+        takeaway.write_moments(answers, export_moments, opened)
+    if report is not None:
+        takeaway.write_report(answers, report, opened, pictures)
     if as_json:
         values = [{**answer.to_dict(), "why": [asdict(answer.why(at)) for at in asking.why]} for answer in answers]
         screen.json({"answers": values, "memory": opened.summary()})
 
 
-def _check_plot(plot: Path | None, pictures: str | None) -> None:
+def _check_outputs(
+    plot: Path | None, video: str | None, clips: Path | None, moments: Path | None, report: Path | None
+) -> None:
+    """Raise SettingsError for a file that cannot be written, before the work."""
+    from videox2l import takeaway
+
     if plot is not None:
         from videox2l.plot import check_plot
 
         check_plot(plot)
-    elif pictures is not None:
-        raise SettingsError("--video goes with --plot: name the picture to draw too")
+    if moments is not None:
+        takeaway.check_moments(moments)
+    if report is not None:
+        takeaway.check_report(report)
+    if video is not None and plot is None and clips is None and report is None:
+        raise SettingsError("--video goes with --plot, --clips or --report: say what it is for")
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from videox2l.units import format_bytes, format_range, format_time
 if TYPE_CHECKING:  # a screen needs no torch
     from videox2l.ask.answer import Answer, Why
     from videox2l.memory import Memory
+    from videox2l.video import Clip
 
 
 def step_lines(answer: Answer) -> str:
@@ -130,9 +131,7 @@ class Screen:
         cost = answer.cost
         share = f"{cost.tokens / cost.full_tokens:.1%}" if cost.full_tokens else "0%"
         if not self.verbose:
-            moments = ", ".join(format_range(moment.start, moment.end) for moment in answer.reloaded) or "nothing"
-            seconds = sum(cost.seconds.values())
-            self.line(f"  re-loaded {moments}; attended to {share} of the video's tokens, {seconds:.2f} s")
+            self.line(f"  {answer.cost_line()}")
             return
         if answer.reloaded:
             table = Table("moment", "score", "level", "why", box=None, pad_edge=False, padding=(0, 2, 0, 2))
@@ -163,6 +162,11 @@ class Screen:
 
         draw(answer, path, memory, video)
         self.line(f"  time line: {path}")
+
+    def clips(self, clips: Sequence[Clip]) -> None:
+        """Print which clips were written."""
+        for clip in clips:
+            self.line(f"  clip: {clip.path}{'' if clip.copied else ' (encoded anew)'}")
 
     def json(self, value: Any) -> None:
         """Print one JSON object on stdout."""
