@@ -53,6 +53,11 @@ class Evidence:
     tokens: int
     memory: str = ""
 
+    @property
+    def where(self) -> str:
+        """Its times, behind the name of its video where there are several."""
+        return f"{self.memory} {format_range(self.start, self.end)}".strip()
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -138,6 +143,14 @@ class Answer:
         answer did not see.
         """
         return explain(self, seconds, memory)
+
+    def cost_line(self) -> str:
+        """Return in one line what was re-loaded, which share of the video was attended to, and how long it took."""
+        cost = self.cost
+        share = f"{cost.tokens / cost.full_tokens:.1%}" if cost.full_tokens else "0%"
+        moments = ", ".join(moment.where for moment in self.reloaded) or "nothing"
+        seconds = sum(cost.seconds.values())
+        return f"re-loaded {moments}; attended to {share} of the video's tokens, {seconds:.2f} s"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as plain JSON values."""

@@ -31,6 +31,36 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+Plot = Annotated[
+    Path | None,
+    typer.Option(help="Draw the time line of each answer into this file: .png, .pdf, .svg, ...", metavar="FILE"),
+]
+Pictures = Annotated[
+    str | None,
+    typer.Option(
+        "--video",
+        help="The video that the memory was made of: for --clips, and for pictures of --plot and --report that are "
+        "larger than those in the memory.",
+        metavar="FILE",
+    ),
+]
+Clips = Annotated[
+    Path | None,
+    typer.Option(help="Cut the re-loaded moments out of the video, into this folder.", metavar="DIR"),
+]
+ExportMoments = Annotated[
+    Path | None,
+    typer.Option(help="Write the re-loaded moments to this file: .srt, .vtt, .csv or .edl.", metavar="FILE"),
+]
+Report = Annotated[
+    Path | None,
+    typer.Option(help="Write questions, answers and pictures as one page that stands alone.", metavar="FILE.html"),
+]
+Save = Annotated[
+    Path | None,
+    typer.Option(help="Keep the memory in this folder; ask it later in place of the video. Goes on where it stopped."),
+]
+
 
 def _version(asked: bool) -> None:
     if asked:
@@ -68,24 +98,12 @@ def ask(
     asking: AskOptions,
     escalate_below: EscalateBelow = None,
     escalate_from: EscalateFrom = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(help="Draw the time line of each answer into this file: .png, .pdf, .svg, ...", metavar="FILE"),
-    ] = None,
-    pictures: Annotated[
-        str | None,
-        typer.Option(
-            "--video",
-            help="With --plot: take pictures from this video instead of the small ones in the memory.",
-            metavar="FILE",
-        ),
-    ] = None,
-    save: Annotated[
-        Path | None,
-        typer.Option(
-            help="Keep the memory in this folder; ask it later in place of the video. Goes on where it stopped."
-        ),
-    ] = None,
+    plot: Plot = None,
+    pictures: Pictures = None,
+    clips: Clips = None,
+    export_moments: ExportMoments = None,
+    report: Report = None,
+    save: Save = None,
     ingesting: IngestOptions,
     loading: LoadOptions,
     verbose: Verbose = False,
@@ -96,7 +114,10 @@ def ask(
 
     Each answer comes with the moments that it re-loaded and what it cost.
     """
+    from videox2l import takeaway
     from videox2l.cli.console import Screen
+    from videox2l.memory import Memory
+    from videox2l.memory.disk.folder import is_memory
     from videox2l.memory.disk.writer import check_target
     from videox2l.select import budget_for, selector_by_name
 
@@ -108,9 +129,13 @@ def ask(
     asking = AskOptions.from_keywords(asking, {"selector": selector, "escalate": escalate})
     if save is not None:
         check_target(save)
-    _check_plot(plot, pictures)
     questions, videos = (asked, [video, *(rest or ())]) if asked else (rest or [], [video])
-    _check_several(questions, videos, asking, save, plot)
+    alone = {"--save": save, "--plot": plot, "--why": asking.why, "--clips": clips}
+    alone |= {"--export-moments": export_moments, "--report": report}
+    _check_several(questions, videos, [name for name, value in alone.items() if value])
+    _check_outputs(plot, pictures, clips, export_moments, report)
+    if clips is not None and is_memory(video):
+        takeaway.find_video(Memory.load(video), pictures)
     x2l, opened = ingest.open_videos(
         videos, model, loading, ingesting, screen, save=save, questions=questions, given=given
     )
@@ -124,27 +149,42 @@ def ask(
         if plot is not None:
             target = plot.with_stem(f"{plot.stem}-{number}") if len(questions) > 1 else plot
             screen.plot(answers[-1], target, opened, pictures)
+    if clips is not None:
+        source = pictures or (None if is_memory(video) else video)
+        screen.clips(takeaway.save_clips(answers, opened, clips, source))
+    if export_moments is not None:
+        takeaway.write_moments(answers, export_moments, opened)
+    if report is not None:
+        takeaway.write_report(answers, report, opened, pictures)
     if as_json:
         values = [{**answer.to_dict(), "why": [asdict(answer.why(at)) for at in asking.why]} for answer in answers]
         screen.json({"answers": values, "memory": opened.summary()})
 
 
-def _check_several(
-    questions: list[str], videos: list[str], asking: AskOptions, save: Path | None, plot: Path | None
-) -> None:
+def _check_several(questions: list[str], videos: list[str], alone: list[str]) -> None:
+    """Raise SettingsError where nothing is asked, or where `alone`, options for one video, stand with several."""
     if not questions:
         raise SettingsError("ask something: x2l ask VIDEO QUESTION, or x2l ask VIDEO VIDEO -q QUESTION")
-    if len(videos) > 1 and (save is not None or plot is not None or asking.why):
-        raise SettingsError("--save, --plot and --why go with one video: leave them out, or ask about one at a time")
+    if len(videos) > 1 and alone:
+        raise SettingsError(f"{', '.join(alone)} go with one video: leave them out, or ask about one at a time")
 
 
-def _check_plot(plot: Path | None, pictures: str | None) -> None:
+def _check_outputs(
+    plot: Path | None, video: str | None, clips: Path | None, moments: Path | None, report: Path | None
+) -> None:
+    """Raise SettingsError for a file that cannot be written, before the work."""
+    from videox2l import takeaway
+
     if plot is not None:
         from videox2l.plot import check_plot
 
         check_plot(plot)
-    elif pictures is not None:
-        raise SettingsError("--video goes with --plot: name the picture to draw too")
+    if moments is not None:
+        takeaway.check_moments(moments)
+    if report is not None:
+        takeaway.check_report(report)
+    if video is not None and plot is None and clips is None and report is None:
+        raise SettingsError("--video goes with --plot, --clips or --report: say what it is for")
 
 
 @app.command()

@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from videox2l.ask.answer import Answer, Evidence, Why
 from videox2l.errors import MemoryFileError
-from videox2l.memory import Memory
-from videox2l.memory.disk.folder import is_memory
 from videox2l.units import format_bytes, format_range, format_time
+
+if TYPE_CHECKING:  # a screen needs no torch
+    from videox2l.ask.answer import Answer, Why
+    from videox2l.memory import Memory
+    from videox2l.video import Clip
 
 
 def step_lines(answer: Answer) -> str:
@@ -32,11 +34,6 @@ def step_lines(answer: Answer) -> str:
     return " -> ".join(parts) + (f": {last}" if last else "")
 
 
-def _moment(moment: Evidence) -> str:
-    """Return the times of a moment, behind the name of its video where there are several."""
-    return f"{moment.memory} {format_range(moment.start, moment.end)}".strip()
-
-
 def progress_of(memory: Memory) -> str:
     """Return how much of its video a memory holds: "12:00", or "ingested 01:28 of 12:00"."""
     if memory.complete:
@@ -47,6 +44,9 @@ def progress_of(memory: Memory) -> str:
 
 def open_memory(where: str) -> Memory:
     """Open a memory. Raises MemoryFileError that says how one is made."""
+    from videox2l.memory import Memory
+    from videox2l.memory.disk.folder import is_memory
+
     if not is_memory(where):
         raise MemoryFileError(f"'{where}' holds no memory: make one of a video with x2l ingest VIDEO {where}")
     return Memory.load(where)
@@ -131,15 +131,13 @@ class Screen:
         cost = answer.cost
         share = f"{cost.tokens / cost.full_tokens:.1%}" if cost.full_tokens else "0%"
         if not self.verbose:
-            moments = ", ".join(_moment(moment) for moment in answer.reloaded) or "nothing"
-            seconds = sum(cost.seconds.values())
-            self.line(f"  re-loaded {moments}; attended to {share} of the video's tokens, {seconds:.2f} s")
+            self.line(f"  {answer.cost_line()}")
             return
         if answer.reloaded:
             table = Table("moment", "score", "level", "why", box=None, pad_edge=False, padding=(0, 2, 0, 2))
             for moment in answer.reloaded:
                 score = "-" if moment.score is None else f"{moment.score:.3f}"
-                table.add_row(escape(_moment(moment)), score, moment.level, moment.reason)
+                table.add_row(escape(moment.where), score, moment.level, moment.reason)
             self.out.print(table)
             self.line("  (score: of the selector, higher is nearer to the question; level: L is detail, H is gist)")
         if len(answer.steps) > 1:
@@ -164,6 +162,11 @@ class Screen:
 
         draw(answer, path, memory, video)
         self.line(f"  time line: {path}")
+
+    def clips(self, clips: Sequence[Clip]) -> None:
+        """Print which clips were written."""
+        for clip in clips:
+            self.line(f"  clip: {clip.path}{'' if clip.copied else ' (encoded anew)'}")
 
     def json(self, value: Any) -> None:
         """Print one JSON object on stdout."""

@@ -1,23 +1,27 @@
-"""Commands about models: what a video will need of one, and whether one is served rightly."""
+"""Commands before an ingest: what is in a video, what it will need of a model, whether a model is served rightly."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from videox2l.cli.options import AsJson, Model, command
+from videox2l.errors import SettingsError
 from videox2l.options import IngestOptions, LoadOptions
 
 if TYPE_CHECKING:
     from videox2l.cli.console import Screen
     from videox2l.sizing.fit import Fit
+    from videox2l.sizing.footage import Footage
     from videox2l.sizing.forecast import Forecast, Peak
+    from videox2l.video import VideoReport
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
+    app.command("check")(check)
     app.command("plan")(plan)
     app.command("doctor")(doctor)
 
@@ -45,16 +49,79 @@ def plan(
     From the model's config and the video's header alone: no weights are loaded, nothing is decoded.
     """
     from videox2l.cli.console import Screen
+    from videox2l.sizing.footage import footage
+
+    screen = Screen(quiet=as_json)
+    found = _forecast(screen, footage(video, size), model, gpu, disk, reload, ingesting, loading)
+    if as_json:
+        screen.json(found)
+    if not found["fits"]:
+        raise typer.Exit(1)
+
+
+@command
+def check(
+    video: Annotated[str, typer.Argument(help="A video file.", metavar="VIDEO")],
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Decode every frame too: finds damage that the packets do not show.")
+    ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Tell also what an ingest for this model will need, as x2l plan.", metavar="demo|ID|DIR"),
+    ] = None,
+    gpu: Annotated[str, typer.Option(help="With --model: the device's memory or class, as of x2l plan.")] = "24G",
+    reload: Annotated[int, typer.Option(help="With --model: chunks to re-load per question.")] = 3,
+    *,
+    ingesting: IngestOptions,
+    loading: LoadOptions,
+    as_json: AsJson = False,
+    given: set[str],
+) -> None:
+    """Tell what is in a video before anything is made of it: streams, times, colors, damage and holes.
+
+    All its packets are read, and no header is trusted. Exit status 1 if something is damaged or missing.
+    """
+    from videox2l.cli.console import Screen
+    from videox2l.video import inspect_video
+
+    unused = sorted(given - {"--fps"})  # raw streams need --fps for their times
+    if model is None and unused:
+        raise SettingsError(f"{', '.join(unused)}: no effect without --model; name the model that the video is for")
+    screen = Screen(quiet=as_json)
+    with screen.waiting(f"reading {video}"):
+        report = inspect_video(video, decode_all=decode, fps=ingesting.fps)
+    _show_report(screen, report)
+    planned = {}
+    if model is not None:
+        from videox2l.sizing.footage import Footage
+
+        shown = Footage(report.name, report.height, report.width, report.duration, report.fps)
+        planned = {"plan": _forecast(screen, shown, model, gpu, None, reload, ingesting, loading)}
+    if as_json:
+        screen.json({**report.to_dict(), **planned})
+    if report.damaged or (planned and not planned["plan"]["fits"]):
+        raise typer.Exit(1)
+
+
+def _forecast(
+    screen: Screen,
+    shown: Footage,
+    model: str,
+    gpu: str,
+    disk: str | None,
+    reload: int,
+    ingesting: IngestOptions,
+    loading: LoadOptions,
+) -> dict[str, Any]:
+    """Plan for a video, print what it will need, and return that as JSON values; `fits` says whether it does."""
     from videox2l.sizing.devices import device_for
     from videox2l.sizing.fit import Limits, fitting
-    from videox2l.sizing.footage import footage
     from videox2l.sizing.planning import Planner
     from videox2l.sizing.wish import EstimateRequest
     from videox2l.units import parse_bytes
 
     request = EstimateRequest(ingesting, loading, reload)
-    screen = Screen(quiet=as_json)
-    device, shown = device_for(gpu), footage(video, size)
+    device = device_for(gpu)
     limits = Limits(device.memory, None if disk is None else parse_bytes(disk, "disk"))
     with screen.waiting(f"planning for {model}"):
         from transformers.utils import logging
@@ -67,11 +134,38 @@ def plan(
     _show(screen, found, too_much)
     if too_much:
         _show_fit(screen, fit)
-    if as_json:
-        suggestion = None if fit is None else {"changes": list(fit.changes), **fit.forecast.to_dict()}
-        screen.json({**found.to_dict(), "fits": not too_much, "suggestion": suggestion})
-    if too_much:
-        raise typer.Exit(1)
+    suggestion = None if fit is None else {"changes": list(fit.changes), **fit.forecast.to_dict()}
+    return {**found.to_dict(), "fits": not too_much, "suggestion": suggestion}
+
+
+def _show_report(screen: Screen, report: VideoReport) -> None:
+    """Print what is in a video."""
+    from videox2l.units import format_bytes, format_range, format_time
+
+    screen.line(f"{report.name}: {report.container}, {format_bytes(report.bytes)}, {format_time(report.duration)}")
+    for stream in report.streams:
+        told = (stream.codec, stream.detail, stream.language, "this one is read" if stream.used else "")
+        screen.line(f"  {stream.kind:<9} {', '.join(word for word in told if word)}")
+    rate = "variable frame rate" if report.variable else "constant frame rate"
+    screen.line(
+        f"  times     {report.frames:,} frames in {report.duration:.3f} s, {report.fps:.4g} per second on average, "
+        f"{rate}; key frames at most {report.key_interval:.3g} s apart"
+    )
+    turned = f", turned by {report.rotation} degrees" if report.rotation else ""
+    turned += ", mirrored" if report.mirrored else ""
+    turned += f", pixels {report.pixel_aspect:.4g} wide to 1 high" if abs(report.pixel_aspect - 1) > 0.002 else ""
+    screen.line(f"  picture   {report.width}x{report.height} as shown{turned}; {report.bits} bits")
+    colors = f"transfer {report.transfer or 'not told'}, primaries {report.primaries or 'not told'}"
+    hdr = f"HDR ({report.hdr})" if report.hdr else "no HDR"
+    screen.line(f"  colors    {hdr}: {colors}")
+    if report.decoded is not None:
+        screen.line(f"  decoded   {report.decoded:,} of {report.frames:,} frames")
+    for start, end in report.holes:
+        screen.line(f"  hole      {format_range(start, end)}, {end - start:.1f} s")
+    for problem in report.problems:
+        screen.line(f"  problem   {problem}")
+    how = "every frame was decoded" if report.decoded is not None else "all packets were read, not decoded"
+    screen.line(f"{'damaged' if report.damaged else 'no damage found'}: {how}")
 
 
 @command

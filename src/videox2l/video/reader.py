@@ -77,8 +77,8 @@ class VideoReader:
             timeline = scan(container, stream, first.pts, name, self.sampling.fps)
             choice = choose(timeline.seconds, timeline.duration, self.sampling)
             plan = plan_decoding(timeline, choice, self.sampling.mode, stream)
-            gaps = Gaps.of(timeline, choice, _declared(container, stream))
-            found = display.remarks() + _oddities(timeline) + gaps.sentences()
+            gaps = Gaps.of(timeline, choice, declared_seconds(container, stream))
+            found = display.remarks() + oddities(timeline) + gaps.sentences()
             self._state = _State(
                 container=container.format.name,
                 codec=stream.codec.canonical_name,
@@ -229,8 +229,8 @@ def open_video(path: str | os.PathLike[str], sampling: FrameSampling | None = No
     return reader
 
 
-def _oddities(timeline: Timeline) -> list[str]:
-    """What the scan tells about the state of the file."""
+def oddities(timeline: Timeline) -> list[str]:
+    """Return what the scan tells about the state of the file, a sentence each."""
     found = []
     if timeline.demux_errors:
         found.append(f"damaged: the container could not be read in {timeline.demux_errors} place(s)")
@@ -245,8 +245,8 @@ def _oddities(timeline: Timeline) -> list[str]:
     return found
 
 
-def _declared(container: Any, stream: Any) -> float | None:
-    """Seconds of video that the headers declare, if they do."""
+def declared_seconds(container: Any, stream: Any) -> float | None:
+    """Return the seconds of video that the headers declare, if they do."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
     text = stream.metadata.get("DURATION", "")

@@ -1,0 +1,7 @@
+"""What is taken away from answers: clips of their moments, lists of them for editors, and pages to read."""
+
+from videox2l.takeaway.clips import find_video, save_clips
+from videox2l.takeaway.moments import check_moments, write_moments
+from videox2l.takeaway.report import check_report, write_report
+
+__all__ = ["check_moments", "check_report", "find_video", "save_clips", "write_moments", "write_report"]

@@ -1,0 +1,90 @@
+"""What is taken away from answers: clips, lists of moments, pages."""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import av
+import pytest
+
+from tests.test_cli import NASA, QUESTION, x2l
+from tests.test_why_and_plot import made_up, moment
+from videox2l import Memory, SettingsError
+from videox2l.takeaway import write_moments, write_report
+
+
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory: pytest.TempPathFactory) -> Memory:
+    target = tmp_path_factory.mktemp("takeaway") / "nasa.x2l"
+    assert x2l("ingest", NASA, target, "--fps", 4).exit_code == 0
+    return Memory.load(target)
+
+
+ANSWER = made_up([moment(0, 0.1), moment(1, 0.5, "score rank 1")], "is <b> & 'c' there ?", "yes\n\n<script>alert(1)")
+
+
+def test_lists_of_moments(tmp_path: Path, memory: Memory) -> None:
+    for ending in ("srt", "vtt", "csv", "edl"):
+        write_moments([ANSWER], tmp_path / f"a.{ending}", memory)
+    srt = (tmp_path / "a.srt").read_text()
+    assert srt.startswith("1\n00:00:08,000 --> 00:00:16,000\nis <b> & 'c' there ?\nyes <script>alert(1)\n")
+    vtt = (tmp_path / "a.vtt").read_text()
+    assert vtt.startswith("WEBVTT\n\n00:00:08.000 --> 00:00:16.000\nis &lt;b&gt; &amp;")
+    with (tmp_path / "a.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["start"], row["end"], row["answer"]) == ("8.0", "16.0", ANSWER.text)
+    # 29.97 frames per second: second 8 is frame 240, second 16 frame 480, of 30 to a second of time code.
+    assert (
+        "001  AX       V     C        00:00:08:00 00:00:16:00 00:00:00:00 00:00:08:00"
+        in (tmp_path / "a.edl").read_text()
+    )
+    with pytest.raises(SettingsError, match="end its name in"):
+        write_moments([ANSWER], tmp_path / "a.txt", memory)
+
+
+class Tags(HTMLParser):
+    """Collects tags and addresses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags, self.sources = list[str](), list[str]()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_a_page_stands_alone_and_words_stay_words(tmp_path: Path, memory: Memory) -> None:
+    write_report([ANSWER, replace(ANSWER, question="again ?")], tmp_path / "a.html", memory)
+    page = Tags()
+    page.feed((tmp_path / "a.html").read_text())
+    assert "script" not in page.tags
+    assert page.tags.count("b") == 0
+    assert page.tags.count("svg") == page.tags.count("img") == 2
+    assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+
+
+def test_the_command_takes_everything_away(tmp_path: Path) -> None:
+    done = x2l(
+        "ask", NASA, QUESTION, "--fps", 4, "--max-new-tokens", 2, "--reload", 1, "--clips", tmp_path / "clips",
+        "--report", tmp_path / "a.html", "--export-moments", tmp_path / "a.csv",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    (clip,) = (tmp_path / "clips").iterdir()
+    start, end = map(float, re.findall(r"\d+\.\d{3}", clip.name))
+    with av.open(str(clip)) as box:
+        frames = sum(1 for _ in box.decode(video=0))
+        assert box.streams.audio
+    assert abs(frames * 1001 / 30000 - (end - start)) <= 1001 / 30000
+    assert (tmp_path / "a.html").exists()
+    assert (tmp_path / "a.csv").exists()
+
+
+def test_what_cannot_be_is_told_before_the_work(tmp_path: Path) -> None:
+    done = x2l("ask", NASA, QUESTION, "--export-moments", tmp_path / "a.txt")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "end its name in .srt, .vtt, .csv, .edl" in done.stderr
