@@ -32,8 +32,8 @@ class Batch:
 class Packer:
     """Turns questions into batches; knows the tokens that stand around them."""
 
-    def __init__(self) -> None:
-        self.tokenizer = build_tokenizer()
+    def __init__(self, more: Sequence[str] = ()) -> None:
+        self.tokenizer = build_tokenizer(more)
         token = self.tokenizer.convert_tokens_to_ids
         self.prefix = token(["<|im_start|>", "user", "<|vision_start|>"])
         self.pad, self.video_pad, self.unseen = token(["<|endoftext|>", "<|video_pad|>", "<|unk|>"])

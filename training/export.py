@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from videox2l.demo.draw import NATIVE
 from videox2l.demo.tokens import CHAT_TEMPLATE, SPECIAL, build_tokenizer
 
 
-def export_model(model: Any, folder: Path) -> None:
-    """Write weights in bfloat16, configuration, tokenizer, chat template and processor settings."""
+def export_model(model: Any, folder: Path, words: Sequence[str] = ()) -> None:
+    """Write weights in bfloat16, configuration, tokenizer, chat template and processor settings.
+
+    `words` are those that the tokenizer has beyond the demo model's.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     model.generation_config.update(
@@ -26,7 +30,7 @@ def export_model(model: Any, folder: Path) -> None:
     model.to(torch.bfloat16).save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     model.to(torch.float32).load_state_dict(weights)
-    _write_tokenizer(folder)
+    _write_tokenizer(folder, words)
     _write_config(folder)
     _write_processor(folder)
 
@@ -42,9 +46,9 @@ def _write_config(folder: Path) -> None:
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _write_tokenizer(folder: Path) -> None:
+def _write_tokenizer(folder: Path, words: Sequence[str]) -> None:
     """Write the settings by hand: those that transformers 5 saves do not load in 4."""
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(words)
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -128,10 +128,10 @@ def _show(frame: npt.NDArray[np.uint8], event: Event, t: int) -> None:
 def _seen(event: Event, t: int) -> npt.NDArray[np.float64]:
     """Return the share of each of the nine tokens that a needle fills at a time."""
     x, y = (int(c) for c in event.place(t))
-    return np.outer(_overlap(y, event.size), _overlap(x, event.size)).flatten()
+    return np.outer(overlap(y, event.size), overlap(x, event.size)).flatten()
 
 
-def _overlap(start: int, size: int) -> npt.NDArray[np.float64]:
+def overlap(start: int, size: int) -> npt.NDArray[np.float64]:
     """Share of each of the three columns (or rows) of tokens that the needle covers."""
     side = NATIVE // SIDE
     edges = np.arange(SIDE) * side

@@ -18,7 +18,8 @@ import torch
 from videox2l import VideoX2L
 from videox2l.errors import SettingsError
 from videox2l.evaluate.base import BenchmarkOptions, Row, Sample, parse_budget
-from videox2l.evaluate.haystack import Haystack, said
+from videox2l.evaluate.generated import said
+from videox2l.evaluate.haystack import Haystack
 from videox2l.evaluate.registry import benchmark_by_name, method_by_name
 from videox2l.evaluate.runfile import read_rows
 from videox2l.evaluate.runner import Run, recall, run

@@ -7,13 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from videox2l.cli.options import Model, command, load_model, user_errors
+from videox2l.cli.options import command, load_model, user_errors
 from videox2l.options import LoadOptions
 
 if TYPE_CHECKING:
     from videox2l.cli.console import Screen
     from videox2l.pipeline import VideoX2L
 
+Bench = Annotated[
+    str,
+    typer.Argument(
+        help="haystack, dense, film (all generated), videomme, mlvu, longvideobench, vnbench or lvbench.",
+        metavar="BENCH",
+    ),
+]
+ModelFor = Annotated[
+    str | None, typer.Option(help="As of ask. [default: demo; dense: demo-dense; film: smollm2]", metavar="demo|ID|DIR")
+]
 Names = Annotated[
     str,
     typer.Option(
@@ -31,16 +41,10 @@ def register(app: typer.Typer) -> None:
 
 @command
 def evaluate(
-    bench: Annotated[
-        str,
-        typer.Argument(
-            help="haystack (generated), film (text, generated), videomme, mlvu, longvideobench, vnbench or lvbench.",
-            metavar="BENCH",
-        ),
-    ],
+    bench: Bench,
     out: Annotated[Path, typer.Option(help="Folder of the run; a run that was stopped goes on there.")],
     data: Annotated[Path | None, typer.Option(help="Folder of the benchmark, as downloaded.")] = None,
-    model: Model = "demo",
+    model: ModelFor = None,
     methods: Names = "full,x2l,H,uniform",
     budget: Annotated[
         str, typer.Option(help="Share of full KV that a question may attend to; several with commas.")
@@ -52,7 +56,10 @@ def evaluate(
     fps: Annotated[float | None, typer.Option(help="Frames sampled per second of a file.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Kinds of questions, with commas.", metavar="A,B")] = None,
     density: Annotated[
-        int, typer.Option(help="haystack: askable facts in every 8 frames: 1, 2, 4 or 8; 0: a few anywhere.")
+        int,
+        typer.Option(
+            help="Askable facts in every 8 frames; haystack: 1, 2, 4 or 8, 0: a few anywhere; dense: 1 to 16, 0: 8."
+        ),
     ] = 0,
     redundancy: Annotated[
         int, typer.Option(help="haystack with --density: grids of two frames that show the same fact.")
@@ -111,15 +118,15 @@ def evaluate(
         screen.line(f"{out}: samples.jsonl, summary.json")
 
 
-def _model_for(bench: str, model: str, options: LoadOptions, screen: Screen) -> VideoX2L:
+def _model_for(bench: str, model: str | None, options: LoadOptions, screen: Screen) -> VideoX2L:
     """Load the model: a film of text is read by a text decoder, all else by a video LLM."""
     if bench != "film":
-        return load_model(model, options, screen)
+        return load_model(model or ("demo-dense" if bench == "dense" else "demo"), options, screen)
     from videox2l.conformance.check_cache import votes_once
     from videox2l.evaluate.film_model import load_film_model
     from videox2l.pipeline import VideoX2L
 
-    backbone = load_film_model("smollm2" if model == "demo" else model, options.device, options.dtype)
+    backbone = load_film_model(model or "smollm2", options.device, options.dtype)
     with screen.waiting("finding the layers that know what is asked"):
         votes_once(backbone, backbone.identity(), find=True)
     return VideoX2L(backbone)

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from videox2l.pipeline import VideoX2L
 
 Model = Annotated[
-    str, typer.Option(help='"demo", "demo-xl", a local directory, or a Hugging Face hub id.', metavar="demo|ID|DIR")
+    str,
+    typer.Option(
+        help='"demo", "demo-dense", "demo-xl", a local directory, or a Hugging Face hub id.', metavar="demo|ID|DIR"
+    ),
 ]
 MemoryArg = Annotated[str, typer.Argument(help="A memory: a folder, or a URL such as s3://...", metavar="MEMORY")]
 EscalateBelow = Annotated[

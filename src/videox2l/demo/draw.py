@@ -30,6 +30,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (165, 50, 205),
     "white": (250, 250, 250),
 }
+MORE_COLOURS: dict[str, tuple[int, int, int]] = {"orange": (245, 130, 15), "cyan": (30, 205, 215)}
+"""Colours that only the crowded world has."""
 SHAPES = ("circle", "square", "triangle", "star", "diamond", "cross")
 GREY = "grey"
 """The colour of a thing that waits to change; no question names it."""
@@ -42,7 +44,7 @@ SIDES = ("left", "right", "top")
 
 Pixels = npt.NDArray[np.uint8]
 Sprite = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
-_PAINT = {**COLOURS, GREY: (128, 128, 128)}
+_PAINT = {**COLOURS, **MORE_COLOURS, GREY: (128, 128, 128)}
 
 _GLYPHS = (
     "01110 10001 10011 10101 11001 10001 01110",

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from videox2l.backbones.transformers_backbone import TransformersBackbone
 
 FOLDER = Path(__file__).parent / "model"
-SHIPPED = ("demo", "demo-xl")
+SHIPPED = {"demo": FOLDER, "demo-dense": FOLDER.with_name("model_dense"), "demo-xl": FOLDER}
+"""Name -> folder of the checkpoint."""
 
 
 def checkpoint_of(name: str, revision: str | None = None) -> Checkpoint:
     """Return the checkpoint that a name means. Raises ModelError where there is none."""
-    return Checkpoint(str(FOLDER)) if name in SHIPPED else locate(name, revision)
+    return Checkpoint(str(SHIPPED[name])) if name in SHIPPED else locate(name, revision)
 
 
 def load_backbone(name: str, options: LoadOptions) -> tuple[Backbone, Checkpoint]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import av
 import numpy as np
 
-from videox2l.demo.draw import NATIVE, SCALE, Pixels, paste, sprite_large, texture_large
+from videox2l.demo.draw import NATIVE, SCALE, Pixels
 from videox2l.demo.questions import WorldQuestion, make_questions
 from videox2l.demo.world import Event, WorldVideo, make_video
 from videox2l.errors import SettingsError
@@ -67,18 +67,27 @@ def render_video(
     frames = round(minutes * 60 * fps)
     if fps < 1 or frames < 1:
         raise SettingsError(f"a video needs at least one frame, not {minutes} minutes at {fps} fps")
-    write_video(path, video, frames, fps=fps, codec=codec, variable=variable)
+    write_video(path, video.draw_large, frames, fps=fps, codec=codec, variable=seed if variable else None)
     return [as_row(question) for question in truth(video)]
 
 
 def write_video(
-    path: str | Path, video: WorldVideo, frames: int, *, fps: int, codec: str = "h264", variable: bool = False
+    path: str | Path,
+    draw: Callable[[float], Pixels],
+    frames: int,
+    *,
+    fps: int,
+    codec: str = "h264",
+    variable: int | None = None,
 ) -> None:
-    """Write `frames` frames of a script, a frame of which is a second, to a file; options as of `render_video`."""
+    """Write `frames` pictures that `draw` makes of their times in seconds, (384, 384, 3) each, to a file.
+
+    `variable`: seed of which frames are left out; None: none are. Other options as of `render_video`.
+    """
     if codec not in CODECS:
         raise SettingsError(f"codec '{codec}' is not known: use {', '.join(CODECS)}")
     encoder, options = CODECS[codec]
-    left_out = np.random.default_rng([0x7F2, video.seed])
+    left_out = np.random.default_rng([0x7F2, variable or 0])
     with av.open(str(path), "w") as container:
         stream = container.add_stream(encoder, rate=fps, options=options)
         stream.width = stream.height = NATIVE * SCALE
@@ -87,10 +96,10 @@ def write_video(
         since = 0
         for i in range(frames):
             since += 1
-            if variable and since < 5 and i % fps and left_out.random() < 0.5:
+            if variable is not None and since < 5 and i % fps and left_out.random() < 0.5:
                 continue
             since = 0
-            frame = av.VideoFrame.from_ndarray(draw_large(video, i / fps), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(draw(i / fps), format="rgb24")
             frame.pts, frame.time_base = i, Fraction(1, fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -104,19 +113,6 @@ def script(seed: int, minutes: float, events: Sequence[Event] | None = None) -> 
     if events is None:
         return video
     return WorldVideo(seed, "video", seconds, video.scenes, tuple(sorted(events, key=lambda event: event.start)))
-
-
-def draw_large(video: WorldVideo, second: float) -> Pixels:
-    """Draw the picture at some second: (384, 384, 3)."""
-    scene = next(scene for scene in video.scenes if scene.start <= second < scene.end)
-    x, y = (round(c * SCALE) for c in scene.window(second))
-    frame = texture_large(scene.texture)[y : y + NATIVE * SCALE, x : x + NATIVE * SCALE].copy()
-    for event in video.shown(second):
-        if event.style == "insert":
-            frame[:] = event.card
-        x, y = (round(c * SCALE) for c in event.place(second))
-        paste(frame, sprite_large(event.look), x, y)
-    return np.clip(frame * np.float32(scene.light(second)), 0, 255).astype(np.uint8) if scene.flicker else frame
 
 
 def truth(video: WorldVideo) -> list[WorldQuestion]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -54,9 +56,12 @@ CHAT_TEMPLATE = """\
 """
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Make the tokenizer: lower-cased words and punctuation, unknown words to `<|unk|>`, newlines to nothing."""
-    vocabulary = {token: i for i, token in enumerate((*SPECIAL, *WORDS))}
+def build_tokenizer(more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Make the tokenizer: lower-cased words and punctuation, unknown words to `<|unk|>`, newlines to nothing.
+
+    `more` words get the rows of the embedding behind those of the first world.
+    """
+    vocabulary = {token: i for i, token in enumerate((*SPECIAL, *WORDS, *more))}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
     words.normalizer = normalizers.Lowercase()
     words.pre_tokenizer = pre_tokenizers.Whitespace()

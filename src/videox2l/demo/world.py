@@ -22,13 +22,16 @@ from videox2l.demo.draw import (
     GREY,
     LETTERS,
     NATIVE,
+    SCALE,
     SIDES,
     TEXTURE,
     Look,
     Pixels,
     paste,
     sprite,
+    sprite_large,
     texture,
+    texture_large,
 )
 from videox2l.errors import SettingsError
 
@@ -141,6 +144,18 @@ class WorldVideo:
         """Return what is pasted over the scene at a time, in the order of pasting."""
         here = [event for event in self.layers() if event.start <= time < event.end]
         return [event for event in here if event in self.events] or here
+
+    def draw_large(self, second: float) -> Pixels:
+        """Draw the picture at some second, a frame being one: uint8 (384, 384, 3)."""
+        scene = next(scene for scene in self.scenes if scene.start <= second < scene.end)
+        x, y = (round(c * SCALE) for c in scene.window(second))
+        frame = texture_large(scene.texture)[y : y + NATIVE * SCALE, x : x + NATIVE * SCALE].copy()
+        for event in self.shown(second):
+            if event.style == "insert":
+                frame[:] = event.card
+            x, y = (round(c * SCALE) for c in event.place(second))
+            paste(frame, sprite_large(event.look), x, y)
+        return np.clip(frame * np.float32(scene.light(second)), 0, 255).astype(np.uint8) if scene.flicker else frame
 
     def render(self, first: int = 0, last: int | None = None, *, noise: float = 2.0) -> Pixels:
         """Draw frames `first` to `last` (exclusive) at 48 pixels: uint8 (frames, 48, 48, 3).

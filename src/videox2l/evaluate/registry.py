@@ -7,11 +7,17 @@ from collections.abc import Callable, Sequence
 from videox2l.errors import SettingsError
 from videox2l.evaluate.base import Benchmark, BenchmarkOptions, Method
 from videox2l.evaluate.benchmarks import PUBLIC
+from videox2l.evaluate.dense import Dense
 from videox2l.evaluate.film import Film
 from videox2l.evaluate.haystack import Haystack
 from videox2l.evaluate.methods import FAMILIES, METHODS, STANDARD
 
-BENCHMARKS: dict[str, Callable[[BenchmarkOptions], Benchmark]] = {"haystack": Haystack, "film": Film, **PUBLIC}
+BENCHMARKS: dict[str, Callable[[BenchmarkOptions], Benchmark]] = {
+    "haystack": Haystack,
+    "dense": Dense,
+    "film": Film,
+    **PUBLIC,
+}
 """Name -> a function that makes the benchmark from the options of the command line."""
 
 
