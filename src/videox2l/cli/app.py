@@ -44,8 +44,22 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            help="Use a running x2l serve: ask, ingest, memory ls and memory rm load no model then.",
+            envvar="X2L_SERVER",
+            metavar="URL",
+        ),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="With --server: the file that holds the key.", metavar="FILE")
+    ] = None,
 ) -> None:
     del version
+    from videox2l.cli.remote import SERVER
+
+    SERVER.set((server, api_key_file))
 
 
 @app.command()
@@ -89,13 +103,28 @@ def ask(
     Each answer comes with the moments that it re-loaded and what it cost.
     """
     from videox2l.cli.console import Screen
+    from videox2l.cli.remote import server_client
+
+    screen = Screen(quiet=as_json, verbose=verbose)
+    server = server_client()
+    if server is not None:
+        local: dict[str, object] = {"--save": save, "--plot": plot, "--video": pictures}
+        local |= {"--escalate-below": escalate_below, "--escalate-from": escalate_from}
+        ingest.check_remote(given, {flag: value is not None for flag, value in local.items()})
+        memory_id = server.memory_of(video, ingesting, screen)
+        summary = server.summary(memory_id)
+        screen.memory(summary)
+        wanted = None if model == "demo" else model
+        replies = [server.ask(memory_id, question, wanted, asking, screen) for question in questions]
+        if as_json:
+            screen.json({"answers": replies, "memory": summary})
+        return
     from videox2l.memory import Memory
     from videox2l.memory.disk.folder import is_memory
     from videox2l.memory.disk.writer import check_target
     from videox2l.select import budget_for, selector_by_name
 
     # Whatever can be wrong is found before the hours of an ingest, not after them.
-    screen = Screen(quiet=as_json, verbose=verbose)
     selector = selector_by_name(asking.selector)
     budget_for(asking.reload, asking.pinned, asking.excluded)
     escalate = escalation(asking.escalate, escalate_below, escalate_from)
@@ -112,14 +141,14 @@ def ask(
         opened.check_model(x2l.identity)  # before anything of an answer is printed
     else:
         x2l, opened = ingest.read_video(video, model, loading, ingesting, screen, store=save, questions=questions)
-    screen.memory(opened, saved=save)
+    screen.memory(opened.summary(), saved=save)
     answers = []
     for number, question in enumerate(questions, 1):
         screen.question(question)
         answers.append(x2l.ask(opened, question, asking, on_text=screen.piece))
         screen.answer(answers[-1])
         for seconds in asking.why:
-            screen.why(answers[-1].why(seconds))
+            screen.why(answers[-1].why(seconds).lines())
         if plot is not None:
             target = plot.with_stem(f"{plot.stem}-{number}") if len(questions) > 1 else plot
             screen.plot(answers[-1], target, opened, pictures)

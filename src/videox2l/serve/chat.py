@@ -66,6 +66,7 @@ class ChatQuestion:
     file_id: str | None
     options: AskOptions
     ingest: dict[str, Any]
+    detail: bool = False
 
 
 def question_of(request: ChatRequest, longest: int) -> ChatQuestion:
@@ -77,7 +78,7 @@ def question_of(request: ChatRequest, longest: int) -> ChatQuestion:
     if (extra.get("response_format") or {"type": "text"}) != {"type": "text"}:
         raise APIError(400, "response_format is not served: leave it out", param="response_format")
     ours = dict(request.x2l or {})
-    ingest, memory = ours.pop("ingest", None) or {}, ours.pop("memory", None)
+    ingest, memory, detail = ours.pop("ingest", None) or {}, ours.pop("memory", None), ours.pop("detail", False)
     if not isinstance(ingest, dict):
         raise APIError(400, "x2l.ingest must be an object of ingest options", param="x2l.ingest")
     text, history, videos = _dialogue(request.messages)
@@ -94,6 +95,7 @@ def question_of(request: ChatRequest, longest: int) -> ChatQuestion:
         file_id=value if kind == "file" else None,
         options=_ask_options(request, ours, longest),
         ingest={**_video_kwargs(request), **ingest},
+        detail=detail is True,
     )
 
 
@@ -191,11 +193,13 @@ class Reply:
     complete: bool
     covers: tuple[float, float]
     why: tuple[float, ...] = ()
+    detail: bool = False
 
     @classmethod
-    def of(cls, answer: Answer, name: str, memory: Memory, why: tuple[float, ...]) -> Reply:
-        """Return the reply of an answer about a memory as it was asked."""
-        return cls(answer, name, memory.complete, (memory.chunks[0].start, memory.chunks[-1].end), why)
+    def of(cls, answer: Answer, name: str, memory: Memory, question: ChatQuestion) -> Reply:
+        """Return the reply of an answer to a question about a memory as it was asked."""
+        covers = (memory.chunks[0].start, memory.chunks[-1].end)
+        return cls(answer, name, memory.complete, covers, question.options.why, question.detail)
 
     def usage(self) -> dict[str, Any]:
         """Return OpenAI's usage: the memory's KVs are the prompt's cached part."""
@@ -212,6 +216,10 @@ class Reply:
     def x2l(self) -> dict[str, Any]:
         """Return what is ours of a response."""
         answer, ranks = self.answer, score_ranks(self.answer.evidence)
+        reasons = [answer.why(at) for at in self.why]
+        if self.detail:
+            why = [{**asdict(reason), "lines": reason.lines()} for reason in reasons]
+            return {"memory": self.memory, "answer": answer.to_dict(), "why": why}
         return {
             "memory": self.memory,
             "evidence": [{**asdict(moment), "rank": rank} for moment, rank in zip(answer.evidence, ranks, strict=True)],
@@ -220,7 +228,7 @@ class Reply:
             "steps": len(answer.steps),
             "incomplete": not self.complete,
             "covers": list(self.covers),
-            "why": [{"seconds": at, "lines": answer.why(at).lines()} for at in self.why],
+            "why": [{"seconds": reason.seconds, "lines": reason.lines()} for reason in reasons],
         }
 
 
