@@ -66,10 +66,9 @@ class ServerClient:
                     reply.read()
                     raise _told(reply)
                 yield reply
-        except self._error as error:
-            raise X2LError(
-                f"the server at {self.url} cannot be reached: {str(error) or type(error).__name__}"
-            ) from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            told = str(error) or type(error).__name__
+            raise X2LError(f"the server at {self.url} cannot be reached: {told}") from None
 
     def get(self, path: str, method: str = "GET", **more: Any) -> Any:
         """Return the JSON value of a response."""
@@ -88,7 +87,8 @@ class ServerClient:
                 value = json.loads(line.removeprefix("data: "))
                 error = value.get("error")
                 if isinstance(error, dict):  # of a memory that failed, it is a text
-                    raise X2LError(error.get("message", "the server failed"))
+                    wrong_use = error.get("type") == "invalid_request_error"
+                    raise (SettingsError if wrong_use else X2LError)(error.get("message", "the server failed"))
                 yield value
 
     def memory_of(self, video: str, options: IngestOptions, screen: Screen) -> str:
