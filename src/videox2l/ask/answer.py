@@ -6,12 +6,14 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from videox2l.errors import SettingsError
-from videox2l.memory import Memory, Plan
-from videox2l.select.probes import Attribution
 from videox2l.units import format_range, format_time
+
+if TYPE_CHECKING:  # a client of a server knows answers without torch
+    from videox2l.memory import Memory, Plan
+    from videox2l.select.probes import Attribution
 
 _THOUGHT = re.compile(r"<(/?)(think|thinking|thought)>|\[(/?)THINK\]|\u25c1(/?)think\u25b7")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,10 @@ from videox2l.cli.options import (
 from videox2l.errors import SettingsError
 from videox2l.options import AskOptions, IngestOptions, LoadOptions
 from videox2l.version import __version__
+
+if TYPE_CHECKING:
+    from videox2l.cli.console import Screen
+    from videox2l.cli.remote import ServerClient
 
 app = typer.Typer(
     help="Ask long videos many questions: ingest once, keep two levels of KVs, re-load the chunks that matter.",
@@ -73,8 +77,22 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            help="Use a running x2l serve: ask, ingest, memory ls and memory rm load no model then.",
+            envvar="X2L_SERVER",
+            metavar="URL",
+        ),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="With --server: the file that holds the key.", metavar="FILE")
+    ] = None,
 ) -> None:
     del version
+    from videox2l.cli.remote import SERVER
+
+    SERVER.set((server, api_key_file))
 
 
 @app.command()
@@ -116,23 +134,30 @@ def ask(
     """
     from videox2l import takeaway
     from videox2l.cli.console import Screen
+    from videox2l.cli.remote import server_client
+
+    screen = Screen(quiet=as_json, verbose=verbose)
+    questions, videos = (asked, [video, *(rest or ())]) if asked else (rest or [], [video])
+    alone: dict[str, Any] = {"--save": save, "--plot": plot, "--why": asking.why, "--clips": clips}
+    alone |= {"--export-moments": export_moments, "--report": report}
+    _check_several(questions, videos, [name for name, value in alone.items() if value])
+    if (server := server_client()) is not None:
+        alone |= {"--video": pictures, "--escalate-below": escalate_below, "--escalate-from": escalate_from}
+        ingest.check_remote(given, {flag: value is not None for flag, value in alone.items() if flag != "--why"})
+        _ask_server(server, videos, questions, None if model == "demo" else model, asking, ingesting, screen)
+        return
     from videox2l.memory import Memory
     from videox2l.memory.disk.folder import is_memory
     from videox2l.memory.disk.writer import check_target
     from videox2l.select import budget_for, selector_by_name
 
     # Whatever can be wrong is found before the hours of an ingest, not after them.
-    screen = Screen(quiet=as_json, verbose=verbose)
     selector = selector_by_name(asking.selector)
     budget_for(asking.reload, asking.pinned, asking.excluded)
     escalate = escalation(asking.escalate, escalate_below, escalate_from)
     asking = AskOptions.from_keywords(asking, {"selector": selector, "escalate": escalate})
     if save is not None:
         check_target(save)
-    questions, videos = (asked, [video, *(rest or ())]) if asked else (rest or [], [video])
-    alone = {"--save": save, "--plot": plot, "--why": asking.why, "--clips": clips}
-    alone |= {"--export-moments": export_moments, "--report": report}
-    _check_several(questions, videos, [name for name, value in alone.items() if value])
     _check_outputs(plot, pictures, clips, export_moments, report)
     if clips is not None and is_memory(video):
         takeaway.find_video(Memory.load(video), pictures)
@@ -145,7 +170,7 @@ def ask(
         answers.append(x2l.ask(opened, question, asking, on_text=screen.piece))
         screen.answer(answers[-1])
         for seconds in asking.why:
-            screen.why(answers[-1].why(seconds))
+            screen.why(answers[-1].why(seconds).lines())
         if plot is not None:
             target = plot.with_stem(f"{plot.stem}-{number}") if len(questions) > 1 else plot
             screen.plot(answers[-1], target, opened, pictures)
@@ -159,6 +184,26 @@ def ask(
     if as_json:
         values = [{**answer.to_dict(), "why": [asdict(answer.why(at)) for at in asking.why]} for answer in answers]
         screen.json({"answers": values, "memory": opened.summary()})
+
+
+def _ask_server(
+    server: ServerClient,
+    videos: list[str],
+    questions: list[str],
+    model: str | None,
+    asking: AskOptions,
+    ingesting: IngestOptions,
+    screen: Screen,
+) -> None:
+    """Ask a running server about one video or memory."""
+    if len(videos) > 1:
+        raise SettingsError("--server asks about one video at a time: ask without it, or send x2l.memories yourself")
+    memory_id = server.memory_of(videos[0], ingesting, screen)
+    summary = server.summary(memory_id)
+    screen.memory(summary)
+    replies = [server.ask(memory_id, question, model, asking, screen) for question in questions]
+    if screen.quiet:
+        screen.json({"answers": replies, "memory": summary})
 
 
 def _check_several(questions: list[str], videos: list[str], alone: list[str]) -> None:

@@ -53,7 +53,7 @@ def chat(
     opened = open_memory(memory)
     x2l = load_model(model, loading, screen)
     dialogue = x2l.chat(opened, earlier="recompute" if recompute else "keep")
-    screen.memory(opened)
+    screen.memory(opened.summary())
     for question in _questions():
         screen.question(question, echo=not sys.stdin.isatty())
         try:

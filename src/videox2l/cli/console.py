@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from videox2l.errors import MemoryFileError
 from videox2l.units import format_bytes, format_range, format_time
 
 if TYPE_CHECKING:  # a screen needs no torch
-    from videox2l.ask.answer import Answer, Why
+    from videox2l.ask.answer import Answer
     from videox2l.memory import Memory
     from videox2l.video import Clip
 
@@ -34,12 +34,12 @@ def step_lines(answer: Answer) -> str:
     return " -> ".join(parts) + (f": {last}" if last else "")
 
 
-def progress_of(memory: Memory) -> str:
+def progress_of(summary: Mapping[str, Any]) -> str:
     """Return how much of its video a memory holds: "12:00", or "ingested 01:28 of 12:00"."""
-    if memory.complete:
-        return format_time(memory.duration)
-    whole = memory.manifest.get("duration")
-    return f"ingested {format_time(memory.duration)}" + (f" of {format_time(whole)}" if whole else ", not complete")
+    if summary["complete"]:
+        return format_time(summary["duration"])
+    whole = summary["manifest"].get("duration")
+    return f"ingested {format_time(summary['duration'])}" + (f" of {format_time(whole)}" if whole else ", not complete")
 
 
 def open_memory(where: str) -> Memory:
@@ -96,23 +96,22 @@ class Screen:
         """Print one line of plain text."""
         self.out.print(text, markup=False)
 
-    def memory(self, memory: Memory, saved: Path | None = None) -> None:
-        """Print what the memory holds, and how far its ingest came."""
-        frames = sum(chunk.frames for chunk in memory.chunks)
-        kept = format_bytes(memory.nbytes())
-        full = format_bytes(memory.full_tokens * memory.shape.token_bytes)
-        name = memory.manifest.get("source", "video")
-        self.line(f"{name}: {progress_of(memory)}, {frames} frames, {len(memory)} chunks; {kept} kept of {full}")
+    def memory(self, summary: Mapping[str, Any], saved: Path | str | None = None) -> None:
+        """Print what a memory (`Memory.summary()`) holds, and how far its ingest came."""
+        manifest = summary["manifest"]
+        kept, full = format_bytes(summary["bytes"]["kept"]), format_bytes(summary["bytes"]["full"])
+        held = f"{summary['frames']} frames, {summary['chunks']} chunks; {kept} kept of {full}"
+        self.line(f"{manifest.get('source', 'video')}: {progress_of(summary)}, {held}")
         if self.verbose:
-            levels = ", ".join(f"{memory.level_name(ratio)} at 1/{ratio:g}" for ratio in memory.ratios)
-            settings = ", ".join(f"{key} {value}" for key, value in memory.settings.items() if key != "ratios")
+            levels = ", ".join(f"{name} at 1/{ratio:g}" for name, ratio in summary["levels"].items())
+            settings = ", ".join(f"{key} {value}" for key, value in summary["settings"].items() if key != "ratios")
             self.line(f"  levels: {levels}; {settings}")
-        holes = memory.manifest.get("holes") or ()
+        holes = manifest.get("holes") or ()
         if holes:
             listed = ", ".join(format_range(*hole) for hole in holes[:6]) + (", ..." if len(holes) > 6 else "")
             self.line(f"  holes: nothing could be read from {listed}")
-        if memory.manifest.get("fps_note"):
-            self.line(f"  note: {memory.manifest['fps_note']}")
+        if manifest.get("fps_note"):
+            self.line(f"  note: {manifest['fps_note']}")
         if saved is not None:
             self.line(f"  saved to {saved}")
 
@@ -151,9 +150,9 @@ class Screen:
             + f"{sum(cost.seconds.values()):.2f} s ({stages})"
         )
 
-    def why(self, why: Why) -> None:
-        """Print why a moment was re-loaded, or was not."""
-        for line in why.lines():
+    def why(self, lines: Sequence[str]) -> None:
+        """Print why a moment was re-loaded, or was not (`Why.lines()`)."""
+        for line in lines:
             self.line(f"  why: {line}")
 
     def plot(self, answer: Answer, path: Path, memory: Memory, video: str | None) -> None:

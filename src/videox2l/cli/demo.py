@@ -48,7 +48,7 @@ def show(seed: int, minutes: float, reload: str) -> None:
             x2l = VideoX2L.from_pretrained("demo")
         with screen.ingest_bar(video.name) as progress:
             memory = x2l.ingest(video, progress=progress)
-    screen.memory(memory)
+    screen.memory(memory.summary())
     right = 0
     held = []
     for asked in questions:

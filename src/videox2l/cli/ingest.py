@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from videox2l.cli.options import AsJson, Model, Verbose, command, load_model
+from videox2l.cli.options import AsJson, Model, Verbose, command, flag_names, load_model
 from videox2l.errors import SettingsError
 from videox2l.options import IngestOptions, LoadOptions
 
@@ -40,7 +40,10 @@ _FLAGS = [
 @command
 def ingest(
     video: Annotated[str, typer.Argument(help="A video file; with --follow also - or a URL.", metavar="VIDEO")],
-    memory: Annotated[Path, typer.Argument(help="The folder to write, or to go on with.", metavar="MEMORY")],
+    memory: Annotated[
+        Path | None,
+        typer.Argument(help="The folder to write, or to go on with. With --server left out.", metavar="MEMORY"),
+    ] = None,
     model: Model = "demo",
     *,
     ingesting: IngestOptions,
@@ -56,18 +59,32 @@ def ingest(
     loading: LoadOptions,
     verbose: Verbose = False,
     as_json: AsJson = False,
+    given: set[str],
 ) -> None:
     """Read a video into a memory on disk. Stopped at any time, the same command goes on from the last whole chunk."""
     from videox2l.cli.console import Screen
+    from videox2l.cli.remote import server_client
+
+    screen = Screen(quiet=as_json, verbose=verbose)
+    server = server_client()
+    if server is not None:
+        check_remote(given, {"MEMORY": memory is not None, "--follow": follow})
+        name = server.memory_of(video, ingesting, screen)
+        summary = server.summary(name)
+        screen.memory(summary, saved=f"memory {name} of {server.url}")
+        if as_json:
+            screen.json(summary)
+        return
+    if memory is None:
+        raise SettingsError("MEMORY is missing: name the folder to write")
     from videox2l.memory.disk.writer import check_target
 
     check_target(memory)
-    screen = Screen(quiet=as_json, verbose=verbose)
     if follow:
         made = _follow(video, memory, model, loading, ingesting, screen, idle)
     else:
         _, made = read_video(video, model, loading, ingesting, screen, store=memory)
-    screen.memory(made, saved=memory)
+    screen.memory(made.summary(), saved=memory)
     if as_json:
         screen.json(made.summary())
 
@@ -127,7 +144,7 @@ def open_videos(
     x2l = x2l or load_model(model, loading, screen)
     opened = x2l.open(memories, videos)  # another model is refused before anything is printed
     for memory in memories:
-        screen.memory(memory, saved=save)
+        screen.memory(memory.summary(), saved=save)
     return x2l, opened
 
 
@@ -159,6 +176,14 @@ def _follow(
             if made.is_new_source(source.manifest.sha256):
                 return x2l.append(made, source, progress=progress)
         return x2l.ingest(source, options, store=memory, progress=progress)
+
+
+def check_remote(given: Collection[str], flags: Mapping[str, bool]) -> None:
+    """Raise SettingsError for flags that a server's client cannot choose: of `flags` and of LoadOptions."""
+    wrong = [flag for flag, used in flags.items() if used]
+    wrong += [flag for flag in flag_names(LoadOptions) if flag in given]
+    if wrong:
+        raise SettingsError(f"{', '.join(wrong)}: not with --server, which keeps the model and the memories")
 
 
 def check_unused(given: Collection[str], memory: str) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from videox2l.cli.options import AsJson, MemoryArg, user_errors
+from videox2l.errors import SettingsError
 from videox2l.units import parse_bytes
 
 FolderArg = Annotated[Path, typer.Argument(help="A folder that holds memories.", metavar="FOLDER")]
@@ -67,19 +68,28 @@ def list_memories(folder: FolderArg = Path(), as_json: AsJson = False) -> None:
     """List the memories in a folder."""
     with user_errors():
         from videox2l.cli.console import Screen
-        from videox2l.memory.disk.library import find
+        from videox2l.cli.remote import server_client
         from videox2l.units import format_bytes, format_time
 
-        found, wrong = find(folder)
+        server = server_client()
+        if server is not None:
+            if folder != Path():
+                raise SettingsError(f"'{folder}' is a folder of this machine: leave it out with --server")
+            found, wrong = server.get("/v1/library")["data"], list[str]()
+        else:
+            from videox2l.memory.disk.library import find
+
+            entries, wrong = find(folder)
+            found = [entry.to_dict() for entry in entries]
         screen = Screen(quiet=as_json)
         if as_json:
-            screen.json([entry.to_dict() for entry in found])
+            screen.json(found)
         for entry in reversed(found):
-            used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
-            state = "" if entry.complete else "  not complete"
+            used = datetime.fromtimestamp(entry["used"]).strftime("%Y-%m-%d %H:%M")
+            state = "" if entry["complete"] else "  not complete"
             screen.line(
-                f"{entry.path.name}  {format_time(entry.seconds)}  {entry.chunks} chunks  "
-                f"{format_bytes(entry.nbytes)}  used {used}  {entry.source}{state}"
+                f"{Path(entry['path']).name}  {format_time(entry['seconds'])}  {entry['chunks']} chunks  "
+                f"{format_bytes(entry['nbytes'])}  used {used}  {entry['source']}{state}"
             )
         for line in wrong:
             sys.stderr.write(f"warning: {line}\n")
@@ -92,8 +102,16 @@ def remove(
     """Delete memories. Other files in their folders are left alone."""
     with user_errors():
         from videox2l.cli.console import Screen
-        from videox2l.memory.disk.library import remove as delete
+        from videox2l.cli.remote import server_client
         from videox2l.units import format_bytes
+
+        server = server_client()
+        if server is not None:
+            for path in memories:
+                server.get(f"/v1/memories/{path}", "DELETE")
+                Screen().line(f"deleted {path}")
+            return
+        from videox2l.memory.disk.library import remove as delete
 
         for path in memories:
             Screen().line(f"deleted {path}, {format_bytes(delete(path))}")

@@ -91,6 +91,11 @@ def _name(field: dataclasses.Field[Any]) -> str:
     return str(field.metadata.get("flag") or "--" + field.name.replace("_", "-"))
 
 
+def flag_names(kind: type[OptionSet]) -> list[str]:
+    """Return the flags of an option class, such as --max-pixels."""
+    return [_name(field) for field in _shown(kind)]
+
+
 def _flag(owner: str, field: dataclasses.Field[Any]) -> inspect.Parameter:
     """Return the parameter for a field: None where its flag is not given, so that the class's own default holds."""
     told, default, name = field.metadata, field.default, _name(field)

@@ -205,6 +205,8 @@ class Memory:
         """Return what the memory holds, as plain JSON values."""
         return {
             "chunks": len(self.chunks),
+            "frames": sum(chunk.frames for chunk in self.chunks),
+            "complete": self.complete,
             "levels": {self.level_name(ratio): ratio for ratio in self.ratios},
             "tokens": {
                 "full": self.full_tokens,

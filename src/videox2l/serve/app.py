@@ -373,6 +373,22 @@ def memory(request: Request, name: str) -> dict[str, Any]:
     return catalog.show(catalog.get(name, _client(request, "ask")))
 
 
+@router.get("/v1/memories/{name}/summary")
+def summary(request: Request, name: str) -> dict[str, Any]:
+    """What a memory holds, as `x2l ask --json` tells it."""
+    catalog = _service(request).catalog
+    return catalog.memory(catalog.get(name, _client(request, "ask"))).snapshot().summary()
+
+
+@router.get("/v1/library")
+def entries(request: Request) -> dict[str, Any]:
+    """All memories as they lie on disk, oldest use first, as `x2l memory ls --json` tells them."""
+    catalog, client = _service(request).catalog, _client(request, "ask")
+    seen = {record.id for record in catalog.of(client)}
+    found = [{**entry.to_dict(), "path": entry.path.name} for entry in library.find(catalog.folder)[0]]
+    return {"object": "list", "data": [entry for entry in found if entry["path"] in seen]}
+
+
 @router.get("/v1/memories/{name}/events")
 async def events(request: Request, name: str) -> StreamingResponse:
     """The states of a memory as server-sent events, until its ingest is over."""

@@ -74,6 +74,7 @@ class ChatQuestion:
     options: AskOptions
     ingest: dict[str, Any]
     memories: tuple[str, ...] | str = ()
+    detail: bool = False
 
 
 def question_of(request: ChatRequest, longest: int) -> ChatQuestion:
@@ -85,7 +86,7 @@ def question_of(request: ChatRequest, longest: int) -> ChatQuestion:
     if (extra.get("response_format") or {"type": "text"}) != {"type": "text"}:
         raise APIError(400, "response_format is not served: leave it out", param="response_format")
     ours = dict(request.x2l or {})
-    ingest, memory = ours.pop("ingest", None) or {}, ours.pop("memory", None)
+    ingest, memory, detail = ours.pop("ingest", None) or {}, ours.pop("memory", None), ours.pop("detail", False)
     if not isinstance(ingest, dict):
         raise APIError(400, "x2l.ingest must be an object of ingest options", param="x2l.ingest")
     text, history, videos = _dialogue(request.messages)
@@ -111,6 +112,7 @@ def question_of(request: ChatRequest, longest: int) -> ChatQuestion:
         file_id=value if kind == "file" else None,
         options=options,
         ingest={**_video_kwargs(request), **ingest},
+        detail=detail is True,
     )
 
 
@@ -216,12 +218,14 @@ class Reply:
     covers: dict[str, tuple[float, float]]
     complete: bool
     why: tuple[float, ...] = ()
+    detail: bool = False
 
     @classmethod
-    def of(cls, answer: Answer, memories: Mapping[str, Memory], why: tuple[float, ...]) -> Reply:
-        """Return the reply of an answer about memories, by their ids, as they were asked."""
+    def of(cls, answer: Answer, memories: Mapping[str, Memory], question: ChatQuestion) -> Reply:
+        """Return the reply of an answer to a question about memories, by their ids, as they were asked."""
         covers = {name: (memory.chunks[0].start, memory.chunks[-1].end) for name, memory in memories.items()}
-        return cls(answer, covers, all(memory.complete for memory in memories.values()), why)
+        complete = all(memory.complete for memory in memories.values())
+        return cls(answer, covers, complete, question.options.why, question.detail)
 
     def usage(self) -> dict[str, Any]:
         """Return OpenAI's usage: the memory's KVs are the prompt's cached part."""
@@ -238,8 +242,13 @@ class Reply:
     def x2l(self) -> dict[str, Any]:
         """Return what is ours of a response."""
         answer, ranks = self.answer, score_ranks(self.answer.evidence)
+        reasons = [answer.why(at) for at in self.why]
+        memory = next(iter(self.covers)) if len(self.covers) == 1 else None
+        if self.detail:
+            why = [{**asdict(reason), "lines": reason.lines()} for reason in reasons]
+            return {"memory": memory, "answer": answer.to_dict(), "why": why}
         return {
-            "memory": next(iter(self.covers)) if len(self.covers) == 1 else None,
+            "memory": memory,
             "memories": list(self.covers),
             "evidence": [{**asdict(moment), "rank": rank} for moment, rank in zip(answer.evidence, ranks, strict=True)],
             "cost": asdict(answer.cost),
@@ -247,7 +256,7 @@ class Reply:
             "steps": len(answer.steps),
             "incomplete": not self.complete,
             "covers": list(*self.covers.values()) if len(self.covers) == 1 else self.covers,
-            "why": [{"seconds": at, "lines": answer.why(at).lines()} for at in self.why],
+            "why": [{"seconds": reason.seconds, "lines": reason.lines()} for reason in reasons],
         }
 
 

@@ -46,6 +46,7 @@ class FileRecord:
             "filename": self.filename,
             "purpose": self.purpose,
             "status": self.status,
+            "sha256": self.sha256,
         }
 
 

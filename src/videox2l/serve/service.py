@@ -178,7 +178,7 @@ class Service:
             self.metrics.answers.inc()
             self.metrics.tokens.inc(answer.cost.new_tokens)
             self.metrics.reloaded.inc(answer.cost.reloaded_bytes)
-            return Reply.of(answer, memories, question.options.why)
+            return Reply.of(answer, memories, question)
 
         return self.scheduler.ask(client.name, call)
 

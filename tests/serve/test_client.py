@@ -1,0 +1,115 @@
+"""The command line as the client of a server: it says what the local one says, without a model."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from tests.serve.conftest import Served
+from videox2l.cli.app import app
+
+QUESTION = "which digit does the blue cross carry ?"
+_ALONE = """
+import sys
+from videox2l.cli.app import app
+app(sys.argv[1:], standalone_mode=False)
+heavy = {"torch", "transformers"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def x2l(*args: object, env: dict[str, str] | None = None) -> Any:
+    return CliRunner().invoke(app, [str(arg) for arg in args], env=env)
+
+
+def timeless(text: str) -> str:
+    """Without the seconds that were measured."""
+    return re.sub(r"\d+\.\d\d( s\b|\))|(select|reload|prefill|decode) \d+\.\d\d", "_", text)
+
+
+def plain(value: Any) -> Any:
+    """JSON without the seconds that were measured."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items() if not (key == "seconds" and isinstance(part, dict))}
+    return [plain(part) for part in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("more", [(), ("-v", "--why", "0:10", "--reload", 1), ("--escalate", "-v")])
+def test_it_prints_what_the_local_command_prints(served: Served, demo: str, more: tuple[object, ...]) -> None:
+    args = (QUESTION, "what is in the video ?", "--max-new-tokens", 6, *more)
+    local = x2l("ask", served.library / demo, *args)
+    remote = x2l("--server", served.url, "ask", demo, *args)
+    assert (local.exit_code, remote.exit_code) == (0, 0), remote.output
+    assert timeless(remote.stdout) == timeless(local.stdout)
+    assert "re-loaded" in remote.stdout
+    local = x2l("ask", served.library / demo, *args, "--json")
+    remote = x2l("ask", f"memory:{demo}", *args, "--json", env={"X2L_SERVER": served.url})
+    assert plain(json.loads(remote.stdout)) == plain(json.loads(local.stdout))
+
+
+def test_neither_torch_nor_transformers_is_imported(served: Served, demo: str, clip: Path) -> None:
+    for command in (["ask", demo, QUESTION], ["memory", "ls"], ["ingest", str(clip)]):
+        args = [sys.executable, "-c", _ALONE, "--server", served.url, *command]
+        done = subprocess.run(args, capture_output=True, text=True, env=os.environ, timeout=120, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+    local = [sys.executable, "-c", _ALONE, "ask", str(served.library / demo), QUESTION]
+    assert (
+        "AssertionError: {'t" in subprocess.run(local, capture_output=True, text=True, timeout=120, check=False).stderr
+    )
+
+
+def test_a_video_is_sent_once_and_ingested_with_the_options(served: Served, clip: Path) -> None:
+    options = ("--fps", 2, "--ratios", "2,16", "--chunk-frames", 4)
+    first = x2l("--server", served.url, "ingest", clip, *options, "--json")
+    assert first.exit_code == 0, first.output
+    made = json.loads(first.stdout)
+    assert made["levels"] == {"L": 2.0, "H": 16.0}
+    assert made["complete"]
+    files = httpx.get(f"{served.url}/v1/files").json()["data"]
+    asked = x2l("--server", served.url, "ask", clip, QUESTION, *options, "--json")
+    assert json.loads(asked.stdout)["memory"] == made
+    assert httpx.get(f"{served.url}/v1/files").json()["data"] == files
+    listed = json.loads(x2l("--server", served.url, "memory", "ls", "--json").stdout)
+    local = json.loads(x2l("memory", "ls", served.library, "--json").stdout)
+    assert [{**entry, "path": Path(entry["path"]).name} for entry in local] == listed
+    text = x2l("memory", "ls", env={"X2L_SERVER": served.url}).stdout
+    assert text == x2l("memory", "ls", served.library).stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "told"),
+    [
+        (("ask", "nothing", QUESTION), 1, "there is no memory 'nothing'"),
+        (("ask", "DEMO", QUESTION, "--selector", "oracle"), 2, "oracle"),
+        (("ask", "DEMO", QUESTION, "--fps", 3), 2, "fps: no effect"),
+        (("ask", "DEMO", QUESTION, "--model", "gpt"), 1, "not served"),
+        (("ask", "DEMO", QUESTION, "--device", "cpu"), 2, "--device: not with --server"),
+        (("ask", "DEMO", QUESTION, "--save", "x"), 2, "--save: not with --server"),
+        (("ask", "https://videos.example/a.mp4", QUESTION), 1, "--allow-hosts videos.example"),
+        (("memory", "rm", "nothing"), 1, "there is no memory 'nothing'"),
+    ],
+)
+def test_errors_are_one_line(served: Served, demo: str, args: tuple[object, ...], status: int, told: str) -> None:
+    done = x2l("--server", served.url, *(demo if arg == "DEMO" else arg for arg in args))
+    assert (done.exit_code, done.stderr.count("\n")) == (status, 1), done.output
+    assert told in done.stderr
+    assert done.stderr.startswith("error: ")
+
+
+def test_no_server_and_no_key(tmp_path: Path) -> None:
+    done = x2l("--server", "http://127.0.0.1:9", "memory", "ls")
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert "cannot be reached" in done.stderr
+    done = x2l("--server", "127.0.0.1", "memory", "ls")
+    assert done.exit_code == 2
+    done = x2l("--server", "http://127.0.0.1:9", "--api-key-file", tmp_path / "none", "memory", "ls")
+    assert "cannot read a key" in done.stderr
