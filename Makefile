@@ -44,10 +44,11 @@ bench: $(READY)  ## the tables of README and docs: about 20 minutes
 
 # Settings are chosen on the development split, the tables come from the held-out one. A run that was stopped goes on.
 eval: $(READY)  ## all methods at equal bytes on the held-out haystack: docs/evaluation/, docs/demo-settings.md
-	$(BIN)/python benchmarks/settings.py --frames 64 --questions 100 --write docs/demo-settings.md
+	$(BIN)/python benchmarks/settings.py --density 0 4 --frames 64 --questions 100 --write docs/demo-settings.md
 	$(BIN)/x2l eval haystack --split heldout --frames 64 --questions 600 --methods all --budget 1/4,1/8,1/16 --out runs/eval/64
 	$(BIN)/x2l eval haystack --split heldout --frames 256 --questions 400 --methods all --budget 1/4,1/8,1/16 --out runs/eval/256
 	$(BIN)/x2l eval haystack --split heldout --frames 1024 --questions 80 --methods all --budget 1/4,1/8,1/16 --out runs/eval/1024
+	$(BIN)/x2l eval dense --split heldout --seed 5 --frames 64 --questions 600 --methods full,x2l,x2l:oracle,x2l:attention,x2l:none,retrieval,H,keydiff,infinipot,rekv --budget 1/8,1/16 --out runs/dense/64
 	$(BIN)/x2l report runs/eval/64 runs/eval/256 runs/eval/1024 --out docs/evaluation
 
 # lmms-eval pins an older PyAV than ours, so it has an environment of its own (2.4 GB). torch comes first, so that nothing
