@@ -24,8 +24,10 @@ from videox2l.options import AskOptions, IngestOptions, LoadOptions
 from videox2l.version import __version__
 
 if TYPE_CHECKING:
+    from videox2l.ask.answer import Answer
     from videox2l.cli.console import Screen
     from videox2l.cli.remote import ServerClient
+    from videox2l.memory import Memory
 
 app = typer.Typer(
     help="Ask long videos many questions: ingest once, keep two levels of KVs, re-load the chunks that matter.",
@@ -132,7 +134,6 @@ def ask(
 
     Each answer comes with the moments that it re-loaded and what it cost.
     """
-    from videox2l import takeaway
     from videox2l.cli.console import Screen
     from videox2l.cli.remote import server_client
 
@@ -146,8 +147,6 @@ def ask(
         ingest.check_remote(given, {flag: value is not None for flag, value in alone.items() if flag != "--why"})
         _ask_server(server, videos, questions, None if model == "demo" else model, asking, ingesting, screen)
         return
-    from videox2l.memory import Memory
-    from videox2l.memory.disk.folder import is_memory
     from videox2l.memory.disk.writer import check_target
     from videox2l.select import budget_for, selector_by_name
 
@@ -159,8 +158,8 @@ def ask(
     if save is not None:
         check_target(save)
     _check_outputs(plot, pictures, clips, export_moments, report)
-    if clips is not None and is_memory(video):
-        takeaway.find_video(Memory.load(video), pictures)
+    if clips is not None:
+        _check_clips(video, pictures)
     x2l, opened = ingest.open_videos(
         videos, model, loading, ingesting, screen, save=save, questions=questions, given=given
     )
@@ -174,13 +173,7 @@ def ask(
         if plot is not None:
             target = plot.with_stem(f"{plot.stem}-{number}") if len(questions) > 1 else plot
             screen.plot(answers[-1], target, opened, pictures)
-    if clips is not None:
-        source = pictures or (None if is_memory(video) else video)
-        screen.clips(takeaway.save_clips(answers, opened, clips, source))
-    if export_moments is not None:
-        takeaway.write_moments(answers, export_moments, opened)
-    if report is not None:
-        takeaway.write_report(answers, report, opened, pictures)
+    _take_away(answers, opened, screen, video, pictures, clips=clips, moments=export_moments, report=report)
     if as_json:
         values = [{**answer.to_dict(), "why": [asdict(answer.why(at)) for at in asking.why]} for answer in answers]
         screen.json({"answers": values, "memory": opened.summary()})
@@ -204,6 +197,40 @@ def _ask_server(
     replies = [server.ask(memory_id, question, model, asking, screen) for question in questions]
     if screen.quiet:
         screen.json({"answers": replies, "memory": summary})
+
+
+def _check_clips(video: str, named: str | None) -> None:
+    """Raise SettingsError or VideoError where clips are wanted of a memory whose video is not there."""
+    from videox2l import takeaway
+    from videox2l.memory import Memory
+    from videox2l.memory.disk.folder import is_memory
+
+    if is_memory(video):
+        takeaway.find_video(Memory.load(video), named)
+
+
+def _take_away(
+    answers: list[Answer],
+    memory: Memory,
+    screen: Screen,
+    video: str,
+    named: str | None,
+    *,
+    clips: Path | None,
+    moments: Path | None,
+    report: Path | None,
+) -> None:
+    """Write clips, lists of moments and a page of answers, those that are wanted."""
+    from videox2l import takeaway
+    from videox2l.memory.disk.folder import is_memory
+
+    if clips is not None:
+        source = named or (None if is_memory(video) else video)
+        screen.clips(takeaway.save_clips(answers, memory, clips, source))
+    if moments is not None:
+        takeaway.write_moments(answers, moments, memory)
+    if report is not None:
+        takeaway.write_report(answers, report, memory, named)
 
 
 def _check_several(questions: list[str], videos: list[str], alone: list[str]) -> None:
