@@ -73,6 +73,10 @@ class OptionSet:
             raise SettingsError(f"{name} must be one of {known}, got {value!r}")
 
 
+DETAIL = {"low": 128 * 28 * 28, "medium": 384 * 28 * 28, "high": 768 * 28 * 28}
+"""Pixels of a frame at most, by a word: 128, 384 and 768 patches of 28 x 28."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions(OptionSet):
     """How a model is loaded; see `VideoX2L.from_pretrained`."""
@@ -87,10 +91,24 @@ class LoadOptions(OptionSet):
     max_pixels: int | None = option(
         None, "Pixels per frame at most, where the model resizes to a budget: fewer pixels, fewer tokens.", type=int
     )
+    detail: str | None = option(
+        None,
+        "A word for --max-pixels: low (100352), medium (301056) or high (602112), however long the video.",
+        show="the model's own; of long videos a share of its budget",
+    )
     check: bool = option(True, "Compare a model with the stock one when it is first loaded.")
 
     def __post_init__(self) -> None:
         self._check_number("max_pixels", 1)
+        if self.detail is None:
+            return
+        if self.detail not in DETAIL:
+            raise SettingsError(f"detail={self.detail!r} is not known: use {', '.join(DETAIL)}")
+        if self.max_pixels not in (None, DETAIL[self.detail]):
+            raise SettingsError(
+                f"detail='{self.detail}' is a word for max_pixels={DETAIL[self.detail]}: give one of both"
+            )
+        self._set("max_pixels", DETAIL[self.detail])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,6 +309,7 @@ class LoadKeywords(TypedDict, total=False):
     quantize: Any
     revision: str | None
     max_pixels: int | None
+    detail: str | None
     check: bool
 
 

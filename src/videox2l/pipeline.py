@@ -58,6 +58,9 @@ class VideoX2L:
             Branch, tag or commit of a hub repository; the commit is recorded in memories.
         max_pixels
             Pixels of a frame at most, where the family resizes to a pixel budget; the fewer, the fewer visual tokens.
+            By default the model's own; frames of long videos get their share of its budget for a whole video.
+        detail
+            A word for `max_pixels`: "low", "medium" or "high" (`videox2l.options.DETAIL`).
         check
             Compare a made-up clip with the stock model (once per model, versions and device; the result is kept in
             `check_cache.cache_folder()`) and the rope settings with the model's; refuse the model where they differ.
