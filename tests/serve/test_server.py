@@ -275,3 +275,34 @@ def test_several_memories_in_one_question(served: Served, demo: str, clip: Path)
     assert httpx.post(url, json={**body, "x2l": {"memories": [demo, "none"]}}).status_code == 404
     both = {**body, "messages": video(f"memory:{demo}", "what ?")}
     assert httpx.post(url, json=both).status_code == 400
+
+
+def test_system_texts_stand_before_the_video_or_say_so(served: Served, demo: str, clip: Path) -> None:
+    """A system message is exact where the memory was made with it; elsewhere it stands before the question, told."""
+    told, question = "look at the digit", QUESTIONS[0]
+    messages = video(clip.as_uri(), question)
+
+    def post(**body: object) -> httpx.Response:
+        return httpx.post(f"{served.url}/v1/chat/completions", json={"messages": messages, **body}, timeout=120)
+
+    made = post(x2l={"system": told}).json()["x2l"]["memory"]
+    assert made != post().json()["x2l"]["memory"]
+    x2l = VideoX2L.from_pretrained("demo")
+    memories = {name: Memory.load(served.library / name) for name in (made, demo)}
+    assert (memories[made].system, memories[demo].system) == (told, None)
+    for name, place, text in (
+        (made, "before the video", question),
+        (demo, "before the question", f"{told}\n{question}"),
+    ):
+        body = {"messages": [{"role": "system", "content": told}, *video(f"memory:{name}", question)]}
+        reply = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=60).json()
+        assert reply["x2l"]["system"] == place
+        assert reply["choices"][0]["message"]["content"] == x2l.ask(memories[name], text).text
+    messages = video(f"memory:{demo}", question)
+    wrong = post(x2l={"system": told})
+    assert (wrong.status_code, "made without a system text" in wrong.text) == (400, True)
+    turns, template = [["which color ?", "red"]], "now : {question}"
+    asked = post(x2l={"turns": turns, "prompt_template": template, "detail": True}).json()["x2l"]["answer"]["ids"]
+    wanted = x2l.ask(memories[demo], question, turns=[("which color ?", "red")], prompt_template=template)
+    assert asked == list(wanted.ids)
+    assert post(x2l={"turns": "/etc/passwd"}).status_code == 400

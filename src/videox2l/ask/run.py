@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -14,23 +15,25 @@ from videox2l.ask.escalation import Escalation, escalation_for
 from videox2l.ask.view import LoadedView, View, with_lines
 from videox2l.engine.backbone import Backbone, warn_beyond
 from videox2l.engine.decode import StopText, TextStream, TokenGenerator
+from videox2l.errors import SettingsError
 from videox2l.memory import CacheLayout, Memory, Plan, build_cache, update_cache
 from videox2l.options import AskOptions
 from videox2l.select import Budget, Selector, bound, budget_for, selector_by_name
 from videox2l.select.probes import Attribution, Explainer
-from videox2l.types import TextTokens, Turn
+from videox2l.types import TextTokens, Turn, VideoInfo
 
 STAGES = ("select", "reload", "prefill", "decode")
 OnText = Callable[[str], None]
+Prompt = Callable[[str, Sequence[Turn]], TextTokens]
 
 
 @dataclass(frozen=True)
 class QuestionRun:
     """Everything that one question needs, made before any of it runs.
 
-    `prompt` makes the text that stands behind the video and the dialogue from the words of a question, `asked` is that
-    text for this one, with the words of the dialogue for selectors that compare words. `moments` are the numbers of the
-    chunks whose scores are to be explained.
+    `prompt` makes the text that stands behind the video and the dialogue from the words of a question, template and
+    examples included. `asked` is what selectors read: the question alone behind the dialogue, with the words of both
+    for those that compare words. `moments` are the numbers of the chunks whose scores are to be explained.
     """
 
     backbone: Backbone
@@ -52,22 +55,37 @@ class QuestionRun:
         question: str,
         options: AskOptions,
         *,
-        prompt: Callable[[str], TextTokens] | None = None,
-        words: str = "",
+        history: Sequence[Turn] = (),
+        prompt: Prompt | None = None,
     ) -> QuestionRun:
-        """Resolve the options of a question; `words` are those of the dialogue too. Raises SettingsError."""
-        prompt = backbone.suffix if prompt is None else prompt
-        asked = replace(prompt(question), text=words or question)
+        """Resolve the options of a question behind the turns of a dialogue. Raises SettingsError.
+
+        `prompt` returns, in place of the whole dialogue, what is still to be read for a question behind examples.
+        """
+        system = check_system(options, view.whole)
+        if prompt is None:
+
+            def prompt(text: str, turns: Sequence[Turn]) -> TextTokens:
+                return backbone.suffix(text, (*turns, *history), system)
+
+        turns, of_question = [Turn(*turn) for turn in options.turns], prompt
+
+        @functools.cache
+        def worded(text: str) -> TextTokens:
+            return of_question(options.worded(text), turns)
+
+        plain = not turns and options.prompt_template is None
+        asked = worded(question) if plain else of_question(question, ())
         selector = selector_by_name(options.selector) if isinstance(options.selector, str) else options.selector
         return cls(
             backbone=backbone,
             view=view,
             question=question,
             options=options,
-            prompt=prompt,
-            asked=asked,
+            prompt=worded,
+            asked=replace(asked, text=joined_words(question, history)),
             selector=selector,
-            budget=bound(budget_for(options.reload, options.pinned, options.excluded), asked, backbone),
+            budget=bound(budget_for(options.reload, options.pinned, options.excluded), worded(question), backbone),
             escalation=escalation_for(options.escalate),
             moments=tuple(chunk_index_at(view.memory.chunks, seconds) for seconds in options.why),
         )
@@ -146,7 +164,7 @@ def reload(run: QuestionRun, plan: Plan, steps: StepRecorder, loaded: LoadedView
         question = run.question
         if run.options.subtitles:
             question = with_lines(question, run.view.memory, plan, run.backbone)
-        prompt = run.asked if question == run.question else run.prompt(question)
+        prompt = run.prompt(question)
         room = len(prompt) + run.options.max_new_tokens
         memory = run.view.with_levels(plan, run.backbone)
         if loaded is None or not loaded.matches(run.view):
@@ -269,7 +287,8 @@ def _attributions(run: QuestionRun, plan: Plan) -> dict[int, Attribution]:
 def _prompt_ids(run: QuestionRun, prompt: TextTokens) -> list[int]:
     """Return the ids of the text before the answer, for penalties: around the videos, and of the question."""
     between = [place.text for place in run.view.memory.placements() if place.text is not None]
-    return [token for text in (run.backbone.prefix(), *between, prompt) for token in text.ids.tolist() if token >= 0]
+    before = run.backbone.prefix(VideoInfo(system=run.view.whole.system))
+    return [token for text in (before, *between, prompt) for token in text.ids.tolist() if token >= 0]
 
 
 def _with_ids(text: TextTokens, ids: Sequence[int], backbone: Backbone) -> TextTokens:
@@ -323,6 +342,18 @@ class StepRecorder:
         self._why, self._at = then, len(generator.ids) if then == "re-selected" else 0
         self.reloaded = self.prefilled = self.generated = 0
         self._seconds = dict.fromkeys(STAGES, 0.0)
+
+
+def check_system(options: AskOptions, memory: Memory) -> str | None:
+    """Return the system text of a memory. Raises SettingsError where the options name another."""
+    wanted, here = options.system, memory.system
+    if wanted is not None and wanted != here:
+        held = "without a system text" if here is None else f"with the system text {here!r}"
+        raise SettingsError(
+            f"the memory was made {held}, not with {wanted!r}: what stands before a video is part of its KVs. Ingest "
+            "with that system text, or put it behind the video with a prompt template"
+        )
+    return here
 
 
 def joined_words(question: str, history: Sequence[Turn]) -> str:

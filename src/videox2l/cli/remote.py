@@ -103,7 +103,7 @@ class ServerClient:
         else:
             name = video.removeprefix("memory:")
             self.get(f"/v1/memories/{name}")
-            changed = ", ".join(changes(options))
+            changed = ", ".join(changed for changed in changes(options) if changed != "system")  # it is compared
             if changed:
                 raise SettingsError(f"{changed}: no effect on '{name}', which is a memory already; leave it out")
             return name

@@ -73,10 +73,12 @@ class TextFilmBackbone(DecoderBackbone):
         return TextTokens(ids, self.embed(ids))
 
     def prefix(self, facts: VideoInfo = UNKNOWN_VIDEO) -> TextTokens:
-        """Return everything that stands before the film."""
+        """Return everything that stands before the film. Raises SettingsError for a system text."""
+        if facts.system is not None:
+            raise SettingsError("a text film is asked without a system text: leave it out")
         return self._text(self.before)
 
-    def suffix(self, question: str, history: Sequence[Turn] = ()) -> TextTokens:
+    def suffix(self, question: str, history: Sequence[Turn] = (), system: str | None = None) -> TextTokens:
         """Return everything that stands after the film, and the beginning of the answer that the question holds."""
         questions = [turn.question for turn in history] + [question]
         if not all(text.strip() for text in questions):

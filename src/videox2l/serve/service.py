@@ -172,7 +172,8 @@ class Service:
 
             try:
                 opened = self.x2l.open(list(memories.values()), list(memories))
-                answer = self.x2l.ask(opened, question.text, question.options, history=question.history, on_text=piece)
+                text, history = question.behind(opened)
+                answer = self.x2l.ask(opened, text, question.options, history=history, on_text=piece)
             except ValueError as error:
                 raise error if isinstance(error, SettingsError) else SettingsError(str(error)) from error
             self.metrics.answers.inc()
