@@ -251,6 +251,16 @@ class AskOptions(SamplingParams):
     prompt_template: str | None = option(
         None, "The text that is asked, with {question} in it; selectors read the question alone.", metavar="TEXT"
     )
+    choices: tuple[str, ...] = option(
+        (),
+        "Weigh these answers instead of writing one: with commas, or a JSON list.",
+        metavar="A,B,C",
+        type=str,
+    )
+    calibrate: bool = option(False, "With --choices: take the one that gains most from the video.")
+    json_schema: Mapping[str, Any] | None = option(
+        None, "Answer with JSON of the schema in this file. Needs llguidance.", metavar="FILE", type=str, reads="json"
+    )
     why: tuple[float, ...] = option(
         (), "Explain the score of the moment at this time; repeatable.", metavar="TIME", type=list[str]
     )
@@ -270,6 +280,18 @@ class AskOptions(SamplingParams):
         self._check_number("reselect_every", 1)
         if self.reselect_every is not None and self.escalate:
             raise SettingsError("reselect_every and escalate both change what is re-loaded: use one of them")
+
+        self._set("choices", _choices(self.choices))
+        if self.calibrate and not self.choices:
+            raise SettingsError("calibrate goes with choices: give both")
+        if self.json_schema is not None and not isinstance(self.json_schema, Mapping):
+            raise SettingsError(f"json_schema must be a JSON object, got {self.json_schema!r:.60}")
+        for name in ("choices", "json_schema"):
+            wrong: dict[str, Any] = {"stop": self.stop, "reselect_every": self.reselect_every}
+            if name == "choices":
+                wrong |= {"escalate": self.escalate, "temperature": self.temperature, "json_schema": self.json_schema}
+            if getattr(self, name) not in ((), None) and any(wrong.values()):
+                raise SettingsError(f"{name} and {next(w for w in wrong if wrong[w])} do not go together: use one")
 
     def worded(self, question: str) -> str:
         """Return the text that is asked for a question: with what the prompt template puts around it."""
@@ -357,6 +379,9 @@ class AskKeywords(TypedDict, total=False):
     system: str | None
     turns: Sequence[tuple[str, str] | Mapping[str, Any]]
     prompt_template: str | None
+    choices: Sequence[str] | str
+    calibrate: bool
+    json_schema: Mapping[str, Any] | None
     why: Sequence[float | str]
     max_new_tokens: int
     temperature: float
@@ -404,6 +429,17 @@ def _turns(turns: Any) -> tuple[tuple[str, str], ...]:
     if len(flat) % 2:
         raise SettingsError(f"turns[{len(parts) - 1}] is a question without an answer: ask it, or answer it")
     return tuple(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _choices(choices: Any) -> tuple[str, ...]:
+    if isinstance(choices, str):
+        choices = [text.strip() for text in choices.split(",")]
+    found = tuple(_several(choices, "choices"))
+    if not all(isinstance(text, str) and text.strip() for text in found):
+        raise SettingsError(f"choices must be texts that are not empty, got {list(found)!r}")
+    if len(found) == 1 or len(set(found)) != len(found):
+        raise SettingsError(f"choices must be two or more different texts, got {', '.join(found)}")
+    return found
 
 
 def _ratios(ratios: Any) -> tuple[float, ...]:

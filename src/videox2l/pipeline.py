@@ -244,6 +244,13 @@ class VideoX2L:
             dialogue; selectors do not read them.
         prompt_template
             The text that is asked, with "{question}" in it; selectors read the question alone.
+        choices
+            Answers to weigh, as texts or "A,B,C": `answer.choices` has the log likelihood of each, `answer.text` is the
+            one that is likeliest per token.
+        calibrate
+            Take the choice whose log likelihood gains most from the video, against the same prompt without it.
+        json_schema
+            The answer is JSON of this schema (a dictionary), whatever the sampling; needs the extra `schema`.
         why
             Moments of which `answer.why(seconds)` is to say which words and heads looked at them, where the selector
             can; costs another look each. All else that it says needs no such preparation.

@@ -95,6 +95,33 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Confidence:
+    """How sure the model was of the tokens that it wrote, a thought included.
+
+    `entropy` (nats) of its distributions and `log_likelihood` of the tokens, both the mean over tokens, in float32,
+    before temperature and penalties.
+    """
+
+    entropy: float
+    log_likelihood: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of the given answers.
+
+    `log_likelihood`: the sum over its `tokens`, and `mean` per token. `calibrated`: what the video adds to the sum,
+    None where that was not asked for.
+    """
+
+    text: str
+    log_likelihood: float
+    mean: float
+    tokens: int
+    calibrated: float | None = None
+
+
+@dataclass(frozen=True)
 class Step:
     """What was done on one mix of levels on the way to an answer; an answer may take several.
 
@@ -120,7 +147,8 @@ class Answer:
 
     `text` is the answer alone; what a thinking model wrote before it is its `thought`. `finish` is "stop" when the
     model ended the answer, "length" when max_new_tokens did. `looked`: by the number of a
-    chunk, what the selector can say of its score, for the moments that `ask(..., why=...)` named.
+    chunk, what the selector can say of its score, for the moments that `ask(..., why=...)` named. `confidence` is None
+    for an answer without tokens; `choices` are those that were given, in that order, and `text` is the best of them.
     """
 
     question: str
@@ -132,6 +160,8 @@ class Answer:
     steps: tuple[Step, ...] = ()
     attributions: dict[int, Attribution] = field(default_factory=dict)
     thought: str = ""
+    confidence: Confidence | None = None
+    choices: tuple[Choice, ...] = ()
 
     @property
     def reloaded(self) -> list[Evidence]:

@@ -10,11 +10,13 @@ from time import perf_counter
 
 import torch
 
-from videox2l.ask.answer import Answer, Cost, Step, chunk_index_at, evidence_of, part_thought
+from videox2l.ask.answer import Answer, Choice, Confidence, Cost, Step, chunk_index_at, evidence_of, part_thought
+from videox2l.ask.choices import best_choice, weigh, without_video
 from videox2l.ask.escalation import Escalation, escalation_for
 from videox2l.ask.view import LoadedView, View, with_lines
 from videox2l.engine.backbone import Backbone, warn_beyond
 from videox2l.engine.decode import StopText, TextStream, TokenGenerator
+from videox2l.engine.schema import SchemaGrammar
 from videox2l.errors import SettingsError
 from videox2l.memory import CacheLayout, Memory, Plan, build_cache, update_cache
 from videox2l.options import AskOptions
@@ -33,7 +35,8 @@ class QuestionRun:
 
     `prompt` makes the text that stands behind the video and the dialogue from the words of a question, template and
     examples included. `asked` is what selectors read: the question alone behind the dialogue, with the words of both
-    for those that compare words. `moments` are the numbers of the chunks whose scores are to be explained.
+    for those that compare words. `moments` are the numbers of the chunks whose scores are to be explained; `grammar`
+    is what the answer has to follow.
     """
 
     backbone: Backbone
@@ -46,6 +49,7 @@ class QuestionRun:
     budget: Budget
     escalation: Escalation | None
     moments: tuple[int, ...]
+    grammar: SchemaGrammar | None
 
     @classmethod
     def of(
@@ -88,12 +92,13 @@ class QuestionRun:
             budget=bound(budget_for(options.reload, options.pinned, options.excluded), worded(question), backbone),
             escalation=escalation_for(options.escalate),
             moments=tuple(chunk_index_at(view.memory.chunks, seconds) for seconds in options.why),
+            grammar=None if options.json_schema is None else SchemaGrammar(options.json_schema, backbone),
         )
 
-    @property
-    def watched(self) -> int:
-        """How many of the answer's first distributions are looked at."""
-        return self.escalation.draft if self.escalation is not None and self.escalation.measure == "mean" else 1
+    def generator(self, prompt: TextTokens) -> TokenGenerator:
+        """Return what writes an answer behind a prompt."""
+        constraint = None if self.grammar is None else self.grammar.begin()
+        return TokenGenerator(self.backbone, self.options, lambda: _prompt_ids(self, prompt), constraint)
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,7 @@ def run_question(run: QuestionRun, loaded: LoadedView | None = None, on_text: On
         generator = prefill(run, reloaded, steps)
     else:
         reloaded, generator, settled = _escalate(run, run.escalation, steps, loaded)
+    choices = _choose(run, reloaded, generator, steps) if run.options.choices else ()
     reloaded, written = _decode(run, reloaded, generator, steps, on_text)
     thought, text = part_thought(written)
     steps.end(reloaded, generator, settled=settled)
@@ -142,6 +148,8 @@ def run_question(run: QuestionRun, loaded: LoadedView | None = None, on_text: On
         steps=tuple(steps.done),
         attributions=_attributions(run, reloaded.plan),
         thought=thought,
+        confidence=_confidence(generator),
+        choices=choices,
     )
     return Outcome(answer, reloaded, generator)
 
@@ -194,9 +202,7 @@ def prefill(
     """Read the question behind the memory; return what generates its answer, or lets `generator` go on there."""
     with steps.stage("prefill"):
         if generator is None:
-            generator = TokenGenerator(
-                run.backbone, run.options, run.watched, lambda: _prompt_ids(run, reloaded.prompt)
-            )
+            generator = run.generator(reloaded.prompt)
         layout = reloaded.loaded.layout
         text = _with_ids(reloaded.prompt, generator.ids, run.backbone)
         last = layout.next_position + len(text) + run.options.max_new_tokens - len(generator.ids)
@@ -238,6 +244,28 @@ def _escalate(
     if reloaded is None or before is None:
         raise AssertionError("an escalation has at least one rung")
     return reloaded, before, "spent"
+
+
+def _choose(run: QuestionRun, reloaded: Reloaded, generator: TokenGenerator, steps: StepRecorder) -> tuple[Choice, ...]:
+    """Weigh the given answers, and write the best of them."""
+    with steps.stage("decode"):
+        unseen = None
+        if run.options.calibrate:
+            if run.view.memory.dialogue is not None:
+                raise SettingsError("calibrate needs the whole prompt: use a chat with earlier='recompute', or ask")
+            text = run.backbone.prefix(VideoInfo(system=run.view.whole.system)).then(reloaded.prompt)
+            unseen = without_video(run.backbone, text, run.generator(reloaded.prompt))
+            steps.prefilled += len(text)
+        choices = weigh(run.options.choices, run.backbone, generator, unseen)
+        ids = run.backbone.reply(best_choice(choices).text)
+        generator.write(ids)
+        steps.generated += len(ids)
+        return choices
+
+
+def _confidence(generator: TokenGenerator) -> Confidence | None:
+    n = len(generator.ids)
+    return Confidence(sum(generator.entropies) / n, -sum(generator.surprises) / n) if n else None
 
 
 def _decode(
@@ -336,7 +364,7 @@ class StepRecorder:
         pairs = zip(self.run.view.seen, reloaded.plan.ratios, strict=True)
         finer = tuple(number for number, ratio in pairs if ratio < memory.coarsest)
         text = self.run.backbone.decode(generator.ids).strip()
-        measure = self.run.escalation or Escalation()
+        measure = self.run.escalation or Escalation(measure="first")
         entropy = measure.entropy(generator) if self._at == 0 else None
         self.done.append(Step(self._why, self._at, finer, entropy, text, settled, cost))
         self._why, self._at = then, len(generator.ids) if then == "re-selected" else 0

@@ -48,11 +48,11 @@ class ChatPrompt:
         Raises SettingsError where the chat template does not write the system text before the video.
         """
         for text in (question, *(turn.question for turn in history)):
-            self._check(text)
+            self.check_text(text)
         for turn in history:
-            self._check(turn.answer, self.special)
+            self.check_text(turn.answer, "an answer", self.special)
         if system is not None:
-            self._check(system, what="the system text")
+            self.check_text(system, "the system text")
         text = self._render(messages(question, history, 1, system))
         before, found, after = text.partition(self.placeholder)
         if not found or self.placeholder in after:
@@ -86,12 +86,19 @@ class ChatPrompt:
 
         Raises ModelError where the chat template leaves out earlier answers.
         """
-        self._check(question)
+        self.check_text(question)
         text = self._render(messages(question, (Turn("-", _ANSWER),)))
         _, found, after = text.partition(_ANSWER)
         if not found:
             raise ModelError(f"the chat template must render earlier answers, it rendered: {text!r}")
         return str(after)
+
+    def header(self) -> tuple[str, str]:
+        """Return what stands between a video and an answer, and the space that is put before the answer, if any."""
+        before, header = self.cut("What happens?")
+        whole = self._render(messages("What happens?", (Turn("What happens?", _ANSWER),)))
+        begun, found, _ = whole.partition(before + self.placeholder + header)[2].partition(_ANSWER)
+        return header, begun if found and not begun.strip() else ""
 
     def _render(self, chat: list[dict[str, Any]]) -> str:
         try:
@@ -109,7 +116,7 @@ class ChatPrompt:
                 "the processor's belongs into chat_template.jinja"
             ) from error
 
-    def _check(self, text: str, control: Sequence[str] | None = None, what: str = "the question") -> None:
+    def check_text(self, text: str, what: str = "the question", control: Sequence[str] | None = None) -> None:
         """Raise SettingsError for text that is empty or holds control tokens; answers may hold added ones."""
         if not isinstance(text, str):
             raise SettingsError(f"{what} must be text, got {text!r}")

@@ -107,6 +107,12 @@ class TransformersBackbone(DecoderBackbone, ABC):
         """Return everything between the end of an answer and the answer to the next question."""
         return self._text(self.chat.ids(self.chat.follow_up(question), context="."))
 
+    def reply(self, text: str) -> list[int]:
+        """Return the token ids of an answer, with the space that the chat template may put before it."""
+        header, lead = self.chat.header()
+        self.chat.check_text(text, "the answer")
+        return self.chat.ids(lead + text, header)
+
     def _text(self, ids: Sequence[int]) -> TextTokens:
         tensor = torch.tensor(ids, dtype=torch.long, device=self.device)
         return TextTokens(tensor, self.embed(tensor))

@@ -202,11 +202,16 @@ def _ask_server(
 
 
 def _check_questions(questions: list[str], asking: AskOptions, x2l: VideoX2L) -> None:
-    """Raise SettingsError for a text that cannot be asked."""
+    """Raise SettingsError or ModelError for what cannot be asked."""
+    from videox2l.engine.schema import SchemaGrammar
     from videox2l.types import Turn
 
     for question in questions:
         x2l.backbone.suffix(asking.worded(question), [Turn(*turn) for turn in asking.turns])
+    for text in asking.choices:
+        x2l.backbone.reply(text)
+    if asking.json_schema is not None:
+        SchemaGrammar(asking.json_schema, x2l.backbone)
 
 
 def _check_clips(video: str, named: str | None) -> None:

@@ -114,7 +114,7 @@ def _flag(owner: str, field: dataclasses.Field[Any]) -> inspect.Parameter:
 
 
 def _read(field: dataclasses.Field[Any], value: Any) -> Any:
-    """Read what has a form of its own on the command line: files of JSON, and a device map."""
+    """Read what has a form of its own on the command line: files of JSON, and values that may be JSON."""
     name = _name(field)
     if field.metadata.get("reads") == "json":
         try:
@@ -122,7 +122,8 @@ def _read(field: dataclasses.Field[Any], value: Any) -> Any:
         except (OSError, UnicodeError) as error:
             raise SettingsError(f"{name}: '{value}' cannot be read: {error}") from None
         return json_value(text, f"{name} {value}")
-    return json_value(value, name) if name == "--device-map" and value.startswith("{") else value
+    begins = {"--device-map": "{", "--choices": "["}.get(name)
+    return json_value(value, name) if begins and value.startswith(begins) else value
 
 
 def load_model(model: str, options: LoadOptions, screen: Screen) -> VideoX2L:

@@ -77,6 +77,12 @@ class Backbone(Protocol):
         Raises SettingsError as `suffix` does.
         """
 
+    def reply(self, text: str) -> list[int]:
+        """Return the token ids of an answer, as they stand behind its header.
+
+        Raises SettingsError for a text that is empty or holds control tokens.
+        """
+
     def visual_tokens(self, frames: Sequence[np.ndarray], pts: Sequence[float], cursor: VideoCursor) -> VisualTokens:
         """Run the vision tower on the frames of one chunk: uint8 RGB (h, w, 3) each, `pts` in seconds."""
 

@@ -91,6 +91,10 @@ class TextFilmBackbone(DecoderBackbone):
         messages[-1]["content"], _, begun = messages[-1]["content"].partition(LEAD)
         return self._text(self._cut(messages)[1] + begun)
 
+    def reply(self, text: str) -> list[int]:
+        """Return the token ids of an answer, which a space parts from what is before."""
+        return self.ids_of(f" {text}")
+
     def follow_up(self, question: str) -> TextTokens:
         """Return everything between the end of an answer and the beginning of the answer to the next question."""
         question, _, begun = question.partition(LEAD)

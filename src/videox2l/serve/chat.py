@@ -93,9 +93,7 @@ def question_of(request: ChatRequest, longest: int) -> ChatQuestion:
     for name, neutral in _FORBIDDEN.items():
         if extra.get(name) not in neutral:
             raise APIError(400, f"{name} is not served: leave it out", param=name, code="unsupported_parameter")
-    if (extra.get("response_format") or {"type": "text"}) != {"type": "text"}:
-        raise APIError(400, "response_format is not served: leave it out", param="response_format")
-    ours = dict(request.x2l or {})
+    ours = {**_json_schema(extra.get("response_format")), **(request.x2l or {})}
     ingest, memory, detail = ours.pop("ingest", None) or {}, ours.pop("memory", None), ours.pop("detail", False)
     if not isinstance(ingest, dict):
         raise APIError(400, "x2l.ingest must be an object of ingest options", param="x2l.ingest")
@@ -125,6 +123,20 @@ def question_of(request: ChatRequest, longest: int) -> ChatQuestion:
         ingest={**_video_kwargs(request), "system": options.system, **ingest},
         detail=detail is True,
     )
+
+
+def _json_schema(wanted: Any) -> dict[str, Any]:
+    """Return the option that OpenAI's `response_format` stands for. Raises APIError."""
+    kind = wanted.get("type") if isinstance(wanted, dict) else wanted
+    if kind in (None, "text"):
+        return {}
+    if kind == "json_object":
+        return {"json_schema": {"type": "object"}}
+    schema = (wanted.get("json_schema") or {}).get("schema") if kind == "json_schema" else None
+    if not isinstance(schema, dict):
+        told = "response_format must be text, json_object, or json_schema with a schema"
+        raise APIError(400, told, param="response_format")
+    return {"json_schema": schema}
 
 
 def _memories(given: Any) -> tuple[str, ...] | str:
@@ -265,7 +277,9 @@ class Reply:
             "memories": list(self.covers),
             "evidence": [{**asdict(moment), "rank": rank} for moment, rank in zip(answer.evidence, ranks, strict=True)],
             "cost": asdict(answer.cost),
-            "entropy": answer.steps[0].entropy if answer.steps else None,
+            "entropy": None if answer.confidence is None else answer.confidence.entropy,
+            "confidence": None if answer.confidence is None else asdict(answer.confidence),
+            "choices": [asdict(choice) for choice in answer.choices],
             "steps": len(answer.steps),
             "system": self.system,
             "incomplete": not self.complete,
