@@ -32,6 +32,7 @@ bench: $(READY)  ## the tables of README and docs: about 20 minutes
 	$(BIN)/python benchmarks/parity.py tests/golden/*/
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/escalation.py
+	$(BIN)/python benchmarks/abstain.py
 	$(BIN)/python benchmarks/selection_cost.py
 	$(BIN)/python benchmarks/settings.py
 	$(BIN)/python benchmarks/memory_precision.py

@@ -139,6 +139,25 @@ def test_a_dialogue_goes_on_behind_a_choice(x2l: VideoX2L, memory: Memory) -> No
     assert read.ask("And then?", choices="a,b", calibrate=True).choices[0].calibrated is not None
 
 
+def test_an_unsure_answer_is_taken_back(x2l: VideoX2L, memory: Memory) -> None:
+    """Beyond the threshold, not at it; nothing of it is shown before, and a dialogue remembers what was written."""
+    from videox2l.ask.answer import NOT_SHOWN
+
+    plain = x2l.ask(memory, QUESTION, max_new_tokens=4)
+    assert plain.confidence is not None
+    surprise, shown = -plain.confidence.log_likelihood, list[str]()
+    kept = x2l.ask(memory, QUESTION, max_new_tokens=4, abstain=surprise, on_text=shown.append)
+    assert (kept.text, kept.draft, "".join(shown)) == (plain.text, None, plain.text)
+    shown.clear()
+    chat = x2l.chat(memory)
+    for ask in (x2l.ask, lambda _, *args, **options: chat.ask(*args, **options)):
+        shown.clear()
+        gone = ask(memory, QUESTION, max_new_tokens=4, abstain=surprise - 1e-4, on_text=shown.append)
+        assert (gone.text, gone.draft, shown) == (NOT_SHOWN, plain.text, [NOT_SHOWN])
+        assert (gone.ids, gone.confidence) == (plain.ids, plain.confidence)
+    assert chat.turns[0].answer == plain.text
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -151,6 +170,8 @@ def test_a_dialogue_goes_on_behind_a_choice(x2l: VideoX2L, memory: Memory) -> No
         ({"choices": "a,b", "stop": ["c"]}, "choices and stop do not go together"),
         ({"choices": "a,b", "json_schema": {"type": "string"}}, "choices and json_schema do not go together"),
         ({"calibrate": True}, "calibrate goes with choices"),
+        ({"abstain": -1}, "abstain must be a number of 0 or more"),
+        ({"abstain": 1, "json_schema": {"type": "string"}}, "json_schema and abstain do not go together"),
     ],
 )
 def test_what_cannot_be_weighed(x2l: VideoX2L, memory: Memory, options: Any, message: str) -> None:

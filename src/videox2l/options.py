@@ -261,6 +261,13 @@ class AskOptions(SamplingParams):
     json_schema: Mapping[str, Any] | None = option(
         None, "Answer with JSON of the schema in this file. Needs llguidance.", metavar="FILE", type=str, reads="json"
     )
+    abstain: float | None = option(
+        None,
+        "Answer that the video does not show it where the answer's tokens surprise the model by more than this on "
+        "average. The threshold belongs to a model (docs/asking.md).",
+        metavar="NATS",
+        type=float,
+    )
     why: tuple[float, ...] = option(
         (), "Explain the score of the moment at this time; repeatable.", metavar="TIME", type=list[str]
     )
@@ -273,6 +280,7 @@ class AskOptions(SamplingParams):
         self._set("within", None if self.within is None else as_range(self.within, "within"))
         self._set("why", tuple(as_time(part, "why") for part in _several(self.why, "why")))
         self._set("turns", _turns(self.turns))
+        self._check_number("abstain", 0, whole=False)
         self._check_text("system")
         self._check_text("prompt_template")
         if self.prompt_template is not None and self.prompt_template.count(_QUESTION) != 1:
@@ -288,7 +296,9 @@ class AskOptions(SamplingParams):
             raise SettingsError(f"json_schema must be a JSON object, got {self.json_schema!r:.60}")
         for name in ("choices", "json_schema"):
             wrong: dict[str, Any] = {"stop": self.stop, "reselect_every": self.reselect_every}
-            if name == "choices":
+            if name == "json_schema":
+                wrong |= {"abstain": self.abstain is not None}
+            else:
                 wrong |= {"escalate": self.escalate, "temperature": self.temperature, "json_schema": self.json_schema}
             if getattr(self, name) not in ((), None) and any(wrong.values()):
                 raise SettingsError(f"{name} and {next(w for w in wrong if wrong[w])} do not go together: use one")
@@ -384,6 +394,7 @@ class AskKeywords(TypedDict, total=False):
     choices: Sequence[str] | str
     calibrate: bool
     json_schema: Mapping[str, Any] | None
+    abstain: float | None
     why: Sequence[float | str]
     max_new_tokens: int
     temperature: float

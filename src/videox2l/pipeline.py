@@ -251,6 +251,9 @@ class VideoX2L:
             Take the choice whose log likelihood gains most from the video, against the same prompt without it.
         json_schema
             The answer is JSON of this schema (a dictionary), whatever the sampling; needs the extra `schema`.
+        abstain
+            Nats: where the tokens of the answer surprise the model by more than this on average, the answer is that the
+            video does not show it, and what was written is `answer.draft`.
         why
             Moments of which `answer.why(seconds)` is to say which words and heads looked at them, where the selector
             can; costs another look each. All else that it says needs no such preparation.

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # a client of a server knows answers without torch
     from videox2l.memory import Memory, Plan
     from videox2l.select.probes import Attribution
 
+NOT_SHOWN = "the video does not show this"
 _THOUGHT = re.compile(r"<(/?)(think|thinking|thought)>|\[(/?)THINK\]|\u25c1(/?)think\u25b7")
 
 
@@ -149,6 +150,7 @@ class Answer:
     model ended the answer, "length" when max_new_tokens did. `looked`: by the number of a
     chunk, what the selector can say of its score, for the moments that `ask(..., why=...)` named. `confidence` is None
     for an answer without tokens; `choices` are those that were given, in that order, and `text` is the best of them.
+    `draft`: what the model wrote, where `text` is `NOT_SHOWN` as it was too unsure for `abstain`; otherwise None.
     """
 
     question: str
@@ -162,6 +164,7 @@ class Answer:
     thought: str = ""
     confidence: Confidence | None = None
     choices: tuple[Choice, ...] = ()
+    draft: str | None = None
 
     @property
     def reloaded(self) -> list[Evidence]:

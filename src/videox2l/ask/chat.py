@@ -66,8 +66,9 @@ class Chat:
         loaded, self._loaded = self._loaded, None  # the cache is changed from here on
         outcome = run_question(run, loaded, on_text)
         self._remember(run, outcome)
-        self.turns = (*self.turns, Turn(question, outcome.answer.text))
-        return outcome.answer
+        answer = outcome.answer
+        self.turns = (*self.turns, Turn(question, answer.text if answer.draft is None else answer.draft))
+        return answer
 
     def _prompt(self, question: str, examples: Sequence[Turn]) -> TextTokens:
         """Return what has to be read for a question: all that stands behind what is kept; examples begin a dialogue."""

@@ -10,7 +10,17 @@ from time import perf_counter
 
 import torch
 
-from videox2l.ask.answer import Answer, Choice, Confidence, Cost, Step, chunk_index_at, evidence_of, part_thought
+from videox2l.ask.answer import (
+    NOT_SHOWN,
+    Answer,
+    Choice,
+    Confidence,
+    Cost,
+    Step,
+    chunk_index_at,
+    evidence_of,
+    part_thought,
+)
 from videox2l.ask.choices import best_choice, weigh, without_video
 from videox2l.ask.escalation import Escalation, escalation_for
 from videox2l.ask.view import LoadedView, View, with_lines
@@ -167,9 +177,16 @@ def answering(run: QuestionRun, loaded: LoadedView | None = None, on_text: OnTex
     else:
         reloaded, generator, settled = yield from _escalate(run, run.escalation, steps, loaded)
     choices = _choose(run, reloaded, generator, steps) if run.options.choices else ()
-    reloaded, written = yield from _decode(run, reloaded, generator, steps, on_text)
+    told = on_text if run.options.abstain is None else None  # it may be taken back
+    reloaded, written = yield from _decode(run, reloaded, generator, steps, told)
     thought, text = part_thought(written)
     steps.end(reloaded, generator, settled=settled)
+    sure, draft = _confidence(generator), None
+    if run.options.abstain is not None:
+        if sure is not None and -sure.log_likelihood > run.options.abstain:
+            text, draft = NOT_SHOWN, text
+        if on_text is not None:
+            on_text(text)
     answer = Answer(
         question=run.question,
         text=text,
@@ -180,8 +197,9 @@ def answering(run: QuestionRun, loaded: LoadedView | None = None, on_text: OnTex
         steps=tuple(steps.done),
         attributions=_attributions(run, reloaded.plan),
         thought=thought,
-        confidence=_confidence(generator),
+        confidence=sure,
         choices=choices,
+        draft=draft,
     )
     return Outcome(answer, reloaded, generator)
 

@@ -127,6 +127,8 @@ class Screen:
     def answer(self, answer: Answer) -> None:
         """End the answer's line; print the re-loaded moments and the cost."""
         self.line("" if answer.finish == "stop" else " ... (cut at max_new_tokens)")
+        if answer.draft is not None and self.verbose:
+            self.line(f"  unsure, it wrote: {answer.draft}")
         for choice in answer.choices:
             gain = "" if choice.calibrated is None else f", {choice.calibrated:+.2f} with the video"
             self.line(f"  {choice.text}: log likelihood {choice.log_likelihood:.2f}, {choice.mean:.2f} per token{gain}")

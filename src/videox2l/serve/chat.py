@@ -279,6 +279,7 @@ class Reply:
             "cost": asdict(answer.cost),
             "entropy": None if answer.confidence is None else answer.confidence.entropy,
             "confidence": None if answer.confidence is None else asdict(answer.confidence),
+            "draft": answer.draft,
             "choices": [asdict(choice) for choice in answer.choices],
             "steps": len(answer.steps),
             "system": self.system,
