@@ -54,6 +54,7 @@ class IngestSettings:
     live: bool = False
     embedder: Mapping[str, str] | None = None  # name and weights of the dual encoder that frames are embedded with
     index: Votes = ()  # layers whose keys are indexed, and how each is read
+    system: str | None = None  # text before the video in place of the chat template's own
 
     def __post_init__(self) -> None:
         History.parse(self.history)
@@ -76,6 +77,7 @@ class IngestSettings:
             live=options.live,
             embedder=None if embedder is None else embedder.identity(),
             index=votes_of(backbone),
+            system=options.system,
         )
         check_chunk_frames(settings, backbone)
         return settings
@@ -87,8 +89,13 @@ class IngestSettings:
         return cls(**{**known, "index": tuple(tuple(vote) for vote in known.get("index", ()))})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain JSON values."""
-        return {**asdict(self), "ratios": list(self.ratios), "index": [list(vote) for vote in self.index]}
+        """Return the settings as plain JSON values; without a system text there is no word of it."""
+        found = {**asdict(self), "ratios": list(self.ratios), "index": [list(vote) for vote in self.index]}
+        return {name: value for name, value in found.items() if name != "system" or value is not None}
+
+    def info(self, source: FrameSource) -> VideoInfo:
+        """Return what is known of a source and its prompt before it is read."""
+        return replace(info_of(source), system=self.system)
 
     def encoder(self, backbone: Backbone, compressor: Compressor) -> ChunkEncoder:
         """Return the encoder of an ingest; where finer levels are made later, it makes the coarsest alone."""
@@ -347,7 +354,7 @@ def ingest_steps(
     named = options.compressor is None or isinstance(options.compressor, str)
     compressor = compressor_by_name(settings.compressor) if named else options.compressor
     encoder = settings.encoder(backbone, compressor)
-    info = info_of(source)
+    info = settings.info(source)
     text = backbone.prefix(info)
     keys, values = encoder.prefix(text)
     check_level_finite(LevelKV(keys, values, torch.empty(0)), "the text before the video")
@@ -403,7 +410,7 @@ def append(
     if settings.embedder is not None:
         embedder = embedder or DualEncoder.from_pretrained(settings.embedder["name"], backbone.device)
         embedder = same_encoder(embedder, settings.embedder)
-    encoder, info = settings.encoder(backbone, compressor_by_name(settings.compressor)), info_of(source)
+    encoder, info = settings.encoder(backbone, compressor_by_name(settings.compressor)), settings.info(source)
     if memory.source is None:
         encoder.restore(memory.prefix, memory.chunks)
         shift = memory.chunks[-1].end if memory.chunks else 0.0

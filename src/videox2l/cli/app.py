@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from videox2l.cli.console import Screen
     from videox2l.cli.remote import ServerClient
     from videox2l.memory import Memory
+    from videox2l.pipeline import VideoX2L
 
 app = typer.Typer(
     help="Ask long videos many questions: ingest once, keep two levels of KVs, re-load the chunks that matter.",
@@ -138,6 +140,7 @@ def ask(
     from videox2l.cli.remote import server_client
 
     screen = Screen(quiet=as_json, verbose=verbose)
+    asking = AskOptions.from_keywords(asking, {"system": ingesting.system})
     questions, videos = (asked, [video, *(rest or ())]) if asked else (rest or [], [video])
     alone: dict[str, Any] = {"--save": save, "--plot": plot, "--why": asking.why, "--clips": clips}
     alone |= {"--export-moments": export_moments, "--report": report}
@@ -160,9 +163,8 @@ def ask(
     _check_outputs(plot, pictures, clips, export_moments, report)
     if clips is not None:
         _check_clips(video, pictures)
-    x2l, opened = ingest.open_videos(
-        videos, model, loading, ingesting, screen, save=save, questions=questions, given=given
-    )
+    check = functools.partial(_check_questions, questions, asking)
+    x2l, opened = ingest.open_videos(videos, model, loading, ingesting, screen, save=save, check=check, given=given)
     answers = []
     for number, question in enumerate(questions, 1):
         screen.question(question)
@@ -197,6 +199,19 @@ def _ask_server(
     replies = [server.ask(memory_id, question, model, asking, screen) for question in questions]
     if screen.quiet:
         screen.json({"answers": replies, "memory": summary})
+
+
+def _check_questions(questions: list[str], asking: AskOptions, x2l: VideoX2L) -> None:
+    """Raise SettingsError or ModelError for what cannot be asked."""
+    from videox2l.engine.schema import SchemaGrammar
+    from videox2l.types import Turn
+
+    for question in questions:
+        x2l.backbone.suffix(asking.worded(question), [Turn(*turn) for turn in asking.turns])
+    for text in asking.choices:
+        x2l.backbone.reply(text)
+    if asking.json_schema is not None:
+        SchemaGrammar(asking.json_schema, x2l.backbone)
 
 
 def _check_clips(video: str, named: str | None) -> None:

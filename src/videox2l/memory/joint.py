@@ -164,6 +164,7 @@ def _differences(one: Memory, other: Memory) -> dict[str, tuple[object, object]]
     """Return what two memories must agree on, by name."""
     return {
         "they have the ratios": (describe(one.ratios), describe(other.ratios)),
+        "they have the system text": (_told(one, "system"), _told(other, "system")),
         "their text before the video has tokens:": (one.text_tokens, other.text_tokens),
         "selectors have an index of the layers": (_told(one, "index"), _told(other, "index")),
         "their frames were embedded by": (_told(one, "embedder"), _told(other, "embedder")),

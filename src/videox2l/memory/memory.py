@@ -59,6 +59,11 @@ class Memory:
         return len(self.chunks)
 
     @property
+    def system(self) -> str | None:
+        """The system text that stands before the video; None where it is the chat template's own."""
+        return self.settings.get("system")
+
+    @property
     def finest(self) -> float:
         """Ratio of level L."""
         return self.ratios[0]

@@ -174,9 +174,8 @@ class Service:
 
             try:
                 opened = self.x2l.open(list(memories.values()), list(memories))
-                begun = self.x2l.answering(
-                    opened, question.text, question.options, history=question.history, on_text=piece
-                )
+                text, history = question.behind(opened)
+                begun = self.x2l.answering(opened, text, question.options, history=history, on_text=piece)
                 answer = (yield from begun).answer
             except ValueError as error:
                 raise error if isinstance(error, SettingsError) else SettingsError(str(error)) from error

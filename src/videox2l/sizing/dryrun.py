@@ -78,7 +78,7 @@ def run_chunk(backbone: Backbone, settings: IngestSettings, vision: VisionRun, b
         weights = shadow.hold(tensors_of(backbone))
         shadow.hold([tokens.embeds])
         encoder = settings.encoder(backbone, compressor)
-        encoder.prefix(backbone.prefix())
+        encoder.prefix(backbone.prefix(VideoInfo(system=settings.system)))
         _fill(encoder, vision.prefix, n, before)
         shadow.lap()
         context = sum(_allocated(stream.context) for stream in encoder.streams)
