@@ -220,6 +220,7 @@ class AskOptions(SamplingParams):
     )
     as_of: float | None = option(None, "See only what is over at this time, such as 12:30.", metavar="TIME", type=str)
     within: TimeRange | None = option(None, "See only this time range.", metavar="A-B", type=str)
+    said: str | None = option(None, "See only moments whose subtitles hold this text.", metavar="TEXT")
     subtitles: bool = option(
         False, "Put the subtitles of the re-loaded chunks in front of the question.", flag="--with-subtitles"
     )
@@ -240,9 +241,29 @@ class AskOptions(SamplingParams):
         self._set("as_of", as_time(self.as_of, "as_of"))
         self._set("within", None if self.within is None else as_range(self.within, "within"))
         self._set("why", tuple(as_time(part, "why") for part in _several(self.why, "why")))
+        if self.said is not None and (not isinstance(self.said, str) or not self.said.strip()):
+            raise SettingsError(f"said must be a text that is not empty, got {self.said!r}")
         self._check_number("reselect_every", 1)
         if self.reselect_every is not None and self.escalate:
             raise SettingsError("reselect_every and escalate both change what is re-loaded: use one of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LibraryOptions(OptionSet):
+    """How the memories of a library are searched; see `VideoX2L.ask_library`."""
+
+    search: Any = option(
+        "exact:nothing",
+        "With --library, what finds its moments: exact:nothing, keys, embedding, embed-dot, text, or several as "
+        "fuse:exact:nothing+text.",
+        type=str,
+    )
+    videos: int = option(3, "With --library, answer from at most so many memories.")
+    moments: int = option(10, "With --library, tell so many of the moments that were found.")
+
+    def __post_init__(self) -> None:
+        self._check_number("videos", 1)
+        self._check_number("moments", 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,6 +340,7 @@ class AskKeywords(TypedDict, total=False):
     excluded: Sequence[TimeRange | str]
     as_of: float | str | None
     within: TimeRange | str | None
+    said: str | None
     subtitles: bool
     escalate: Any
     reselect_every: int | None
