@@ -2,11 +2,12 @@
 
     python benchmarks/library.py [--libraries 4] [--videos 50] [--out FILE]
 
-Each library holds 50 rendered videos of 64 seconds (mp4), ingested at 1 fps, levels 1/2 and 1/32. Six things are in most of its
-videos; each of the other 30 is in one video alone, and is asked for: its digit can only be read there. The rest of the
-script has no model's answers: recall and latency of the search among 10, 1,000 and 100,000 chunks. Up to 400 of these are the
-library's own; others are made up: every key is drawn from the library's own keys, of chunks that show nothing unique, with
-noise, so that they look like chunks of the same world. Intervals are 95 % bootstrap intervals over questions.
+Each library holds 50 rendered videos of 64 seconds (mp4), ingested at 1 fps, levels 1/2 and 1/32. Six things are in
+most of its videos; each of the other 30 is in one video alone, and is asked for: its digit can only be read there.
+The rows with "chunks" ask no model: recall and latency of the search among 10, 1,000 and 100,000 chunks. One for each
+question is the library's own; all others are made up: every key is drawn from those of the library's chunks that show
+nothing asked for, with noise, so that they look like chunks of the same world. Intervals are 95 % bootstrap intervals
+over questions.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from videox2l.demo.world import WorldVideo, make_video
 from videox2l.evaluate.statistics import cluster_bootstrap
 from videox2l.memory import Chunk
 from videox2l.memory.features import INDEX, KEYS
-from videox2l.options import AskOptions, LibraryOptions
+from videox2l.options import LibraryOptions
 from videox2l.select import selector_by_name
 
 SECONDS = 64
