@@ -155,8 +155,8 @@ def draw(rows: Sequence[tuple[float, str, float, Result]], path: Path) -> None:
         axes.set_xlabel("GB of H per replica")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
-    right.set_yscale("log")
-    left.legend(fontsize="small")
+    right.set_ylim(0)
+    left.legend(fontsize="x-small", loc="lower right")
     figure.savefig(path, dpi=110)
 
 

@@ -258,7 +258,7 @@ class LibraryOptions(OptionSet):
         "fuse:exact:nothing+text.",
         type=str,
     )
-    videos: int = option(3, "With --library, answer from at most so many memories.")
+    videos: int = option(2, "With --library, answer from at most so many memories.")
     moments: int = option(10, "With --library, tell so many of the moments that were found.")
 
     def __post_init__(self) -> None:
@@ -285,6 +285,7 @@ class ServeOptions(OptionSet):
     max_upload: Any = option("4G", "Bytes of an uploaded or fetched video at most.", metavar="SIZE")
     quota: Any = option(None, "Bytes that the library may take; nothing is added beyond.", metavar="SIZE", type=str)
     queue: int = option(64, "Questions that may wait; more are refused with 429.")
+    batch: int = option(8, "Questions that are answered together, a token of each at a time.")
     timeout: float = option(300.0, "Seconds in which a question must be answered, waiting included.")
     max_answer: int = option(4096, "Tokens that an answer may be asked to have at most.")
     demo: bool = option(False, "Render a video of the demo world and ingest it first.")
@@ -295,6 +296,7 @@ class ServeOptions(OptionSet):
         self._set("quota", None if self.quota is None else _size(self.quota, "quota"))
         self._check_number("port", 0, high=65535)
         self._check_number("queue", 1)
+        self._check_number("batch", 1)
         self._check_number("max_answer", 1, high=1_000_000)
         self._check_number("timeout", 0.1, whole=False)
 

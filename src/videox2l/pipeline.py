@@ -13,7 +13,7 @@ from typing import Any, Unpack
 from videox2l.ask.answer import Answer
 from videox2l.ask.chat import Chat
 from videox2l.ask.library import LibraryAnswer, LibraryIndex
-from videox2l.ask.run import OnText, QuestionRun, joined_words, run_question
+from videox2l.ask.run import Answering, OnText, QuestionRun, answering, joined_words, run_together
 from videox2l.ask.view import View
 from videox2l.engine.backbone import Backbone
 from videox2l.errors import MemoryFileError, SettingsError
@@ -257,7 +257,49 @@ class VideoX2L:
 
         Raises SettingsError, and MemoryFileError when the memory was made by another model.
         """
-        options = self._with_selector(AskOptions.from_keywords(options, keywords))
+        options = AskOptions.from_keywords(options, keywords)
+        (outcome,) = run_together([self.answering(memory, question, options, history=history, on_text=on_text)], 1)
+        return outcome.answer
+
+    def ask_many(
+        self,
+        questions: Sequence[tuple[Memory | str | Path | Sequence[Memory | str | Path], str]],
+        options: AskOptions | None = None,
+        *,
+        batch: int = 8,
+        **keywords: Unpack[AskKeywords],
+    ) -> list[Answer]:
+        """Answer questions about one memory or many, pairs of a memory and a question; options as of `ask`.
+
+        `batch` of them decode together: the model's weights are read once per token for all of them. The answers are
+        those of `ask`, up to the rounding of a matrix product with more rows. Raises what `ask` raises.
+        """
+        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+            raise SettingsError(f"batch={batch!r} is not possible: use a number of questions, 1 or more")
+        options = AskOptions.from_keywords(options, keywords)
+        paths = {memory: self.open(memory) for memory, _ in questions if isinstance(memory, (str, Path))}  # once each
+        begun = [
+            self.answering(paths[memory] if isinstance(memory, (str, Path)) else memory, question, options)
+            for memory, question in questions
+        ]
+        return [outcome.answer for outcome in run_together(begun, batch)]
+
+    def answering(
+        self,
+        memory: Memory | str | Path | Sequence[Memory | str | Path],
+        question: str,
+        options: AskOptions,
+        *,
+        history: Sequence[Turn] = (),
+        on_text: OnText | None = None,
+    ) -> Answering:
+        """Return the steps of `ask`, for a scheduler that lets several questions decode together.
+
+        Nothing but the checks has run. Each `next` goes on to where the model has to read a token of the answer and
+        returns the `TokenGenerator` that `videox2l.engine.decode.advance` does that with; the last one raises
+        StopIteration with an `Outcome`.
+        """
+        options = self._with_selector(options)
         opened = self.open(memory)
         if options.why and isinstance(opened, JointMemory):
             raise SettingsError("why=... does not go with several videos: use answer.why(seconds, memory)")
@@ -270,7 +312,7 @@ class VideoX2L:
             prompt=lambda text: self.backbone.suffix(text, history),
             words=joined_words(question, history),
         )
-        return run_question(run, on_text=on_text).answer
+        return answering(run, on_text=on_text)
 
     def ask_library(
         self,

@@ -28,7 +28,7 @@ def test_waiting_is_that_of_a_queue_with_one_server() -> None:
 
 
 def test_routing_by_memory_adds_the_caches_up() -> None:
-    load = replace(ONE, replicas=4, rate=12.0)
+    load = replace(ONE, replicas=4, rate=12.0, spread=50)
     apart, alike = simulate(load, 20, "memory").hits, simulate(load, 20, "any").hits
     assert apart == pytest.approx(che(load, 80), abs=0.05)
     assert alike < apart - 0.1

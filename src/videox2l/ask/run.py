@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
@@ -13,7 +13,7 @@ from videox2l.ask.answer import Answer, Cost, Step, chunk_index_at, evidence_of,
 from videox2l.ask.escalation import Escalation, escalation_for
 from videox2l.ask.view import LoadedView, View, with_lines
 from videox2l.engine.backbone import Backbone, warn_beyond
-from videox2l.engine.decode import StopText, TextStream, TokenGenerator
+from videox2l.engine.decode import StopText, TextStream, TokenGenerator, advance
 from videox2l.memory import CacheLayout, Memory, Plan, build_cache, update_cache
 from videox2l.options import AskOptions
 from videox2l.select import Budget, Selector, bound, budget_for, selector_by_name
@@ -98,7 +98,39 @@ class Outcome:
     generator: TokenGenerator
 
 
+Answering = Generator[TokenGenerator, None, "Outcome"]
+"""A question on its way: it stops wherever the model has to read a token of its answer, which `advance` does."""
+
+
 def run_question(run: QuestionRun, loaded: LoadedView | None = None, on_text: OnText | None = None) -> Outcome:
+    """Answer a question; see `answering`."""
+    (outcome,) = run_together([answering(run, loaded, on_text)], 1)
+    return outcome
+
+
+def run_together(questions: Iterable[Answering], batch: int) -> list[Outcome]:
+    """Answer questions, `batch` of them at a time, which decode together; return what comes of each, in order."""
+    left, outcomes = enumerate(questions), dict[int, Outcome]()
+    active: dict[int, tuple[Answering, TokenGenerator]] = {}
+
+    def go_on(number: int, question: Answering) -> None:
+        try:
+            active[number] = question, next(question)
+        except StopIteration as end:
+            active.pop(number, None)
+            outcomes[number] = end.value
+
+    while True:
+        while len(active) < batch and (new := next(left, None)) is not None:
+            go_on(*new)
+        if not active:
+            return [outcomes[number] for number in sorted(outcomes)]
+        advance([generator for _, generator in active.values()])
+        for number, (question, _) in list(active.items()):
+            go_on(number, question)
+
+
+def answering(run: QuestionRun, loaded: LoadedView | None = None, on_text: OnText | None = None) -> Answering:
     """Answer a question. `loaded`: a cache to begin with, if it matches the view; `on_text` gets pieces of the answer.
 
     The memory is not changed; the cache of `loaded` is.
@@ -110,8 +142,8 @@ def run_question(run: QuestionRun, loaded: LoadedView | None = None, on_text: On
         reloaded = reload(run, plan, steps, loaded)
         generator = prefill(run, reloaded, steps)
     else:
-        reloaded, generator, settled = _escalate(run, run.escalation, steps, loaded)
-    reloaded, written = _decode(run, reloaded, generator, steps, on_text)
+        reloaded, generator, settled = yield from _escalate(run, run.escalation, steps, loaded)
+    reloaded, written = yield from _decode(run, reloaded, generator, steps, on_text)
     thought, text = part_thought(written)
     steps.end(reloaded, generator, settled=settled)
     answer = Answer(
@@ -190,16 +222,18 @@ def prefill(
         return generator
 
 
-def _step(generator: TokenGenerator, steps: StepRecorder) -> int | None:
+def _step(generator: TokenGenerator, steps: StepRecorder) -> Generator[TokenGenerator, None, int | None]:
     with steps.stage("decode"):
-        token = generator.step()
+        if generator.waits:
+            yield generator
+        token = generator.choose()
         steps.generated += token is not None
         return token
 
 
 def _escalate(
     run: QuestionRun, escalation: Escalation, steps: StepRecorder, loaded: LoadedView | None
-) -> tuple[Reloaded, TokenGenerator, str]:
+) -> Generator[TokenGenerator, None, tuple[Reloaded, TokenGenerator, str]]:
     """Draft the answer on more and more re-loaded chunks until it is settled; return the last draft and why."""
     pinned = run.view.numbers_within(run.options.pinned)
     before: TokenGenerator | None = None
@@ -211,7 +245,7 @@ def _escalate(
         reloaded = None
         reloaded = reload(run, plan, steps, loaded)
         generator = prefill(run, reloaded, steps)
-        while len(generator.ids) < escalation.draft and _step(generator, steps) is not None:
+        while len(generator.ids) < escalation.draft and (yield from _step(generator, steps)) is not None:
             pass
         settled = escalation.settled(generator, before)
         before = generator
@@ -224,7 +258,7 @@ def _escalate(
 
 def _decode(
     run: QuestionRun, reloaded: Reloaded, generator: TokenGenerator, steps: StepRecorder, on_text: OnText | None
-) -> tuple[Reloaded, str]:
+) -> Generator[TokenGenerator, None, tuple[Reloaded, str]]:
     """Write the answer to its end, piece by piece, choosing the chunks again on the way where that is asked for."""
     stream, stop = TextStream(run.backbone.decode), StopText(run.options.stop)
     pieces, every = list[str](), run.options.reselect_every
@@ -236,7 +270,7 @@ def _decode(
 
     for drafted in generator.ids:
         show(stop.push(stream.push(drafted)))
-    while not stop.met and (token := _step(generator, steps)) is not None:
+    while not stop.met and (token := (yield from _step(generator, steps))) is not None:
         show(stop.push(stream.push(token)))
         if every and len(generator.ids) % every == 0 and generator.finish is None and not stop.met:
             reloaded = _reselect(run, reloaded, generator, steps)

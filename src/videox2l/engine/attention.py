@@ -98,8 +98,8 @@ def causal(query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: flo
 def x2l_attention(
     module: nn.Module,
     query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    key: Tensor | list[Tensor],
+    value: Tensor | list[Tensor],
     attention_mask: Tensor | None,  # noqa: ARG001
     dropout: float = 0.0,
     scaling: float | None = None,
@@ -108,17 +108,20 @@ def x2l_attention(
 ) -> tuple[Tensor, None]:
     """Causal attention of the last `n` of `m` tokens, as transformers calls it.
 
-    `query` (b, query_heads, n, d); `key`, `value` (b, kv_heads, m, d). `attention_mask` is ignored: batch is one,
-    nothing is padded. Returns (b, n, query_heads, d), as transformers expects. Raises ModelError where the layer asks
-    for attention of another kind.
+    `query` (b, query_heads, n, d); `key`, `value` (b, kv_heads, m, d), or of a `RaggedCache` b tensors, each of its own
+    length. `attention_mask` is ignored: nothing is padded. Returns (b, n, query_heads, d), as transformers expects.
+    Raises ModelError where the layer asks for attention of another kind.
     """
     for name in _OTHER_KINDS:
         if others.get(name) is not None:
             raise ModelError(f"{type(module).__name__} asks for attention with {name}, which is not supported")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if isinstance(key, list):
+        rows = [causal(query[i : i + 1], key[i], value[i], scale, dropout) for i in range(len(key))]
+        return torch.cat(rows).transpose(1, 2).contiguous(), None
     if x2l_probe is not None:
         x2l_probe(int(module.layer_idx), query, key, scale)  # type: ignore[arg-type]
-    return causal(query, key, value, scale, dropout).transpose(1, 2).contiguous(), None
+    return causal(query, key, value, scale, dropout).transpose(1, 2).contiguous(), None  # type: ignore[arg-type]
 
 
 def install(decoder: nn.Module, implementation: str = NAME) -> None:

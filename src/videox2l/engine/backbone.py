@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from videox2l.engine.attention import Probe
-from videox2l.engine.cache import BufferCache
+from videox2l.engine.cache import BufferCache, RaggedCache
 from videox2l.errors import ModelWarning
 from videox2l.types import (
     UNKNOWN_VIDEO,
@@ -82,11 +82,14 @@ class Backbone(Protocol):
     def embed(self, ids: Tensor) -> Tensor:
         """Return the embeddings (n, hidden) of token ids (n,)."""
 
-    def forward(self, embeds: Tensor, positions: Tensor, cache: BufferCache, probe: Probe | None = None) -> Tensor:
+    def forward(
+        self, embeds: Tensor, positions: Tensor, cache: BufferCache | RaggedCache, probe: Probe | None = None
+    ) -> Tensor:
         """Run the decoder on `embeds` (n, width) at `positions` (axes, n) behind what `cache` holds.
 
-        Rows are token embeddings, or those of `VisualTokens`. Appends n columns to the cache. Returns the last hidden
-        states (n, hidden); no logits are computed.
+        Rows are token embeddings, or those of `VisualTokens`. Appends n columns to the cache; of n caches in a
+        `RaggedCache` row i is appended to the i-th, and sees that one alone. Returns the last hidden states
+        (n, hidden); no logits are computed.
         """
 
     def logits(self, hidden: Tensor) -> Tensor:

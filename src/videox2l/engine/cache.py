@@ -172,3 +172,44 @@ class BufferCache(Cache):  # type: ignore[misc]
     def nbytes(self) -> int:
         """Return the bytes of the keys and values that attention reads."""
         return sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in self.layers if layer.length)
+
+
+class RaggedLayer(CacheLayerMixin):  # type: ignore[misc]
+    """One layer of several caches of different lengths: row i of what is appended goes to cache i."""
+
+    is_sliding = False
+
+    def __init__(self, layers: Sequence[BufferLayer]) -> None:
+        super().__init__()
+        self.rows = layers
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor | None = None) -> None:
+        """Do nothing: each cache has its own buffers."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[list[Tensor], list[Tensor]]:
+        """Append columns (rows, heads, n, head_dim); return all keys and all values of each cache."""
+        pairs = [row.update(key_states[i : i + 1], value_states[i : i + 1]) for i, row in enumerate(self.rows)]
+        return [keys for keys, _ in pairs], [values for _, values in pairs]
+
+    def get_seq_length(self, *_: Any) -> int:
+        """Return the number of columns of the longest cache."""
+        return max(row.length for row in self.rows)
+
+    def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
+        """Return the longest key length that the next `query_length` queries see, and its offset."""
+        new = query_length if isinstance(query_length, int) else len(query_length)
+        return self.get_seq_length() + new, 0
+
+    def get_max_length(self) -> int:
+        """Return -1: the buffers grow."""
+        return -1
+
+    get_max_cache_shape = get_max_length  # the name before transformers 5
+
+
+class RaggedCache(Cache):  # type: ignore[misc]
+    """Several caches through which one token each goes in one pass; nothing is padded, copied or shared."""
+
+    def __init__(self, caches: Sequence[BufferCache]) -> None:
+        rows = zip(*(cache.layers for cache in caches), strict=True)
+        super().__init__(layers=[RaggedLayer(layers) for layers in rows])

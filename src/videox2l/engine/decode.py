@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from videox2l.engine.backbone import Backbone
-from videox2l.engine.cache import BufferCache
+from videox2l.engine.cache import BufferCache, RaggedCache
 from videox2l.errors import ModelError, SettingsError
 from videox2l.options import SamplingParams
 
@@ -162,17 +162,23 @@ class TokenGenerator:
         self.unread = None
 
     def step(self) -> int | None:
-        """Return one more token id, or None when the answer is over.
+        """Return one more token id, or None when the answer is over; see `advance` for several answers at once.
 
         Raises ModelError for logits that are not finite.
         """
+        if self.waits:
+            advance([self])
+        return self.choose()
+
+    @property
+    def waits(self) -> bool:
+        """Whether the model has to read the last token before the next one can be chosen."""
+        return self.finish is None and self.unread is not None
+
+    def choose(self) -> int | None:
+        """Return the token id that the last logits give, or None when the answer is over."""
         if self.finish is not None:
             return None
-        if self.unread is not None:
-            embeds = self._backbone.embed(torch.tensor([self.unread]))
-            hidden = self._backbone.forward(embeds, self._backbone.text_positions(self._position, 1), self._cache)
-            self._logits, self.unread = self._backbone.logits(hidden[-1:])[0], None
-            self._position += 1
         token = self._choose(self._processed(self._logits))
         if token in self._backbone.stop_ids:
             self.finish = "stop"
@@ -208,6 +214,28 @@ class TokenGenerator:
         for process in self._processors:
             scores = process(ids, scores)
         return scores[0]
+
+
+def advance(generators: Sequence[TokenGenerator]) -> None:
+    """Have the model read the last token of several answers in one pass, each behind its own cache.
+
+    All are of one model, and wait. The weights are read once for all of them, which is what decoding costs; answers are
+    those of each alone, up to the rounding of a matrix product with more rows. Where it fails no cache is changed.
+    """
+    backbone, caches = generators[0]._backbone, [one._cache for one in generators]
+    embeds = backbone.embed(torch.tensor([one.unread for one in generators]))
+    positions = torch.cat([backbone.text_positions(one._position, 1) for one in generators], 1)
+    lengths = [len(cache) for cache in caches]
+    try:
+        hidden = backbone.forward(embeds, positions, caches[0] if len(caches) == 1 else RaggedCache(caches))
+        logits = backbone.logits(hidden)
+    except Exception:
+        for cache, length in zip(caches, lengths, strict=True):
+            cache.crop(length)
+        raise
+    for one, row in zip(generators, logits, strict=True):
+        one._logits, one.unread = row, None
+        one._position += 1
 
 
 def generate(

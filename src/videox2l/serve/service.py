@@ -22,7 +22,7 @@ from videox2l.serve.errors import APIError
 from videox2l.serve.fetch import Fetcher
 from videox2l.serve.files import FileRecord, FileStore
 from videox2l.serve.keys import LOCAL, Client, KeyFile
-from videox2l.serve.scheduler import Scheduler, Ticket
+from videox2l.serve.scheduler import Scheduler, Steps, Ticket
 from videox2l.video.files import admit, content_hash
 
 log = logging.getLogger("videox2l.serve")
@@ -54,7 +54,7 @@ class Service:
         self.folder = folder.resolve()
         self.keys = None if options.api_key_file is None else KeyFile(Path(options.api_key_file))
         self.roots = [Path(root).resolve(strict=True) for root in options.allow_files]
-        self.scheduler = Scheduler(options.queue, options.timeout)
+        self.scheduler = Scheduler(options.queue, options.timeout, options.batch)
         self.files = FileStore(self.folder / ".files", options.max_upload, self.room)
         self.catalog = Catalog(self.folder, x2l, self.scheduler, self.room)
         self.fetcher = Fetcher(options.allow_hosts, options.max_upload)
@@ -163,7 +163,7 @@ class Service:
     ) -> Ticket:
         """Put a question in the queue; `on_text` gets pieces of the answer, in the model's thread."""
 
-        def call(ticket: Ticket) -> Reply:
+        def steps(ticket: Ticket) -> Steps:
             memories = {record.id: self.catalog.memory(record).snapshot() for record in records}
 
             def piece(text: str) -> None:
@@ -172,7 +172,10 @@ class Service:
 
             try:
                 opened = self.x2l.open(list(memories.values()), list(memories))
-                answer = self.x2l.ask(opened, question.text, question.options, history=question.history, on_text=piece)
+                begun = self.x2l.answering(
+                    opened, question.text, question.options, history=question.history, on_text=piece
+                )
+                answer = (yield from begun).answer
             except ValueError as error:
                 raise error if isinstance(error, SettingsError) else SettingsError(str(error)) from error
             self.metrics.answers.inc()
@@ -180,7 +183,7 @@ class Service:
             self.metrics.reloaded.inc(answer.cost.reloaded_bytes)
             return Reply.of(answer, memories, question)
 
-        return self.scheduler.ask(client.name, call)
+        return self.scheduler.ask(client.name, steps)
 
     def client_of(self, key: str | None) -> Client | None:
         """Return who has a key, or None where it is none; everybody is `local` where no keys are used."""
