@@ -10,7 +10,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[accelerate,eval,plot,s3,serve,smolvlm,subtitles]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[accelerate,eval,plot,s3,schema,serve,smolvlm,subtitles]"
 	touch $@
 
 demo: $(READY)  ## render a video, ingest it, ask it questions
@@ -40,6 +40,7 @@ bench: $(READY)  ## the tables of README and docs: about 20 minutes
 	$(BIN)/python benchmarks/parity.py tests/golden/*/
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/escalation.py
+	$(BIN)/python benchmarks/abstain.py
 	$(BIN)/python benchmarks/selection_cost.py
 	$(BIN)/python benchmarks/settings.py
 	$(BIN)/python benchmarks/memory_precision.py

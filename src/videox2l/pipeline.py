@@ -13,7 +13,7 @@ from typing import Any, Unpack
 from videox2l.ask.answer import Answer
 from videox2l.ask.chat import Chat
 from videox2l.ask.library import LibraryAnswer, LibraryIndex
-from videox2l.ask.run import Answering, OnText, QuestionRun, answering, joined_words, run_together
+from videox2l.ask.run import Answering, OnText, QuestionRun, answering, run_together
 from videox2l.ask.view import View
 from videox2l.engine.backbone import Backbone
 from videox2l.errors import MemoryFileError, SettingsError
@@ -69,6 +69,9 @@ class VideoX2L:
             Branch, tag or commit of a hub repository; the commit is recorded in memories.
         max_pixels
             Pixels of a frame at most, where the family resizes to a pixel budget; the fewer, the fewer visual tokens.
+            By default the model's own; frames of long videos get their share of its budget for a whole video.
+        detail
+            A word for `max_pixels`: "low", "medium" or "high" (`videox2l.options.DETAIL`).
         check
             Compare a made-up clip with the stock model (once per model, versions and device; the result is kept in
             `object_cache.cache_folder()`) and the rope settings with the model's; refuse the model where they differ.
@@ -158,6 +161,9 @@ class VideoX2L:
         embedder
             A dual encoder (CLIP, SigLIP, SigLIP 2) by directory or hub id, or loaded: some frames of each chunk are
             embedded, for selector "embedding".
+        system
+            The system text of the prompt, in place of the chat template's own. It stands before the video, so that the
+            memory is one of video and system text, and every question about it is asked with that text.
 
         Raises SettingsError, VideoError, and MemoryFileError when the store cannot be written or holds another memory.
         """
@@ -246,6 +252,23 @@ class VideoX2L:
         reselect_every
             Score the chunks again after every so many tokens of the answer, with what is written so far; where the plan
             changes, the answer goes on behind the new cache.
+        system
+            The system text that the memory must have been made with; another one is refused.
+        turns
+            Examples, as pairs of question and answer or as chat messages, that stand behind the video and before the
+            dialogue; selectors do not read them.
+        prompt_template
+            The text that is asked, with "{question}" in it; selectors read the question alone.
+        choices
+            Answers to weigh, as texts or "A,B,C": `answer.choices` has the log likelihood of each, `answer.text` is the
+            one that is likeliest per token.
+        calibrate
+            Take the choice whose log likelihood gains most from the video, against the same prompt without it.
+        json_schema
+            The answer is JSON of this schema (a dictionary), whatever the sampling; needs the extra `schema`.
+        abstain
+            Nats: where the tokens of the answer surprise the model by more than this on average, the answer is that the
+            video does not show it, and what was written is `answer.draft`.
         why
             Moments of which `answer.why(seconds)` is to say which words and heads looked at them, where the selector
             can; costs another look each. All else that it says needs no such preparation.
@@ -303,14 +326,7 @@ class VideoX2L:
         if options.why and isinstance(opened, JointMemory):
             raise SettingsError("why=... does not go with several videos: use answer.why(seconds, memory)")
         view = View.of(opened, options.as_of, options.within, said=options.said)
-        run = QuestionRun.of(
-            self.backbone,
-            view,
-            question,
-            options,
-            prompt=lambda text: self.backbone.suffix(text, history),
-            words=joined_words(question, history),
-        )
+        run = QuestionRun.of(self.backbone, view, question, options, history=history)
         return answering(run, on_text=on_text)
 
     def ask_library(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -154,6 +155,7 @@ def ask(
     from videox2l.cli.remote import server_client
 
     screen = Screen(quiet=as_json, verbose=verbose)
+    asking = AskOptions.from_keywords(asking, {"system": ingesting.system})
     questions, videos = (asked, [video, *(rest or ())]) if asked else (rest or [], [video])
     alone: dict[str, Any] = {"--save": save, "--plot": plot, "--why": asking.why, "--clips": clips}
     alone |= {"--export-moments": export_moments, "--report": report}
@@ -182,9 +184,8 @@ def ask(
     _check_outputs(plot, pictures, clips, export_moments, report)
     if clips is not None:
         _check_clips(video, pictures)
-    x2l, opened = ingest.open_videos(
-        videos, model, loading, ingesting, screen, save=save, questions=questions, given=given
-    )
+    check = functools.partial(_check_questions, questions, asking)
+    x2l, opened = ingest.open_videos(videos, model, loading, ingesting, screen, save=save, check=check, given=given)
     answers = []
     for number, question in enumerate(questions, 1):
         target = plot.with_stem(f"{plot.stem}-{number}") if plot is not None and len(questions) > 1 else plot
@@ -233,6 +234,19 @@ def _ask_server(
     replies = [server.ask(memory_id, question, model, asking, screen) for question in questions]
     if screen.quiet:
         screen.json({"answers": replies, "memory": summary})
+
+
+def _check_questions(questions: list[str], asking: AskOptions, x2l: VideoX2L) -> None:
+    """Raise SettingsError or ModelError for what cannot be asked."""
+    from videox2l.engine.schema import SchemaGrammar
+    from videox2l.types import Turn
+
+    for question in questions:
+        x2l.backbone.suffix(asking.worded(question), [Turn(*turn) for turn in asking.turns])
+    for text in asking.choices:
+        x2l.backbone.reply(text)
+    if asking.json_schema is not None:
+        SchemaGrammar(asking.json_schema, x2l.backbone)
 
 
 def _check_clips(video: str, named: str | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,6 +35,7 @@ _FLAGS = [
     "--embedder",
     "--subtitles",
     "--max-pixels",
+    "--detail",
 ]
 
 
@@ -148,10 +149,10 @@ def read_video(
     screen: Screen,
     *,
     store: str | None = None,
-    questions: Sequence[str] = (),
+    check: Callable[[VideoX2L], None] | None = None,
     loaded: VideoX2L | None = None,
 ) -> tuple[VideoX2L, Memory]:
-    """Load a model and read a video; what is wrong with the video or a question shows before the hours of an ingest."""
+    """Load a model and read a video; what is wrong with the video or `check` shows before the hours of an ingest."""
     from videox2l.pipeline import frame_sampling
     from videox2l.video import open_video
     from videox2l.video.subtitles import read_subtitles
@@ -160,8 +161,8 @@ def read_video(
     options = IngestOptions.from_keywords(options, {"subtitles": cues})
     with open_video(video, frame_sampling(options)) as source:
         x2l = loaded or load_model(model, loading, screen)
-        for question in questions:
-            x2l.backbone.suffix(question)
+        if check is not None:
+            check(x2l)
         with screen.ingest_bar(Path(video).name) as progress:
             return x2l, x2l.ingest(source, options, store=store, progress=progress)
 
@@ -174,7 +175,7 @@ def open_videos(
     screen: Screen,
     *,
     save: str | None,
-    questions: Sequence[str],
+    check: Callable[[VideoX2L], None],
     given: Collection[str],
 ) -> tuple[VideoX2L, Memory]:
     """Load a model, open memories and read videos, in the order in which they are asked about; tell what they hold."""
@@ -190,7 +191,7 @@ def open_videos(
             if save is not None:
                 memories[-1].save(save)
         else:
-            x2l, made = read_video(video, model, loading, options, screen, store=save, questions=questions, loaded=x2l)
+            x2l, made = read_video(video, model, loading, options, screen, store=save, check=check, loaded=x2l)
             memories.append(made)
     x2l = x2l or load_model(model, loading, screen)
     opened = x2l.open(memories, videos)  # another model is refused before anything is printed

@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -70,7 +71,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 for field in _shown(kind):
                     value = values.pop(f"{name}__{field.name}")
                     if value is not None and value != []:
-                        keywords[field.name] = _read(field.name, value)
+                        keywords[field.name] = _read(field, value)
                         given.add(_name(field))
                 values[name] = kind.from_keywords(None, keywords)
             if "given" in signature.parameters:
@@ -112,9 +113,17 @@ def _flag(owner: str, field: dataclasses.Field[Any]) -> inspect.Parameter:
     )
 
 
-def _read(name: str, value: Any) -> Any:
-    """Read what has a form of its own on the command line: JSON of a device map."""
-    return json_value(value, name.replace("_", "-")) if name == "device_map" and value.startswith("{") else value
+def _read(field: dataclasses.Field[Any], value: Any) -> Any:
+    """Read what has a form of its own on the command line: files of JSON, and values that may be JSON."""
+    name = _name(field)
+    if field.metadata.get("reads") == "json":
+        try:
+            text = Path(value).read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise SettingsError(f"{name}: '{value}' cannot be read: {error}") from None
+        return json_value(text, f"{name} {value}")
+    begins = {"--device-map": "{", "--choices": "["}.get(name)
+    return json_value(value, name) if begins and value.startswith(begins) else value
 
 
 def load_model(model: str, options: LoadOptions, screen: Screen) -> VideoX2L:
@@ -133,7 +142,7 @@ def json_value(text: str, what: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise SettingsError(f"{what}: '{text}' is no JSON: {error}") from None
+        raise SettingsError(f"{what}: '{text:.40}' is no JSON: {error}") from None
 
 
 def escalation(wanted: Any, below: float | None, start: int | None) -> bool | Escalation:

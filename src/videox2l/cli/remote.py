@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videox2l.ask.answer import Answer, Cost, Evidence, Step
+from videox2l.ask.answer import Answer, Choice, Confidence, Cost, Evidence, Step
 from videox2l.cli.console import Screen
 from videox2l.errors import SettingsError, X2LError
 from videox2l.options import AskOptions, IngestOptions, OptionSet
@@ -103,7 +103,7 @@ class ServerClient:
         else:
             name = video.removeprefix("memory:")
             self.get(f"/v1/memories/{name}")
-            changed = ", ".join(changes(options))
+            changed = ", ".join(changed for changed in changes(options) if changed != "system")  # it is compared
             if changed:
                 raise SettingsError(f"{changed}: no effect on '{name}', which is a memory already; leave it out")
             return name
@@ -156,7 +156,10 @@ class ServerClient:
 def _answer(values: dict[str, Any]) -> Answer:
     steps = tuple(Step(**{**step, "cost": Cost(**step["cost"])}) for step in values["steps"])
     evidence = tuple(Evidence(**moment) for moment in values["evidence"])
-    return Answer(**{**values, "evidence": evidence, "cost": Cost(**values["cost"]), "steps": steps})
+    choices = tuple(Choice(**choice) for choice in values["choices"])
+    sure = None if values["confidence"] is None else Confidence(**values["confidence"])
+    read = {"evidence": evidence, "cost": Cost(**values["cost"]), "steps": steps}
+    return Answer(**{**values, **read, "choices": choices, "confidence": sure})
 
 
 def _told(reply: httpx.Response) -> X2LError:

@@ -59,18 +59,28 @@ class Backbone(Protocol):
         """Device of the token embeddings."""
 
     def prefix(self, facts: VideoInfo = UNKNOWN_VIDEO) -> TextTokens:
-        """Return everything that stands before the video: of the chat template, and of what is told of the video."""
+        """Return everything that stands before the video: of the chat template, and of what is told of the video.
 
-    def suffix(self, question: str, history: Sequence[Turn] = ()) -> TextTokens:
+        Raises SettingsError for a system text that the model's prompt has no place for.
+        """
+
+    def suffix(self, question: str, history: Sequence[Turn] = (), system: str | None = None) -> TextTokens:
         """Return everything that stands after the video, the answer's header included.
 
-        Raises SettingsError for a question that is empty or holds control tokens.
+        `system` is the text that `prefix` was given. Raises SettingsError for a question that is empty or holds control
+        tokens.
         """
 
     def follow_up(self, question: str) -> TextTokens:
         """Return everything between the last token of an answer and the answer to the next question.
 
         Raises SettingsError as `suffix` does.
+        """
+
+    def reply(self, text: str) -> list[int]:
+        """Return the token ids of an answer, as they stand behind its header.
+
+        Raises SettingsError for a text that is empty or holds control tokens.
         """
 
     def visual_tokens(self, frames: Sequence[np.ndarray], pts: Sequence[float], cursor: VideoCursor) -> VisualTokens:

@@ -180,8 +180,8 @@ class ExactSelector:
         """Return the rows of the feature `INDEX` (layers, kv_heads, m, d + 4) of a chunk."""
         stored, held = chunk.features.get(INDEX), tuple(sorted({layer for layer, _ in memory_votes(memory, backbone)}))
         if stored is None or not set(layers) <= set(held):
-            ratio = memory.finest if memory.finest in chunk.levels else memory.coarsest
-            stored, held = key_index(chunk.level(ratio), chunk.positions, backbone, layers), layers
+            level = chunk.level(memory.finest if memory.finest in chunk.levels else memory.coarsest)
+            stored, held = key_index(level, chunk.positions, backbone, layers), layers
         return stored[[held.index(layer) for layer in layers]]
 
 
