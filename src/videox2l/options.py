@@ -327,6 +327,7 @@ class ServeOptions(OptionSet):
     max_upload: Any = option("4G", "Bytes of an uploaded or fetched video at most.", metavar="SIZE")
     quota: Any = option(None, "Bytes that the library may take; nothing is added beyond.", metavar="SIZE", type=str)
     queue: int = option(64, "Questions that may wait; more are refused with 429.")
+    device_kv: Any = option("8G", "Bytes that H of all memories may take on the device.", metavar="SIZE")
     batch: int = option(8, "Questions that are answered together, a token of each at a time.")
     timeout: float = option(300.0, "Seconds in which a question must be answered, waiting included.")
     max_answer: int = option(4096, "Tokens that an answer may be asked to have at most.")
@@ -335,6 +336,7 @@ class ServeOptions(OptionSet):
     def __post_init__(self) -> None:
         self._set("library", Path(self.library))
         self._set("max_upload", _size(self.max_upload, "max_upload"))
+        self._set("device_kv", _size(self.device_kv, "device_kv"))
         self._set("quota", None if self.quota is None else _size(self.quota, "quota"))
         self._check_number("port", 0, high=65535)
         self._check_number("queue", 1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from videox2l.backbones.checks import changing_rope_limit, check_layers, trained_positions
 from videox2l.backbones.positions import text_positions
@@ -70,7 +71,7 @@ class DecoderBackbone:
         """Where each layer has its KVs, found by running one token; None where the model is on one device."""
         if not self._spread:
             return None
-        cache = BufferCache(self.shape.layers)
+        cache = DynamicCache()
         self.forward(self.embed(torch.zeros(1, dtype=torch.long)), self.text_positions(0, 1), cache)
         return tuple(layer.keys.device for layer in cache.layers)
 

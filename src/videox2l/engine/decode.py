@@ -154,7 +154,7 @@ class TokenGenerator:
         self.finish: str | None = None
         self.unread: int | None = None
         self._backbone = backbone
-        self._most = sampling.max_new_tokens
+        self._most, self._ends = sampling.max_new_tokens, backbone.stop_ids
         self._constraint = constraint
         config = getattr(backbone, "generation_config", None)
         self._choose = chooser(sampling, config)
@@ -191,7 +191,7 @@ class TokenGenerator:
         if self.finish is not None:
             return None
         token = self._choose(self._processed(self._logits))
-        if token in self._backbone.stop_ids:
+        if token in self._ends:
             self.finish = "stop"
             return None
         self._take(token)

@@ -93,10 +93,10 @@ class JointMemory(Memory):
     def placements(self) -> list[Placement]:
         """Return where each video stands: behind the largest position of the one before it, and the text between."""
         start, free = super().text_tokens, self.parts[0].free_position()
-        found = [Placement(self.runs[0])]
+        found = [Placement(self.runs[0], self.parts[0].resident)]
         for text, part, run in zip(self.texts, self.parts[1:], self.runs[1:], strict=True):
             shift = free + len(text) - start
-            found.append(Placement(run, text, free, shift))
+            found.append(Placement(run, part.resident, text, free, shift))
             free = part.free_position() + shift
         return found
 

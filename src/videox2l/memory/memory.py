@@ -15,6 +15,7 @@ from videox2l.errors import MemoryFileError, SettingsError
 from videox2l.memory.cache_layout import DialogueKV, Placement, planned_tokens, uniform_plan
 from videox2l.memory.features import FeatureCache
 from videox2l.memory.levels import Chunk, LevelCache, LevelKV, Levels
+from videox2l.memory.resident import ResidentLevel
 from videox2l.types import SOURCE, KVShape, without_source
 from videox2l.units import Cue, cues_within
 
@@ -31,7 +32,7 @@ class Memory:
     the video starts at `next_position`. `reposition` "keep" leaves keys at the positions of their prefill when
     levels are mixed, "compact" closes the gaps. KVs live in host memory. Asking never changes a memory; levels that
     are made for a question (`l_tier="lazy"`) are kept beside it in `level_cache`, up to a limit, and features of all
-    chunks side by side in `feature_cache`. `complete`: the video
+    chunks side by side in `feature_cache`, and H on the device in `resident`. `complete`: the video
     came to its end. `source`: where the memory lies on disk, if it does; levels finer than H are then read from there
     when a plan wants them. `subtitles`: lines on the time line of the video, in order. `dialogue`: earlier turns about
     the video, which a `Chat` gives to its own view of the memory; never saved.
@@ -48,6 +49,7 @@ class Memory:
     chunks: list[Chunk] = field(default_factory=list)
     level_cache: LevelCache = field(default_factory=LevelCache, init=False, repr=False, compare=False)
     feature_cache: FeatureCache = field(default_factory=FeatureCache, init=False, repr=False, compare=False)
+    resident: ResidentLevel = field(default_factory=ResidentLevel, init=False, repr=False, compare=False)
     complete: bool = True
     source: Source | None = field(default=None, repr=False, compare=False)
     subtitles: tuple[Cue, ...] = field(default=(), repr=False)
@@ -99,7 +101,7 @@ class Memory:
 
     def placements(self) -> list[Placement]:
         """Return where each video stands; there is one, where it was prefilled."""
-        return [Placement(range(len(self)))]
+        return [Placement(range(len(self)), self.resident)]
 
     @property
     def runs(self) -> list[range]:
@@ -133,10 +135,14 @@ class Memory:
 
     def only(self, chunks: Sequence[int]) -> Memory:
         """Return the memory with some of its chunks, given by their numbers in order; text follows right after them."""
-        part = replace(self, chunks=[self.chunks[i] for i in chunks])
-        part.feature_cache = self.feature_cache
-        part.next_position = part.free_position()
-        return part
+        return self.with_chunks([self.chunks[i] for i in chunks])
+
+    def with_chunks(self, chunks: Sequence[Chunk]) -> Memory:
+        """Return the memory with these chunks; what is kept beside a memory is shared."""
+        copy = replace(self, chunks=list(chunks))
+        copy.next_position = copy.free_position()  # of these chunks, whatever another thread appends meanwhile
+        copy.level_cache, copy.feature_cache, copy.resident = self.level_cache, self.feature_cache, self.resident
+        return copy
 
     def is_new_source(self, sha256: str | None) -> bool:
         """Return whether a stream with this hash is another one, to be appended, rather than the rest of this one."""
@@ -144,10 +150,7 @@ class Memory:
 
     def snapshot(self) -> Memory:
         """Return the memory as it is now, whatever is appended to it later."""
-        copy = replace(self, chunks=list(self.chunks))
-        copy.next_position = copy.free_position()  # of these chunks, whatever another thread appends meanwhile
-        copy.level_cache, copy.feature_cache = self.level_cache, self.feature_cache
-        return copy
+        return self.with_chunks(self.chunks)
 
     def after(self, dialogue: DialogueKV | None) -> Memory:
         """Return the memory as it is now, with a dialogue behind its video."""

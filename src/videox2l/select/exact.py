@@ -141,7 +141,10 @@ class ExactSelector:
 
     def _table(self, memory: Memory, backbone: Backbone, layers: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Return keys (layers * kv_heads, n_chunks, m, d) float32 on the device, and which are real (n_chunks, m)."""
-        sizes = [self._index(chunk, memory, backbone, layers).shape[2] for chunk in memory.chunks]
+        sizes = [
+            chunk.features[INDEX].shape[2] if INDEX in chunk.features else chunk.size(_indexed_ratio(chunk, memory))
+            for chunk in memory.chunks
+        ]
 
         def make() -> Tensor:
             most = max(sizes)
@@ -159,9 +162,15 @@ class ExactSelector:
         """Return a chunk's keys (layers, kv_heads, m, d) float32 on the device, RoPE undone."""
         stored, held = chunk.features.get(INDEX), tuple(sorted({layer for layer, _ in memory_votes(memory, backbone)}))
         if stored is None or not set(layers) <= set(held):
-            ratio = memory.finest if memory.finest in chunk.levels else memory.coarsest
-            stored, held = key_index(chunk.level(ratio), chunk.positions, backbone, layers), layers
+            stored, held = (
+                key_index(chunk.level(_indexed_ratio(chunk, memory)), chunk.positions, backbone, layers),
+                layers,
+            )
         return read_index(stored[[held.index(layer) for layer in layers]].to(backbone.device))
+
+
+def _indexed_ratio(chunk: Chunk, memory: Memory) -> float:
+    return memory.finest if memory.finest in chunk.levels else memory.coarsest
 
 
 def memory_votes(memory: Memory, backbone: Backbone) -> Votes:

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from videox2l.errors import SettingsError
+from videox2l.memory.resident import set_device_kv
 from videox2l.options import ServeOptions
 from videox2l.pipeline import VideoX2L
 from videox2l.serve.catalog import Catalog, MemoryRecord, VideoFile
@@ -60,6 +61,7 @@ class Service:
         self.fetcher = Fetcher(options.allow_hosts, options.max_upload)
         self.metrics = Metrics(self)
         self.stopping = threading.Event()
+        set_device_kv(options.device_kv)
 
     def start(self) -> None:
         """Begin to answer, and go on with ingests that were stopped."""
