@@ -205,6 +205,9 @@ class SamplingParams(OptionSet):
         None, "Subtracted from the logits of tokens that the answer holds.", type=float, show="the model's, else 0"
     )
     seed: int = option(0, "Seed of sampling.")
+    logprobs: int | None = option(
+        None, "Tell the log probability of each token, and of so many likely ones in its place (0 to 20).", type=int
+    )
     stop: tuple[str, ...] = option((), "End the answer before this text; repeatable.", metavar="TEXT", type=list[str])
 
     def __post_init__(self) -> None:
@@ -222,6 +225,7 @@ class SamplingParams(OptionSet):
         self._check_number("repetition_penalty", 1e-3, whole=False)
         self._check_number("presence_penalty", -2, whole=False, high=2)
         self._check_number("seed", 0, high=2**63 - 1)
+        self._check_number("logprobs", 0, high=20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -447,6 +451,7 @@ class AskKeywords(TypedDict, total=False):
     repetition_penalty: float | None
     presence_penalty: float | None
     seed: int
+    logprobs: int | None
     stop: Sequence[str] | str
 
 
