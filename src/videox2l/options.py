@@ -374,6 +374,7 @@ class ServeOptions(OptionSet):
     batch: int = option(8, "Questions that are answered together, a token of each at a time.")
     timeout: float = option(300.0, "Seconds in which a question must be answered, waiting included.")
     max_answer: int = option(4096, "Tokens that an answer may be asked to have at most.")
+    log_format: str = option("text", "How standard error is written: text or json, a line for each event.")
     demo: bool = option(False, "Render a video of the demo world and ingest it first.")
 
     def __post_init__(self) -> None:
@@ -381,6 +382,8 @@ class ServeOptions(OptionSet):
         self._set("max_upload", _size(self.max_upload, "max_upload"))
         self._set("device_kv", _size(self.device_kv, "device_kv"))
         self._set("quota", None if self.quota is None else _size(self.quota, "quota"))
+        if self.log_format not in ("text", "json"):
+            raise SettingsError(f"log_format must be text or json, got {self.log_format!r}")
         self._check_number("port", 0, high=65535)
         self._check_number("queue", 1)
         self._check_number("batch", 1)
