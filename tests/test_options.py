@@ -65,11 +65,18 @@ def test_times_are_seconds_or_text() -> None:
         (lambda: IngestOptions(ratios=[2, float("inf")]), "ratios must be numbers"),
         (lambda: IngestOptions(start=9, end=3), "end must be above start"),
         (lambda: LoadOptions(max_pixels=0), "max_pixels must be a whole number of 1 or more, got 0"),
+        (lambda: LoadOptions(detail="huge"), "detail='huge' is not known: use low, medium, high"),
+        (lambda: LoadOptions(detail="low", max_pixels=5), "detail='low' is a word for max_pixels=100352"),
     ],
 )
 def test_what_cannot_work_is_named(make: Any, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         make()
+
+
+def test_detail_is_a_word_for_max_pixels() -> None:
+    assert [LoadOptions(detail=word).max_pixels for word in ("low", "medium", "high")] == [100352, 301056, 602112]
+    assert LoadOptions().max_pixels is None
 
 
 def test_exit_status_tells_wrong_use_from_failure(tmp_path: Path) -> None:

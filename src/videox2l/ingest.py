@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import queue
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from statistics import median
@@ -126,7 +129,7 @@ class Ingestor:
         self._encoder, self._writer, self._embedder, self._shift = encoder, writer, embedder, shift
         self._backbone = encoder.backbone
         self._live = live or bool(memory.settings.get("live"))
-        self._length = int(memory.settings["chunk_frames"])
+        self.length = int(memory.settings["chunk_frames"])
         start = memory.prefix[0].shape[2]
         origin = memory.chunks[0].start if memory.chunks else 0.0
         self._cursor = VideoCursor(start, origin, sum(encoder.sizes), memory.next_position, self.done, info)
@@ -152,7 +155,7 @@ class Ingestor:
             self._check_known(frame)
             return None
         chunk = None
-        if self._pending and (frame.resumes or len(self._pending) == self._length):
+        if self._pending and (frame.resumes or len(self._pending) == self.length):
             chunk = self._encode(end_before(frame, self._pending), last=False)
         self._pending.append(frame)
         return chunk
@@ -276,11 +279,49 @@ def _read(source: FrameSource, ingestor: Ingestor, progress: Progress | None) ->
             expected = source.expected_frames
             progress(ingestor.done, None if expected is None else expected + ingestor.skipped, ingestor.reached)
 
-    for frame in source:
-        tell(ingestor.add(frame))
-        yield ingestor.memory
+    with contextlib.closing(ahead(source, ingestor.length)) as frames:
+        for frame in frames:
+            tell(ingestor.add(frame))
+            yield ingestor.memory
     tell(ingestor.finish(source))
     yield ingestor.memory
+
+
+def ahead(source: FrameSource, most: int) -> Generator[Frame, None, None]:
+    """Yield the frames of a source, of which up to `most` are decoded by a thread while the model works on others.
+
+    What the source raises is raised behind the frames before it. Closing the iterator ends the thread. A source whose
+    end is not known, such as a file that still grows, is read without one: it may wait for long.
+    """
+    if source.expected_frames is None:
+        yield from source
+        return
+    frames: queue.Queue[Frame | BaseException | None] = queue.Queue(most)
+    over = threading.Event()
+
+    def read() -> None:
+        try:
+            for frame in source:
+                frames.put(frame)
+                if over.is_set():
+                    return
+            frames.put(None)
+        except BaseException as error:  # whatever it is, it belongs to who reads the frames
+            frames.put(error)
+
+    thread = threading.Thread(target=read, name="x2l-frames", daemon=True)
+    thread.start()
+    try:
+        while (found := frames.get()) is not None:
+            if isinstance(found, BaseException):
+                raise found
+            yield found
+    finally:
+        over.set()
+        while thread.is_alive():
+            with contextlib.suppress(queue.Empty):
+                frames.get_nowait()
+            thread.join(0.01)
 
 
 def finished(steps: Iterator[Memory]) -> Memory:

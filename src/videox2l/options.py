@@ -80,6 +80,10 @@ class OptionSet:
             raise SettingsError(f"{name} must be one of {known}, got {value!r}")
 
 
+DETAIL = {"low": 128 * 28 * 28, "medium": 384 * 28 * 28, "high": 768 * 28 * 28}
+"""Pixels of a frame at most, by a word: 128, 384 and 768 patches of 28 x 28."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions(OptionSet):
     """How a model is loaded; see `VideoX2L.from_pretrained`."""
@@ -94,10 +98,24 @@ class LoadOptions(OptionSet):
     max_pixels: int | None = option(
         None, "Pixels per frame at most, where the model resizes to a budget: fewer pixels, fewer tokens.", type=int
     )
+    detail: str | None = option(
+        None,
+        "A word for --max-pixels: low (100352), medium (301056) or high (602112), however long the video.",
+        show="the model's own; of long videos a share of its budget",
+    )
     check: bool = option(True, "Compare a model with the stock one when it is first loaded.")
 
     def __post_init__(self) -> None:
         self._check_number("max_pixels", 1)
+        if self.detail is None:
+            return
+        if self.detail not in DETAIL:
+            raise SettingsError(f"detail={self.detail!r} is not known: use {', '.join(DETAIL)}")
+        if self.max_pixels not in (None, DETAIL[self.detail]):
+            raise SettingsError(
+                f"detail='{self.detail}' is a word for max_pixels={DETAIL[self.detail]}: give one of both"
+            )
+        self._set("max_pixels", DETAIL[self.detail])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +249,7 @@ class AskOptions(SamplingParams):
     )
     as_of: float | None = option(None, "See only what is over at this time, such as 12:30.", metavar="TIME", type=str)
     within: TimeRange | None = option(None, "See only this time range.", metavar="A-B", type=str)
+    said: str | None = option(None, "See only moments whose subtitles hold this text.", metavar="TEXT")
     subtitles: bool = option(
         False, "Put the subtitles of the re-loaded chunks in front of the question.", flag="--with-subtitles"
     )
@@ -285,6 +304,8 @@ class AskOptions(SamplingParams):
         self._check_text("prompt_template")
         if self.prompt_template is not None and self.prompt_template.count(_QUESTION) != 1:
             raise SettingsError(f"prompt_template must hold {_QUESTION} once, got {self.prompt_template!r}")
+        if self.said is not None and (not isinstance(self.said, str) or not self.said.strip()):
+            raise SettingsError(f"said must be a text that is not empty, got {self.said!r}")
         self._check_number("reselect_every", 1)
         if self.reselect_every is not None and self.escalate:
             raise SettingsError("reselect_every and escalate both change what is re-loaded: use one of them")
@@ -306,6 +327,24 @@ class AskOptions(SamplingParams):
     def worded(self, question: str) -> str:
         """Return the text that is asked for a question: with what the prompt template puts around it."""
         return question if self.prompt_template is None else self.prompt_template.replace(_QUESTION, question)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LibraryOptions(OptionSet):
+    """How the memories of a library are searched; see `VideoX2L.ask_library`."""
+
+    search: Any = option(
+        "exact:nothing",
+        "With --library, what finds its moments: exact:nothing, keys, embedding, embed-dot, text, or several as "
+        "fuse:exact:nothing+text.",
+        type=str,
+    )
+    videos: int = option(2, "With --library, answer from at most so many memories.")
+    moments: int = option(10, "With --library, tell so many of the moments that were found.")
+
+    def __post_init__(self) -> None:
+        self._check_number("videos", 1)
+        self._check_number("moments", 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -354,6 +393,7 @@ class LoadKeywords(TypedDict, total=False):
     quantize: Any
     revision: str | None
     max_pixels: int | None
+    detail: str | None
     check: bool
 
 
@@ -387,6 +427,7 @@ class AskKeywords(TypedDict, total=False):
     excluded: Sequence[TimeRange | str]
     as_of: float | str | None
     within: TimeRange | str | None
+    said: str | None
     subtitles: bool
     escalate: Any
     reselect_every: int | None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
 
 from videox2l.ask.answer import Answer
 from videox2l.ask.chat import Chat
+from videox2l.ask.library import LibraryAnswer, LibraryIndex
 from videox2l.ask.run import Answering, OnText, QuestionRun, answering, run_together
 from videox2l.ask.view import View
 from videox2l.engine.backbone import Backbone
@@ -18,7 +20,15 @@ from videox2l.errors import MemoryFileError, SettingsError
 from videox2l.ingest import Progress, append, finished, ingest_steps
 from videox2l.memory import JointMemory, Memory
 from videox2l.memory.disk.stores import RemoteStore, open_store
-from videox2l.options import AskKeywords, AskOptions, IngestKeywords, IngestOptions, LoadKeywords, LoadOptions
+from videox2l.options import (
+    AskKeywords,
+    AskOptions,
+    IngestKeywords,
+    IngestOptions,
+    LibraryOptions,
+    LoadKeywords,
+    LoadOptions,
+)
 from videox2l.select import Selector, selector_by_name
 from videox2l.select.embedding import DualEncoder
 from videox2l.types import SOURCE, Turn
@@ -35,6 +45,7 @@ class VideoX2L:
     def __init__(self, backbone: Backbone, source: str | None = None) -> None:
         self.backbone = backbone
         self.source = source
+        self._libraries: dict[str, LibraryIndex] = {}
         self._selectors: dict[str, Selector] = {}  # by name: one may have loaded a model of its own
 
     @classmethod
@@ -58,6 +69,9 @@ class VideoX2L:
             Branch, tag or commit of a hub repository; the commit is recorded in memories.
         max_pixels
             Pixels of a frame at most, where the family resizes to a pixel budget; the fewer, the fewer visual tokens.
+            By default the model's own; frames of long videos get their share of its budget for a whole video.
+        detail
+            A word for `max_pixels`: "low", "medium" or "high" (`videox2l.options.DETAIL`).
         check
             Compare a made-up clip with the stock model (once per model, versions and device; the result is kept in
             `check_cache.cache_folder()`) and the rope settings with the model's; refuse the model where they differ.
@@ -229,6 +243,8 @@ class VideoX2L:
             Only the chunks that are over at this time are seen, as if the video had come no further.
         within
             Only the chunks that overlap this time range are seen.
+        said
+            Only the chunks are seen during which subtitles with this text are shown, in upper or lower case.
         subtitles
             Put the subtitles of the re-loaded chunks in front of the question.
         escalate
@@ -310,9 +326,42 @@ class VideoX2L:
         opened = self.open(memory)
         if options.why and isinstance(opened, JointMemory):
             raise SettingsError("why=... does not go with several videos: use answer.why(seconds, memory)")
-        view = View.of(opened, options.as_of, options.within)
+        view = View.of(opened, options.as_of, options.within, said=options.said)
         run = QuestionRun.of(self.backbone, view, question, options, history=history)
         return answering(run, on_text=on_text)
+
+    def ask_library(
+        self,
+        library: str | Path,
+        question: str,
+        options: AskOptions | None = None,
+        *,
+        searching: LibraryOptions | None = None,
+        on_text: OnText | None = None,
+        **keywords: Unpack[AskKeywords],
+    ) -> LibraryAnswer:
+        """Find what a question is about among all memories of a folder or fsspec URL, and answer from the best few.
+
+        The features of all memories are compared first (`searching.search`); then the memories with the best moments,
+        at most `searching.videos`, are asked as `ask` asks several: one selector and one budget over all their chunks.
+        Features stay in host memory; memories that came, went or grew since the last question are read or let go.
+        `as_of`, `within` and `said` hold for the search too. Memories of other models or settings are not mixed: their
+        names, and why, are in `answer.left_out`. Other options are those of `ask`.
+
+        Raises SettingsError, and MemoryFileError where there is no library or no memory in it can be asked.
+        """
+        options = self._with_selector(AskOptions.from_keywords(options, keywords))
+        searching = LibraryOptions() if searching is None else searching
+        search = searching.search
+        if isinstance(search, str):  # one may have loaded a model of its own
+            search = self._with_selector(AskOptions(selector=search)).selector
+            searching = LibraryOptions.from_keywords(searching, {"search": search})
+        if str(library) not in self._libraries:
+            self._libraries[str(library)] = LibraryIndex(library, self.backbone, self.identity)
+        asked = replace(self.backbone.suffix(question), text=question)
+        found = self._libraries[str(library)].search(asked, searching, options)
+        memory = self.open(found.paths, found.memories)
+        return LibraryAnswer.of(self.ask(memory, question, options, on_text=on_text), found)
 
     def chat(self, memory: Memory | str | Path | Sequence[Memory | str | Path], *, earlier: str = "keep") -> Chat:
         """Begin a dialogue about a memory, or several: `chat.ask(question)`, again and again.

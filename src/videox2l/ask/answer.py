@@ -42,7 +42,8 @@ class Evidence:
 
     `start`, `end` seconds; `score` of the selector, None if nothing was scored; `level` "L", "H" or such as "8x";
     `reloaded` whether it was read finer than H; `reason` why, empty if it was not; `chunk` its number in the memory;
-    `tokens` it was read with. `memory`: the name of its video, where several were asked about.
+    `tokens` it was read with. `memory`: the name of its video, where several were asked about; of a library the name
+    of its memory, and `video` that of its video.
     """
 
     start: float
@@ -55,6 +56,7 @@ class Evidence:
     chunk: int
     tokens: int
     memory: str = ""
+    video: str = ""
 
     @property
     def where(self) -> str:

@@ -61,7 +61,8 @@ class Chat:
         A question that fails leaves the dialogue as it was. Raises SettingsError.
         """
         options = AskOptions.from_keywords(options, keywords)
-        view = View.of(self.memory, options.as_of, options.within, self._kept if self.earlier == "keep" else None)
+        kept = self._kept if self.earlier == "keep" else None
+        view = View.of(self.memory, options.as_of, options.within, kept, options.said)
         run = QuestionRun.of(self._backbone, view, question, options, history=self.turns, prompt=self._prompt)
         loaded, self._loaded = self._loaded, None  # the cache is changed from here on
         outcome = run_question(run, loaded, on_text)

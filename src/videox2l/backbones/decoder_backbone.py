@@ -115,13 +115,14 @@ class DecoderBackbone:
         if ragged := isinstance(cache, RaggedCache):  # a batch of sequences of one token each
             inputs, ids = {"inputs_embeds": embeds[:, None]}, ids.transpose(1, 2)
         options = {} if probe is None else {"x2l_probe": probe}
-        out = self.decoder(
-            **inputs,
-            position_ids=ids[0] if self.axes == 1 else ids,
-            past_key_values=cache,
-            use_cache=True,
-            **options,
-        )
+        with attention.kernels(self.device):
+            out = self.decoder(
+                **inputs,
+                position_ids=ids[0] if self.axes == 1 else ids,
+                past_key_values=cache,
+                use_cache=True,
+                **options,
+            )
         hidden: Tensor = out.last_hidden_state
         return hidden[:, 0] if ragged else hidden[0]
 

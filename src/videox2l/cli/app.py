@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from videox2l.cli import chat, evaluate, ingest, memory, models, serve
+from videox2l.cli.library import ask_library, check_library_flags
 from videox2l.cli.options import (
     AsJson,
     EscalateBelow,
@@ -19,10 +20,11 @@ from videox2l.cli.options import (
     Verbose,
     command,
     escalation,
+    load_model,
     user_errors,
 )
 from videox2l.errors import SettingsError
-from videox2l.options import AskOptions, IngestOptions, LoadOptions
+from videox2l.options import AskOptions, IngestOptions, LibraryOptions, LoadOptions
 from videox2l.version import __version__
 
 if TYPE_CHECKING:
@@ -60,6 +62,12 @@ Clips = Annotated[
 ExportMoments = Annotated[
     Path | None,
     typer.Option(help="Write the re-loaded moments to this file: .srt, .vtt, .csv or .edl.", metavar="FILE"),
+]
+Library = Annotated[
+    str | None,
+    typer.Option(
+        help="Find the videos in this folder or URL of memories: x2l ask --library DIR QUESTION...", metavar="DIR|URL"
+    ),
 ]
 Save = Annotated[
     Path | None,
@@ -114,6 +122,8 @@ def ask(
             "--question", "-q", help="A question; all other arguments are videos and memories then, asked as one."
         ),
     ] = None,
+    library: Library = None,
+    searching: LibraryOptions,
     asking: AskOptions,
     escalate_below: EscalateBelow = None,
     escalate_from: EscalateFrom = None,
@@ -131,6 +141,8 @@ def ask(
 ) -> None:
     """Ingest a video once and answer questions about it, or about several: x2l ask A B -q QUESTION.
 
+    Or find the video first, among all memories of a folder: x2l ask --library DIR QUESTION.
+
     Each answer comes with the moments that it re-loaded and what it cost.
     """
     from videox2l.cli.console import Screen
@@ -141,6 +153,12 @@ def ask(
     questions, videos = (asked, [video, *(rest or ())]) if asked else (rest or [], [video])
     alone: dict[str, Any] = {"--save": save, "--plot": plot, "--why": asking.why, "--clips": clips}
     alone |= {"--export-moments": export_moments, "--report": report}
+    check_library_flags(given, library, [name for name, value in alone.items() if value])
+    if library is not None:
+        escalate = escalation(asking.escalate, escalate_below, escalate_from)
+        asking = AskOptions.from_keywords(asking, {"escalate": escalate})
+        ask_library(library, [*videos, *questions], load_model(model, loading, screen), searching, asking, screen)
+        return
     _check_several(questions, videos, [name for name, value in alone.items() if value])
     if (server := server_client()) is not None:
         alone |= {"--video": pictures, "--escalate-below": escalate_below, "--escalate-from": escalate_from}
@@ -166,18 +184,32 @@ def ask(
     x2l, opened = ingest.open_videos(videos, model, loading, ingesting, screen, save=save, check=check, given=given)
     answers = []
     for number, question in enumerate(questions, 1):
-        screen.question(question)
-        answers.append(x2l.ask(opened, question, asking, on_text=screen.piece))
-        screen.answer(answers[-1])
-        for seconds in asking.why:
-            screen.why(answers[-1].why(seconds).lines())
-        if plot is not None:
-            target = plot.with_stem(f"{plot.stem}-{number}") if len(questions) > 1 else plot
-            screen.plot(answers[-1], target, opened, pictures)
+        target = plot.with_stem(f"{plot.stem}-{number}") if plot is not None and len(questions) > 1 else plot
+        answers.append(_ask_shown(x2l, opened, question, asking, screen, target, pictures))
     _take_away(answers, opened, screen, video, pictures, clips=clips, moments=export_moments, report=report)
     if as_json:
         values = [{**answer.to_dict(), "why": [asdict(answer.why(at)) for at in asking.why]} for answer in answers]
         screen.json({"answers": values, "memory": opened.summary()})
+
+
+def _ask_shown(
+    x2l: VideoX2L,
+    memory: Memory,
+    question: str,
+    asking: AskOptions,
+    screen: Screen,
+    plot: Path | None,
+    pictures: str | None,
+) -> Answer:
+    """Answer a question; show the answer while it is written, and what was asked for besides."""
+    screen.question(question)
+    answer = x2l.ask(memory, question, asking, on_text=screen.piece)
+    screen.answer(answer)
+    for seconds in asking.why:
+        screen.why(answer.why(seconds).lines())
+    if plot is not None:
+        screen.plot(answer, plot, memory, pictures)
+    return answer
 
 
 def _ask_server(

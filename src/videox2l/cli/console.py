@@ -100,7 +100,10 @@ class Screen:
         """Print what a memory (`Memory.summary()`) holds, and how far its ingest came."""
         manifest = summary["manifest"]
         kept, full = format_bytes(summary["bytes"]["kept"]), format_bytes(summary["bytes"]["full"])
-        held = f"{summary['frames']} frames, {summary['chunks']} chunks; {kept} kept of {full}"
+        each = summary["tokens"]["full"] / max(1, summary["frames"])
+        held = (
+            f"{summary['frames']} frames of about {each:.0f} tokens, {summary['chunks']} chunks; {kept} kept of {full}"
+        )
         self.line(f"{manifest.get('source', 'video')}: {progress_of(summary)}, {held}")
         if self.verbose:
             levels = ", ".join(f"{name} at 1/{ratio:g}" for name, ratio in summary["levels"].items())

@@ -34,6 +34,7 @@ _FLAGS = [
     "--embedder",
     "--subtitles",
     "--max-pixels",
+    "--detail",
 ]
 
 

@@ -26,9 +26,8 @@ def prompt_of(backbone: Backbone, sample: Sample) -> TextTokens:
 
 def layered_cache(backbone: Backbone, layers: Sequence[tuple[Tensor, Tensor]], room: int) -> BufferCache:
     """Return a cache of keys and values (heads, n, head_dim) per layer; layers may differ in n."""
-    cache = backbone.new_cache()
+    cache = backbone.new_cache(max(keys.shape[1] for keys, _ in layers) + room)
     for layer, (keys, values) in zip(cache.layers, layers, strict=True):
-        layer.capacity = keys.shape[1] + room
         layer.update(keys[None].to(backbone.device), values[None].to(backbone.device))
     return cache
 

@@ -137,12 +137,14 @@ class JointMemory(Memory):
         """Return the memories as they are now, whatever is appended to them later."""
         return self.with_parts([part.snapshot() for part in self.parts])
 
-    def seen(self, as_of: float | None = None, within: tuple[float, float] | None = None) -> list[int]:
+    def seen(
+        self, as_of: float | None = None, within: tuple[float, float] | None = None, said: str | None = None
+    ) -> list[int]:
         """Return the chunks of each video that are seen, by its own times. Raises SettingsError where one has none."""
         found = list[int]()
         for name, part, run in zip(self.names, self.parts, self.runs, strict=True):
             try:
-                found += [run.start + i for i in part.seen(as_of, within)]
+                found += [run.start + i for i in part.seen(as_of, within, said)]
             except SettingsError as error:
                 raise SettingsError(f"'{name}': {error}") from None
         return found

@@ -158,17 +158,23 @@ class Memory:
         copy.dialogue = dialogue
         return copy
 
-    def seen(self, as_of: float | None = None, within: tuple[float, float] | None = None) -> list[int]:
-        """Return the numbers of the chunks that are over at second `as_of` and overlap the seconds `within`.
+    def seen(
+        self, as_of: float | None = None, within: tuple[float, float] | None = None, said: str | None = None
+    ) -> list[int]:
+        """Return the numbers of the chunks that a question sees.
 
-        Raises SettingsError when there are none.
+        They are over at second `as_of`, overlap the seconds `within`, and subtitles that hold the text `said` are shown
+        during them. Raises SettingsError when there are none.
         """
         found = list(range(len(self.chunks))) if within is None else self.chunks_within(*within)
         if as_of is not None:
             found = [i for i in found if self.chunks[i].end <= as_of]
+        if said is not None:
+            found = [i for i in found if any(said.casefold() in line.text.casefold() for line in self.lines(i))]
         if not found:
-            wish = f"as_of={as_of:g}" if within is None else f"within={within[0]:g}-{within[1]:g}"
-            wish += f" and as_of={as_of:g}" if within is not None and as_of is not None else ""
+            wishes = [] if within is None else [f"within={within[0]:g}-{within[1]:g}"]
+            wishes += ([] if as_of is None else [f"as_of={as_of:g}"]) + ([] if said is None else [f"said='{said}'"])
+            wish = " and ".join(wishes) or "a memory without chunks"
             span = f"{self.chunks[0].start:g}-{self.chunks[-1].end:g} s" if self.chunks else "nothing yet"
             whole = f", the first chunk ends at {self.chunks[0].end:g} s" if self.chunks and as_of is not None else ""
             raise SettingsError(f"{wish} leaves no chunk to ask about: the memory covers {span}{whole}")

@@ -81,6 +81,11 @@ class TextSelector:
 
     language: str | None = "en"
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """None: subtitles are compared."""
+        return ()
+
     def score(self, question: TextTokens, memory: Memory, backbone: Backbone) -> Tensor:
         """Return the BM25 score of each chunk (n_chunks,). Raises SettingsError if the memory has no subtitles."""
         try:

@@ -165,7 +165,7 @@ def _fill(encoder: ChunkEncoder, prefix: int, tokens: int, before: int) -> None:
 
 
 def _allocated(cache: BufferCache) -> int:
-    return sum(layer._keys.nbytes + layer._values.nbytes for layer in cache.layers if layer.is_initialized)
+    return sum(store.keys.nbytes + store.values.nbytes for store in cache.stores if store.is_initialized)
 
 
 def counts(total: int, length: int) -> Sequence[int]:

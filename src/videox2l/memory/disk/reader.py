@@ -437,6 +437,27 @@ def read_chunk(source: Source, entry: ChunkEntry, pack: torch.Tensor | None = No
     return Chunk(entry.start, entry.end, len(entry.pts), positions, levels, visual, entry.last, features=features)
 
 
+def read_features(source: Source, names: Sequence[str]) -> list[dict[str, Tensor]]:
+    """Read some features of each chunk and nothing else. Raises MemoryFileError where a chunk lacks one."""
+    chunks = source.journal.chunks
+    for entry in chunks:
+        missing = set(names) - {spec.name for spec in entry.features}
+        if missing:
+            raise MemoryFileError(f"'{source.place}' keeps no feature '{min(missing)}': ingest the video again")
+    if not names or not chunks:
+        return [{} for _ in chunks]
+    parts = [entry.coarse.parts[1] for entry in chunks]
+    starts = [entry.coarse.start for entry in chunks]
+    spans = [(at + part.start, at + part.end) for at, part in zip(starts, parts, strict=True)]
+    found = []
+    for entry, part, data in zip(chunks, parts, source.ranges([entry.coarse for entry in chunks], spans), strict=True):
+        check_hash(data, part.sha256, f"{source.where(COARSE)} (chunk {entry.number})")
+        buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        tensors = view_as(buffer, entry.features, part.data - part.start)
+        found.append({name: tensors[name].clone() for name in names})  # the other features are let go
+    return found
+
+
 def subtitles_of(source: Source) -> tuple[Cue, ...]:
     """Read the subtitles, if there are any."""
     at = source.journal.subtitles

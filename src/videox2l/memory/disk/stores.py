@@ -327,6 +327,21 @@ class RemoteStore(ObjectStore):
         """Return the bytes of an object."""
         return int(self.fs.size(self._at(name)))
 
+    def stamps(self, names: Sequence[str]) -> dict[str, dict[str, object]]:
+        """Return what changes when an object does, of objects `FOLDER/NAME`: by folder and name, in one listing."""
+        self.fs.invalidate_cache(self.root)
+        found: dict[str, dict[str, object]] = {}
+        try:
+            listed = self.fs.find(self.root, maxdepth=2, detail=True)
+        except OSError as error:
+            raise MemoryFileError(f"cannot list '{self}': {error}") from error
+        for path, facts in listed.items():
+            folder, _, name = str(path)[len(self.root) + 1 :].partition("/")
+            if name in names:
+                changed = facts.get("ETag") or facts.get("etag") or facts.get("created")
+                found.setdefault(folder, {})[name] = (facts.get("size"), str(changed))
+        return found
+
 
 def open_store(where: str | os.PathLike[str]) -> LocalStore | RemoteStore:
     """Return the place of a path or an fsspec URL."""
