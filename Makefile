@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo serve test lint bench eval lmms-eval clean
+.PHONY: demo serve test test-scale lint bench eval lmms-eval clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,14 @@ serve: $(READY)  ## the demo model with a rendered video, as an API and a page a
 
 test: lint  ## lint, types and all tests
 	$(BIN)/python -m pytest
+
+# Ray is large (1 GB with what it needs), so that it is installed for its tests alone.
+$(VENV)/.scale: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[scale]"
+	touch $@
+
+test-scale: $(VENV)/.scale  ## many videos on a Ray cluster of this machine, with a worker and the driver killed: a minute
+	$(BIN)/python -m pytest tests/scale
 
 lint: $(READY)
 	$(BIN)/ruff check .

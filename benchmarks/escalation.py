@@ -28,8 +28,7 @@ from videox2l.ask.view import View
 from videox2l.evaluate.base import BenchmarkOptions
 from videox2l.evaluate.haystack import Haystack
 from videox2l.evaluate.statistics import cluster_bootstrap, sign_flip
-from videox2l.options import AskOptions
-from videox2l.select import DEFAULT_SELECTOR
+from videox2l.options import DEFAULT_SELECTOR, AskOptions
 from videox2l.version import __version__
 
 THRESHOLDS = (0.01, 0.03, 0.1, 0.3, 0.5, 1.0)

@@ -348,6 +348,29 @@ class LibraryOptions(OptionSet):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScaleOptions(OptionSet):
+    """How many videos are ingested by a Ray cluster; see `videox2l.scale.ingest_many`."""
+
+    ray: str = option(
+        "local",
+        "With --library, the Ray cluster that ingests: HOST:PORT, auto (the one of this machine), or local.",
+        metavar="ADDRESS",
+    )
+    workers: int | None = option(
+        None, "With --library, models at once.", type=int, show="as many as the GPUs take, or one per machine"
+    )
+    gpus: float = option(0.0, "With --library, GPUs per worker; 0.5 lets two share one.")
+    retries: int = option(2, "With --library, try what failed so many times more.")
+
+    def __post_init__(self) -> None:
+        self._check_number("workers", 1)
+        self._check_number("gpus", 0, whole=False)
+        self._check_number("retries", 0)
+        if not self.ray:
+            raise SettingsError("ray must be an address such as 10.0.0.1:6379, auto or local, got ''")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServeOptions(OptionSet):
     """How models and memories are served over HTTP; see docs/serving.md. Sizes are bytes or text such as "2G"."""
 

@@ -19,7 +19,7 @@ from videox2l.engine.backbone import Backbone
 from videox2l.errors import MemoryFileError, SettingsError
 from videox2l.ingest import Progress, append, finished, ingest_steps
 from videox2l.memory import JointMemory, Memory
-from videox2l.memory.disk.stores import RemoteStore, open_store
+from videox2l.memory.disk.stores import open_store
 from videox2l.options import (
     AskKeywords,
     AskOptions,
@@ -74,7 +74,7 @@ class VideoX2L:
             A word for `max_pixels`: "low", "medium" or "high" (`videox2l.options.DETAIL`).
         check
             Compare a made-up clip with the stock model (once per model, versions and device; the result is kept in
-            `check_cache.cache_folder()`) and the rope settings with the model's; refuse the model where they differ.
+            `object_cache.cache_folder()`) and the rope settings with the model's; refuse the model where they differ.
 
         Raises ModelError, SettingsError.
         """
@@ -125,8 +125,9 @@ class VideoX2L:
         video
             A file, or any FrameSource (options of sampling are then ignored).
         store
-            A folder to keep the memory in: every chunk is on disk before the next one is read, levels finer than H
-            stay there until a question wants them, and an ingest that was stopped goes on behind its last whole chunk.
+            A folder or fsspec URL (s3://bucket/lecture) to keep the memory in: every chunk is there before the next one
+            is read, levels finer than H stay there until a question wants them, and an ingest that was stopped goes on
+            behind its last whole chunk.
         progress
             Called after each chunk with frames done, frames expected or None, and the pts reached.
 
@@ -168,8 +169,6 @@ class VideoX2L:
         """
         options = IngestOptions.from_keywords(options, keywords)
         target = None if store is None else open_store(store)
-        if isinstance(target, RemoteStore):
-            raise SettingsError(f"store='{target}' is not possible: ingest into a local folder, then save it there")
         cues = options.subtitles
         if isinstance(cues, (str, Path)):
             cues = read_subtitles(cues, video if isinstance(video, (str, Path)) else None)

@@ -70,8 +70,11 @@ Library = Annotated[
     ),
 ]
 Save = Annotated[
-    Path | None,
-    typer.Option(help="Keep the memory in this folder; ask it later in place of the video. Goes on where it stopped."),
+    str | None,
+    typer.Option(
+        help="Keep the memory in this folder or URL; ask it later in place of the video. Goes on where it stopped.",
+        metavar="DIR|URL",
+    ),
 ]
 
 
@@ -167,7 +170,7 @@ def ask(
         _check_outputs(None, None, None, None, report)
         _ask_server(server, videos, questions, None if model == "demo" else model, asking, ingesting, screen, report)
         return
-    from videox2l.memory.disk.writer import check_target
+    from videox2l.memory.disk.writer import check_store
     from videox2l.select import budget_for, selector_by_name
 
     # Whatever can be wrong is found before the hours of an ingest, not after them.
@@ -176,7 +179,7 @@ def ask(
     escalate = escalation(asking.escalate, escalate_below, escalate_from)
     asking = AskOptions.from_keywords(asking, {"selector": selector, "escalate": escalate})
     if save is not None:
-        check_target(save)
+        check_store(save)
     _check_outputs(plot, pictures, clips, export_moments, report)
     if clips is not None:
         _check_clips(video, pictures)

@@ -102,7 +102,7 @@ class Screen:
         kept, full = format_bytes(summary["bytes"]["kept"]), format_bytes(summary["bytes"]["full"])
         each = summary["tokens"]["full"] / max(1, summary["frames"])
         held = (
-            f"{summary['frames']} frames of about {each:.0f} tokens, {summary['chunks']} chunks; {kept} kept of {full}"
+            f"{summary['frames']} frames, {summary['chunks']} chunks, {each:.0f} tokens a frame; {kept} kept of {full}"
         )
         self.line(f"{manifest.get('source', 'video')}: {progress_of(summary)}, {held}")
         if self.verbose:

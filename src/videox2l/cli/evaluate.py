@@ -13,6 +13,7 @@ from videox2l.options import LoadOptions
 
 if TYPE_CHECKING:
     from videox2l.cli.console import Screen
+    from videox2l.evaluate.base import Benchmark, BenchmarkOptions
     from videox2l.pipeline import VideoX2L
 
 Bench = Annotated[
@@ -88,7 +89,7 @@ def evaluate(
     with user_errors():
         from videox2l.cli.console import Screen
         from videox2l.evaluate.base import BenchmarkOptions, parse_budget
-        from videox2l.evaluate.registry import benchmark_by_name, described, methods_by_names
+        from videox2l.evaluate.registry import methods_by_names
         from videox2l.evaluate.runner import Run, run
 
         options = BenchmarkOptions(
@@ -106,9 +107,7 @@ def evaluate(
             max_new_tokens=max_new_tokens,
             strict=strict,
         )
-        if (bench is None) == (describe is None):
-            raise SettingsError("name a benchmark, or give --describe FILE.yaml: one of them")
-        benchmark = described(describe, options) if describe is not None else benchmark_by_name(bench or "", options)
+        benchmark = _benchmark(bench, describe, options)
         work = Run(
             benchmark,
             methods_by_names(_parts(methods)),
@@ -124,6 +123,17 @@ def evaluate(
             summary = run(x2l, work, out, update)
         _show(screen, summary)
         screen.line(f"{out}: samples.jsonl, summary.json")
+
+
+def _benchmark(name: str | None, description: Path | None, options: BenchmarkOptions) -> Benchmark:
+    """Return the benchmark of a name or of a file. Raises SettingsError."""
+    from videox2l.evaluate.registry import benchmark_by_name, from_description
+
+    if name is not None and description is None:
+        return benchmark_by_name(name, options)
+    if name is not None or description is None:
+        raise SettingsError("name a benchmark, or give --describe FILE.yaml: one of them")
+    return from_description(description, options)
 
 
 def _model_for(bench: str, model: str | None, options: LoadOptions, screen: Screen) -> VideoX2L:

@@ -18,6 +18,7 @@ from videox2l.cli.console import Screen
 from videox2l.errors import SettingsError, X2LError
 from videox2l.options import AskOptions, IngestOptions, OptionSet
 from videox2l.video.files import content_hash
+from videox2l.video.subtitles import EMBEDDED, ENDINGS
 
 if TYPE_CHECKING:
     import httpx
@@ -137,6 +138,20 @@ class ServerClient:
         """Return answers about a memory as one page."""
         with self.send("POST", f"/v1/memories/{memory}/report", json={"answers": list(answers)}) as reply:
             return reply.read()
+
+    def add_subtitles(self, memory: str, file: str, screen: Screen) -> int:
+        """Send subtitles, or a video with some, or name the track of the memory's own; return how many lines it has."""
+        where, path = f"/v1/memories/{memory.removeprefix('memory:')}/subtitles", Path(file)
+        if file == EMBEDDED:
+            made = self.get(where, "POST", json={"embedded": True})
+        elif not path.is_file():
+            raise SettingsError(f"'{file}' does not exist: name a subtitle file, a video, or {EMBEDDED}")
+        elif path.suffix.lower() in ENDINGS:
+            with path.open("rb") as data:
+                made = self.get(where, "POST", files={"file": (path.name, data)})
+        else:
+            made = self.get(where, "POST", json={"file_id": self._upload(path, screen)})
+        return int(made["subtitles"])
 
     def ask(self, memory: str, question: str, model: str | None, options: AskOptions, screen: Screen) -> dict[str, Any]:
         """Ask a question and show its answer as it is written; return what `x2l ask --json` prints of it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +115,20 @@ class Memory:
     def lines(self, chunk: int) -> list[Cue]:
         """Return the subtitles that are shown during a chunk."""
         return cues_within(self.subtitles, self.chunks[chunk].start, self.chunks[chunk].end)
+
+    def set_subtitles(self, lines: Sequence[Cue]) -> None:
+        """Keep subtitles in place of earlier ones, on disk too where the memory lies there.
+
+        Questions that run see those that were there before. Raises MemoryFileError.
+        """
+        ordered = sorted(lines, key=lambda line: (line.start, line.end))
+        if self.source is not None:
+            from videox2l.memory.disk.writer import continue_writer
+
+            with continue_writer(self.source) as writer:
+                writer.subtitles([asdict(line) for line in ordered])
+            self.source = writer.source
+        self.subtitles = tuple(ordered)
 
     def nbytes(self) -> int:
         """Bytes of all KVs that are kept, of visual tokens that are kept to make KVs from, and of features."""

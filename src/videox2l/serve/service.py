@@ -24,7 +24,10 @@ from videox2l.serve.fetch import Fetcher
 from videox2l.serve.files import FileRecord, FileStore
 from videox2l.serve.keys import LOCAL, Client, KeyFile
 from videox2l.serve.scheduler import Scheduler, Steps, Ticket
+from videox2l.serve.schema import SubtitlesRequest
+from videox2l.units import Cue
 from videox2l.video.files import admit, content_hash
+from videox2l.video.subtitles import EMBEDDED, parse_subtitles, read_subtitles, subtitles_in
 
 log = logging.getLogger("videox2l.serve")
 
@@ -104,6 +107,20 @@ class Service:
         if record.status != "processed":
             raise APIError(409, "the upload of this file is not over", code="upload")
         return self._upload(record)
+
+    def subtitles(self, record: MemoryRecord, wanted: SubtitlesRequest, client: Client) -> list[Cue]:
+        """Return the lines that a request names: a text, an uploaded file, or the track of the memory's own video.
+
+        Raises APIError, VideoError.
+        """
+        if wanted.text is not None:
+            return parse_subtitles(wanted.text.encode(), "the text")
+        if wanted.file_id is not None:
+            file = self.upload(wanted.file_id, client)
+            return subtitles_in(file.path, file.name)
+        if record.video is None or not Path(record.video).is_file():
+            raise APIError(404, "the video of this memory is not here: send its subtitles", code="video")
+        return read_subtitles(EMBEDDED, record.video)
 
     def _upload(self, record: FileRecord) -> VideoFile:
         return VideoFile(self.files.path(record), record.filename, record.sha256 or "", record.id)

@@ -18,7 +18,7 @@ from tests.evaluate.benchmarks.test_command import x2l
 from tests.evaluate.benchmarks.test_multiple_choice import REPLIES
 from videox2l import SettingsError, VideoX2L
 from videox2l.evaluate.base import BenchmarkOptions
-from videox2l.evaluate.benchmarks import PUBLIC, described
+from videox2l.evaluate.benchmarks import PUBLIC, from_description
 from videox2l.evaluate.runner import Run, run
 
 Layout = Callable[[str], Path]
@@ -78,7 +78,7 @@ def test_a_description_asks_what_the_class_asks(layout: Layout, tmp_path: Path, 
     """Bit-equal prompts, texts for selectors, options, truths and places; and the same scores of the same replies."""
     data = layout(name)
     file = write(tmp_path / "a.yaml", {"name": name, **KNOWN[name]})
-    one, other = described(file, BenchmarkOptions(data=data)), PUBLIC[name](BenchmarkOptions(data=data))
+    one, other = from_description(file, BenchmarkOptions(data=data)), PUBLIC[name](BenchmarkOptions(data=data))
     one.check()
     same = {"labels": {}, "kind": "-"} if name == "lvbench" else {}  # a question of several types has the class alone
     assert len(one.samples()) == len(other.samples()) > 3
@@ -132,7 +132,7 @@ def new(tmp_path: Path, clips: list[Path]) -> Path:
 def test_a_benchmark_without_a_class(new: Path, demo: VideoX2L) -> None:
     """By hand: the first pair is right, the second half right, the third right: 1 of 2 colors, 1 of 1 shapes."""
     method = Scripted({"0": "B", "1": "(A)", "2": "C", "3": "A", "4": "The answer is A.", "5": "B)"})
-    benchmark = described(new / "new.yaml", BenchmarkOptions(data=new / "data"))
+    benchmark = from_description(new / "new.yaml", BenchmarkOptions(data=new / "data"))
     summary = run(demo, Run(benchmark, [method], [Fraction(1, 8)]), new / "out")["scripted"]
     assert method.asked["1"] == "What color ?\n(A) blue\n(B) red\n(C) green\nOne letter."
     assert (summary["accuracy"], summary["n"]) == (pytest.approx(2 / 3), 3)
@@ -140,7 +140,7 @@ def test_a_benchmark_without_a_class(new: Path, demo: VideoX2L) -> None:
         {"color": 50.0, "shape": 100.0, "level 1": 100.0, "level 2": 50.0, "overall": 100 * 2 / 3}
     )
     write(new / "kinds.yaml", {**NEW, "over": "kinds"})
-    other = described(new / "kinds.yaml", BenchmarkOptions(data=new / "data"))
+    other = from_description(new / "kinds.yaml", BenchmarkOptions(data=new / "data"))
     assert other.metrics(rows_of(new / "out")) == pytest.approx(
         {"color": 50.0, "shape": 100.0, "level 1": 100.0, "level 2": 50.0, "overall": 75.0}
     )
@@ -182,7 +182,7 @@ def test_from_the_command_line(new: Path) -> None:
 def test_what_is_wrong_is_named(new: Path, change: dict[str, Any], message: str) -> None:
     file = write(new / "wrong.yaml", {**NEW, **change})
     with pytest.raises(SettingsError, match=message):
-        described(file, BenchmarkOptions(data=new / "data", strict=True)).check()
+        from_description(file, BenchmarkOptions(data=new / "data", strict=True)).check()
 
 
 def test_files_that_are_no_descriptions(tmp_path: Path) -> None:
@@ -194,6 +194,6 @@ def test_files_that_are_no_descriptions(tmp_path: Path) -> None:
     ):
         file.write_text(text, encoding="utf-8")
         with pytest.raises(SettingsError, match=rf"a\.yaml'.*{told}"):
-            described(file, BenchmarkOptions(data=tmp_path))
+            from_description(file, BenchmarkOptions(data=tmp_path))
     with pytest.raises(SettingsError, match="cannot be read as YAML"):
-        described(tmp_path / "none.yaml", BenchmarkOptions(data=tmp_path))
+        from_description(tmp_path / "none.yaml", BenchmarkOptions(data=tmp_path))

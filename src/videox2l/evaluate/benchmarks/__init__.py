@@ -12,7 +12,7 @@ from videox2l.evaluate.benchmarks.mlvu import MLVU
 from videox2l.evaluate.benchmarks.videomme import VideoMME
 
 
-def described(path: Path, options: BenchmarkOptions) -> Described:
+def from_description(path: Path, options: BenchmarkOptions) -> Described:
     """Return the benchmark that a YAML file describes. Raises SettingsError."""
     return Described(read_description(path), options)
 
@@ -21,9 +21,9 @@ PUBLIC: dict[str, Callable[[BenchmarkOptions], Benchmark]] = {
     "videomme": VideoMME,
     "mlvu": MLVU,
     "longvideobench": LongVideoBench,
-    "vnbench": partial(described, Path(__file__).parent / "vnbench.yaml"),
+    "vnbench": partial(from_description, Path(__file__).parent / "vnbench.yaml"),
     "lvbench": LVBench,
 }
 """Name -> what makes the benchmark from the options of the command line."""
 
-__all__ = ["MLVU", "PUBLIC", "Described", "LVBench", "LongVideoBench", "VideoMME", "described"]
+__all__ = ["MLVU", "PUBLIC", "Described", "LVBench", "LongVideoBench", "VideoMME", "from_description"]
