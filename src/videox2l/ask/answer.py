@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -207,6 +207,24 @@ class Answer:
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as plain JSON values."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Answer:
+        """Read an answer that was plain JSON values. Raises SettingsError for what is none."""
+        try:
+            known = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+            known["evidence"] = tuple(Evidence(**moment) for moment in known["evidence"])
+            known["cost"] = Cost(**known["cost"])
+            known["steps"] = tuple(
+                Step(**{**step, "cost": Cost(**step["cost"]), "reloaded": tuple(step["reloaded"])})
+                for step in known["steps"]
+            )
+            known["ids"] = tuple(known["ids"])
+            known["choices"] = tuple(Choice(**choice) for choice in known["choices"])
+            known["confidence"] = None if known["confidence"] is None else Confidence(**known["confidence"])
+            return cls(**known)
+        except (KeyError, TypeError) as error:
+            raise SettingsError(f"this is no answer as to_dict() writes them: {error}") from None
 
 
 def evidence_of(memory: Memory, plan: Plan, owners: Sequence[tuple[str, int]]) -> tuple[Evidence, ...]:

@@ -41,6 +41,10 @@ EscalateFrom = Annotated[
     int | None,
     typer.Option(help="With --escalate: chunks to begin with; 0 begins from H. [default: 1]", metavar="CHUNKS"),
 ]
+Report = Annotated[
+    Path | None,
+    typer.Option(help="Write questions, answers and pictures as one page that stands alone.", metavar="FILE.html"),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell scores, levels, stages and bytes too.")]
 Keywords = dict[str, Any]

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Request, UploadFile
 from fastapi.concurrency import run_in_threadpool
@@ -24,6 +25,7 @@ from starlette.background import BackgroundTask
 from starlette.datastructures import UploadFile as StarletteUpload
 from starlette.exceptions import HTTPException
 
+from videox2l.ask.answer import Answer
 from videox2l.errors import X2LError
 from videox2l.memory.disk import library
 from videox2l.serve.catalog import ACTIVE, MemoryRecord
@@ -44,11 +46,13 @@ from videox2l.serve.schema import (
     MemoryList,
     MemoryReply,
     MemoryRequest,
+    ReportRequest,
     SubtitlesRequest,
     UploadRequest,
     content,
 )
 from videox2l.serve.service import Service
+from videox2l.takeaway import report_page
 from videox2l.version import __version__
 from videox2l.video.subtitles import parse_subtitles
 
@@ -522,6 +526,19 @@ def video(request: Request, name: str) -> FileResponse:
     if record.video is None or not Path(record.video).is_file():
         raise APIError(404, "the video of this memory is not here")
     return FileResponse(record.video, media_type="video/mp4")
+
+
+@router.post("/v1/memories/{name}/report", response_class=Response, responses={200: content("text/html", "The page.")})
+def report(request: Request, name: str, body: ReportRequest) -> Response:
+    """Answers about a memory as one page that stands alone, with links to their moments on the page of the server."""
+    catalog = _service(request).catalog
+    memory = catalog.memory(catalog.get(name, _client(request, "ask"))).snapshot()
+    place = f"{quote(str(request.base_url), safe=':/[]')}#m={quote(name)}&t={{start:.3f}}"
+    try:
+        page = report_page([Answer.from_dict(values) for values in body.answers], memory, place=place)
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise APIError(400, f"these are no answers about this memory: {error}", param="answers") from None
+    return Response(page, media_type="text/html", headers={"Content-Disposition": 'attachment; filename="report.html"'})
 
 
 @router.get(
