@@ -4,13 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo serve test lint bench eval lmms-eval clean
+.PHONY: demo serve test test-scale lint bench eval lmms-eval clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[accelerate,eval,plot,s3,serve,smolvlm,subtitles]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[accelerate,eval,plot,s3,schema,serve,smolvlm,subtitles]"
 	touch $@
 
 demo: $(READY)  ## render a video, ingest it, ask it questions
@@ -22,6 +22,14 @@ serve: $(READY)  ## the demo model with a rendered video, as an API and a page a
 test: lint  ## lint, types and all tests
 	$(BIN)/python -m pytest
 
+# Ray is large (1 GB with what it needs), so that it is installed for its tests alone.
+$(VENV)/.scale: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[scale]"
+	touch $@
+
+test-scale: $(VENV)/.scale  ## many videos on a Ray cluster of this machine, with a worker and the driver killed: a minute
+	$(BIN)/python -m pytest tests/scale
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -32,6 +40,7 @@ bench: $(READY)  ## the tables of README and docs: about 20 minutes
 	$(BIN)/python benchmarks/parity.py tests/golden/*/
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/escalation.py
+	$(BIN)/python benchmarks/abstain.py
 	$(BIN)/python benchmarks/selection_cost.py
 	$(BIN)/python benchmarks/settings.py
 	$(BIN)/python benchmarks/memory_precision.py

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from videox2l.backbones.frames import PatchFrames, SharedPatchFrames
+from videox2l.backbones.frames import LongPatchFrames, PatchFrames, SharedPatchFrames
 from videox2l.flops import DecoderShape, ranked_ingest_cost
 
 HEIGHT, WIDTH, FRAMES, CHUNK = 720, 1280, 3600, 8
@@ -55,10 +55,8 @@ class Row:
         """Return the cells of the row."""
         visual, group = self.tokens()
         shape = DecoderShape(self.layers, 4096, 32, self.kv_heads, self.head_dim, 11008, 32000)
-        sizes = [(visual + self.video_markup) * CHUNK // group] * (FRAMES // CHUNK)
-        each = f"{visual}{f' + {self.video_markup}' if self.video_markup else ''}" + (
-            f" / {group} frames" if group > 1 else ""
-        )
+        sizes = [(visual + self.words) * CHUNK // group] * (FRAMES // CHUNK)
+        each = f"{visual}{f' + {self.words}' if self.words else ''}" + (f" / {group} frames" if group > 1 else "")
         gigabytes = [
             ranked_ingest_cost(shape, sizes, ratios, prefix=0).kept_bytes / 1e9
             for ratios in ((1.0,), RATIOS, RATIOS[1:])
@@ -80,7 +78,7 @@ def limited(config: dict[str, object]) -> Callable[[], tuple[int, int]]:
 
 
 ROWS = [
-    Row("Qwen2-VL, Qwen2.5-VL", "7B", 28, 4, 128, patches(PatchFrames.from_config(QWEN2_VL))),
+    Row("Qwen2-VL, Qwen2.5-VL", "7B", 28, 4, 128, patches(LongPatchFrames.of_video(QWEN2_VL))),
     Row("Qwen2-VL, Qwen2.5-VL", "7B", 28, 4, 128, limited(QWEN2_VL), note=", `max_pixels`"),
     Row("Qwen3-VL", "8B", 36, 8, 128, patches(SharedPatchFrames.of_video(QWEN3_VL)), 10),
     Row("Qwen3-VL", "8B", 36, 8, 128, limited(QWEN3_VL), 10, note=", `max_pixels`"),

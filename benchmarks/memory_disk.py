@@ -100,9 +100,9 @@ def read_all(folder: Path) -> tuple[float, float]:
     for each in memory.chunks:
         assert isinstance(each.levels, StoredLevels)
         jobs.append((each.levels, RATIOS[0], each.size(RATIOS[0]), cache.extend(each.size(RATIOS[0]))))
-    for layer in cache.layers:  # touch the pages first: a question's cache is warm as well
-        layer._keys.zero_()
-        layer._values.zero_()
+    for store in cache.stores:  # touch the pages first: a question's cache is warm as well
+        store.keys.zero_()
+        store.values.zero_()
     return timed(lambda: fetch_into(jobs)), timed(lambda: fetch_into(jobs))
 
 

@@ -6,7 +6,12 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import importlib.util
+import subprocess
+import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -246,3 +251,52 @@ def video() -> np.ndarray:
     coarse = torch.from_numpy(rng.random((11, 3, 5, 7), dtype=np.float32))
     fine = torch.nn.functional.interpolate(coarse, size=(40, 56), mode="bilinear")
     return (fine * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+S3_SERVER = """
+import sys
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+server.stop()
+"""
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket at an S3-compatible server on this machine."""
+    if not all(importlib.util.find_spec(name) for name in ("s3fs", "moto", "flask")):
+        pytest.skip("s3fs and moto[server] are not installed")
+    import s3fs
+
+    keep = {name: os.environ.get(name) for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")}
+    server = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", S3_SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert server.stdin is not None
+    assert server.stdout is not None
+    try:
+        os.environ |= {
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{int(server.stdout.readline())}",
+        }
+        s3fs.S3FileSystem.clear_instance_cache()
+        for _ in range(50):
+            try:
+                s3fs.S3FileSystem().mkdir("memories")
+                break
+            except Exception:  # the server is starting
+                time.sleep(0.1)
+        yield "s3://memories"
+    finally:
+        server.stdin.close()
+        server.wait(20)
+        server.stdout.close()
+        for name, value in keep.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 from transformers import DynamicCache
 
 from tests.conftest import make_qwen25
-from videox2l.engine.attention import x2l_attention
+from videox2l.engine.attention import causal, kernels, x2l_attention
 from videox2l.engine.cache import BufferCache
 
 
@@ -104,3 +105,27 @@ def test_columns_are_copies() -> None:
     cache.crop(0)
     cache.append(torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 2, 4))
     assert keys.eq(1).all()
+
+
+def test_the_mask_that_cuda_gets_is_the_one_that_is_written_out() -> None:
+    """On a CPU the library writes `causal_lower_right` out; the upper-left one is the negative control."""
+    from torch.nn.attention.bias import causal_lower_right, causal_upper_left
+
+    torch.manual_seed(1)
+    query, key, value = torch.randn(1, 8, 5, 16), torch.randn(1, 2, 70, 16), torch.randn(1, 2, 70, 16)
+    expect = causal(query, key, value, 0.25)
+    for mask, same in ((causal_lower_right(5, 70), True), (causal_upper_left(5, 70), False)):
+        found = F.scaled_dot_product_attention(query, key, value, mask, scale=0.25, enable_gqa=True)
+        assert torch.allclose(found, expect, atol=1e-5) is same
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: its kernels are not tried")
+@pytest.mark.parametrize("rows", [1, 7, 70])
+def test_kernels_of_a_gpu_give_what_the_cpu_gives(rows: int) -> None:
+    torch.manual_seed(2)
+    query, key, value = (torch.randn(1, heads, n, 64) for heads, n in ((8, rows), (2, 70), (2, 70)))
+    expect = causal(query, key, value, 0.125)
+    for dtype, atol in ((torch.float32, 1e-4), (torch.bfloat16, 0.02)):
+        with kernels(torch.device("cuda")):
+            found = causal(*(part.to("cuda", dtype) for part in (query, key, value)), 0.125)
+        torch.testing.assert_close(found.float().cpu(), expect, atol=atol, rtol=0.02)

@@ -244,5 +244,5 @@ def test_loading_options_on_the_command_line(folder: Path) -> None:
         return done.stderr.removeprefix("error: ")
 
     assert run("--quantize", "2bit").startswith("quantize='2bit' is not known")
-    assert run("--device-map", "{x").startswith("device-map: '{x' is no JSON")
+    assert run("--device-map", "{x").startswith("--device-map: '{x' is no JSON")
     assert run("--device-map", "auto", "--device", "cpu").startswith("device='cpu' and device_map='auto'")

@@ -61,7 +61,7 @@ def test_json_has_the_promised_fields() -> None:
     assert answer["question"] == QUESTION
     assert isinstance(answer["text"], str)
     assert [set(moment) for moment in answer["evidence"]] == [
-        {"start", "end", "score", "level", "ratio", "reloaded", "reason", "chunk", "tokens", "memory"}
+        {"start", "end", "score", "level", "ratio", "reloaded", "reason", "chunk", "tokens", "memory", "video"}
     ] * 4
     assert sum(moment["reloaded"] for moment in answer["evidence"]) == 1
     assert {"tokens", "bytes", "full_tokens", "full_bytes", "seconds"} <= set(answer["cost"])

@@ -17,6 +17,7 @@ from videox2l.backbones.qwen2_vl import MRopeBackbone
 from videox2l.cli.app import app
 from videox2l.conformance import check_cache
 from videox2l.conformance.doctor import diagnose
+from videox2l.memory.disk import object_cache
 from videox2l.options import LoadOptions
 
 TITLES = ["files", "adapter", "processor", "weights", "frames", "attention", "rope", "theta"]
@@ -40,7 +41,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkpoint to break, and a cache of verdicts of its own."""
-    monkeypatch.setenv(check_cache.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(object_cache.FOLDER, str(tmp_path / "cache"))
     return Path(shutil.copytree(whole, tmp_path / "model"))
 
 
@@ -173,8 +174,8 @@ def test_contradicting_rope_settings_are_refused_when_loading(folder: Path) -> N
 
 def test_a_cache_that_cannot_be_written_does_no_harm(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv(check_cache.VARIABLE, str(tmp_path / "file"))
+    monkeypatch.setenv(object_cache.FOLDER, str(tmp_path / "file"))
     VideoX2L.from_pretrained(str(folder))
-    monkeypatch.delenv(check_cache.VARIABLE)
+    monkeypatch.delenv(object_cache.FOLDER)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert check_cache.cache_folder().name in ("videox2l", "Cache")
+    assert object_cache.cache_folder().name in ("videox2l", "Cache")

@@ -18,7 +18,12 @@ QUESTION = "What happens in the video?"
 NEW = 12
 
 
-def stock_inputs(family: str, model: Any, processor: Any, video: np.ndarray, fps: float) -> dict[str, Any]:
+CHAT = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": QUESTION}]}]
+
+
+def stock_inputs(
+    family: str, model: Any, processor: Any, video: np.ndarray, fps: float, chat: Any = CHAT
+) -> dict[str, Any]:
     """What a user of plain transformers would give the model: ids with placeholders, pixels, positions.
 
     Pixels come from the package's preprocessing (compared with the library's in test_frames); everything after it
@@ -27,7 +32,6 @@ def stock_inputs(family: str, model: Any, processor: Any, video: np.ndarray, fps
     """
     x2l = VideoX2L.from_model(model, processor)
     tokenizer = processor.tokenizer
-    chat = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": QUESTION}]}]
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     pixels = x2l.backbone.frames(stack(list(video)))
     if family == "llava_onevision":
@@ -60,10 +64,10 @@ def stock_inputs(family: str, model: Any, processor: Any, video: np.ndarray, fps
 
 
 @torch.no_grad()
-def stock_run(family: str, video: np.ndarray, fps: float) -> tuple[torch.Tensor, list[int]]:
+def stock_run(family: str, video: np.ndarray, fps: float, chat: Any = CHAT) -> tuple[torch.Tensor, list[int]]:
     """Logits of the last prompt token, and greedy ids by recomputing the whole sequence for every token."""
     model, processor = FAMILIES[family]()
-    inputs = stock_inputs(family, model, processor, video, fps)
+    inputs = stock_inputs(family, model, processor, video, fps, chat)
     model.get_decoder().set_attn_implementation("eager")
     logits, ids = [], []
     for _ in range(NEW):

@@ -57,7 +57,7 @@ def test_mix_lays_levels_out_in_order_of_time(made: Made) -> None:
         assert torch.equal(keys[:, :, offsets[i] : offsets[i + 1]], level.keys)  # bitwise the original keys
         assert torch.equal(values[:, :, offsets[i] : offsets[i + 1]], level.values)
     assert torch.equal(keys[:, :, :prefix], memory.prefix[0])
-    assert cache.layers[0].capacity == offsets[-1] + 7
+    assert cache.stores[0].capacity == offsets[-1] + 7
     with pytest.raises(SettingsError, match="plan is for 2 chunks, the memory has 5"):
         build_cache(memory, Plan.at([2, 2]), x2l.backbone)
 

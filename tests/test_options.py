@@ -65,11 +65,18 @@ def test_times_are_seconds_or_text() -> None:
         (lambda: IngestOptions(ratios=[2, float("inf")]), "ratios must be numbers"),
         (lambda: IngestOptions(start=9, end=3), "end must be above start"),
         (lambda: LoadOptions(max_pixels=0), "max_pixels must be a whole number of 1 or more, got 0"),
+        (lambda: LoadOptions(detail="huge"), "detail='huge' is not known: use low, medium, high"),
+        (lambda: LoadOptions(detail="low", max_pixels=5), "detail='low' is a word for max_pixels=100352"),
     ],
 )
 def test_what_cannot_work_is_named(make: Any, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         make()
+
+
+def test_detail_is_a_word_for_max_pixels() -> None:
+    assert [LoadOptions(detail=word).max_pixels for word in ("low", "medium", "high")] == [100352, 301056, 602112]
+    assert LoadOptions().max_pixels is None
 
 
 def test_exit_status_tells_wrong_use_from_failure(tmp_path: Path) -> None:
@@ -78,3 +85,22 @@ def test_exit_status_tells_wrong_use_from_failure(tmp_path: Path) -> None:
     assert runner.invoke(app, ["ask", "v.mp4", "hi", "--nonsense"]).exit_code == 2
     assert runner.invoke(app, ["ask", str(tmp_path / "none.mp4"), "hi"]).exit_code == 1
     assert runner.invoke(app, ["memory", "verify", str(tmp_path / "none")]).exit_code == 1
+
+
+def test_small_models_run_on_one_thread_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from videox2l.cli.console import Screen
+    from videox2l.cli.options import load_model
+
+    before = torch.get_num_threads()
+    try:
+        for told, threads in (("2", 2), (None, 1)):
+            monkeypatch.setenv("OMP_NUM_THREADS", "2")
+            if told is None:
+                monkeypatch.delenv("OMP_NUM_THREADS")
+            torch.set_num_threads(2)
+            load_model("demo", LoadOptions(), Screen(quiet=True))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

@@ -156,7 +156,9 @@ def test_simple_selectors() -> None:
     assert not torch.equal(one, RandomSelector(seed=2).score(nothing, memory, nothing))
     marked = ManualSelector([(25, 31), (50, 51)]).score(nothing, memory, nothing)
     assert marked.tolist() == [0, 0, 1, 1, 0, 1]
-    with pytest.raises(SettingsError, match=r"'best' is not known: use keys, exact, attention, .*, random, manual"):
+    with pytest.raises(
+        SettingsError, match=r"'best' is not known: use keys, exact, exact:nothing, attention, .*, random, manual"
+    ):
         selector_by_name("best")
     with pytest.raises(SettingsError, match="tokens='first'"):
         AttentionSelector(tokens="first")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import queue
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from statistics import median
@@ -51,6 +54,7 @@ class IngestSettings:
     live: bool = False
     embedder: Mapping[str, str] | None = None  # name and weights of the dual encoder that frames are embedded with
     index: Votes = ()  # layers whose keys are indexed, and how each is read
+    system: str | None = None  # text before the video in place of the chat template's own
 
     def __post_init__(self) -> None:
         History.parse(self.history)
@@ -73,6 +77,7 @@ class IngestSettings:
             live=options.live,
             embedder=None if embedder is None else embedder.identity(),
             index=votes_of(backbone),
+            system=options.system,
         )
         check_chunk_frames(settings, backbone)
         return settings
@@ -84,8 +89,13 @@ class IngestSettings:
         return cls(**{**known, "index": tuple(tuple(vote) for vote in known.get("index", ()))})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain JSON values."""
-        return {**asdict(self), "ratios": list(self.ratios), "index": [list(vote) for vote in self.index]}
+        """Return the settings as plain JSON values; without a system text there is no word of it."""
+        found = {**asdict(self), "ratios": list(self.ratios), "index": [list(vote) for vote in self.index]}
+        return {name: value for name, value in found.items() if name != "system" or value is not None}
+
+    def info(self, source: FrameSource) -> VideoInfo:
+        """Return what is known of a source and its prompt before it is read."""
+        return replace(info_of(source), system=self.system)
 
     def encoder(self, backbone: Backbone, compressor: Compressor) -> ChunkEncoder:
         """Return the encoder of an ingest; where finer levels are made later, it makes the coarsest alone."""
@@ -119,7 +129,7 @@ class Ingestor:
         self._encoder, self._writer, self._embedder, self._shift = encoder, writer, embedder, shift
         self._backbone = encoder.backbone
         self._live = live or bool(memory.settings.get("live"))
-        self._length = int(memory.settings["chunk_frames"])
+        self.length = int(memory.settings["chunk_frames"])
         start = memory.prefix[0].shape[2]
         origin = memory.chunks[0].start if memory.chunks else 0.0
         self._cursor = VideoCursor(start, origin, sum(encoder.sizes), memory.next_position, self.done, info)
@@ -145,7 +155,7 @@ class Ingestor:
             self._check_known(frame)
             return None
         chunk = None
-        if self._pending and (frame.resumes or len(self._pending) == self._length):
+        if self._pending and (frame.resumes or len(self._pending) == self.length):
             chunk = self._encode(end_before(frame, self._pending), last=False)
         self._pending.append(frame)
         return chunk
@@ -269,11 +279,49 @@ def _read(source: FrameSource, ingestor: Ingestor, progress: Progress | None) ->
             expected = source.expected_frames
             progress(ingestor.done, None if expected is None else expected + ingestor.skipped, ingestor.reached)
 
-    for frame in source:
-        tell(ingestor.add(frame))
-        yield ingestor.memory
+    with contextlib.closing(ahead(source, ingestor.length)) as frames:
+        for frame in frames:
+            tell(ingestor.add(frame))
+            yield ingestor.memory
     tell(ingestor.finish(source))
     yield ingestor.memory
+
+
+def ahead(source: FrameSource, most: int) -> Generator[Frame, None, None]:
+    """Yield the frames of a source, of which up to `most` are decoded by a thread while the model works on others.
+
+    What the source raises is raised behind the frames before it. Closing the iterator ends the thread. A source whose
+    end is not known, such as a file that still grows, is read without one: it may wait for long.
+    """
+    if source.expected_frames is None:
+        yield from source
+        return
+    frames: queue.Queue[Frame | BaseException | None] = queue.Queue(most)
+    over = threading.Event()
+
+    def read() -> None:
+        try:
+            for frame in source:
+                frames.put(frame)
+                if over.is_set():
+                    return
+            frames.put(None)
+        except BaseException as error:  # whatever it is, it belongs to who reads the frames
+            frames.put(error)
+
+    thread = threading.Thread(target=read, name="x2l-frames", daemon=True)
+    thread.start()
+    try:
+        while (found := frames.get()) is not None:
+            if isinstance(found, BaseException):
+                raise found
+            yield found
+    finally:
+        over.set()
+        while thread.is_alive():
+            with contextlib.suppress(queue.Empty):
+                frames.get_nowait()
+            thread.join(0.01)
 
 
 def finished(steps: Iterator[Memory]) -> Memory:
@@ -306,7 +354,7 @@ def ingest_steps(
     named = options.compressor is None or isinstance(options.compressor, str)
     compressor = compressor_by_name(settings.compressor) if named else options.compressor
     encoder = settings.encoder(backbone, compressor)
-    info = info_of(source)
+    info = settings.info(source)
     text = backbone.prefix(info)
     keys, values = encoder.prefix(text)
     check_level_finite(LevelKV(keys, values, torch.empty(0)), "the text before the video")
@@ -362,7 +410,7 @@ def append(
     if settings.embedder is not None:
         embedder = embedder or DualEncoder.from_pretrained(settings.embedder["name"], backbone.device)
         embedder = same_encoder(embedder, settings.embedder)
-    encoder, info = settings.encoder(backbone, compressor_by_name(settings.compressor)), info_of(source)
+    encoder, info = settings.encoder(backbone, compressor_by_name(settings.compressor)), settings.info(source)
     if memory.source is None:
         encoder.restore(memory.prefix, memory.chunks)
         shift = memory.chunks[-1].end if memory.chunks else 0.0

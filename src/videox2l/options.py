@@ -22,13 +22,15 @@ DEFAULT_SELECTOR = "exact"
 L_TIERS = ("stored", "lazy", "none")
 SAMPLING_MODES = ("auto", "exact", "fast")
 BITS = (8, 4)
+_QUESTION = "{question}"
 
 
 def option(default: Any, help: str, **cli: Any) -> Any:  # noqa: A002
     """Return a dataclass field with its help text.
 
     `cli` is for the command line: `flag` where it is not the field's name, `metavar`, `type` (text unless the default
-    says otherwise), `show` for the default as it is told, `hidden=True` for a field that has no flag.
+    says otherwise), `show` for the default as it is told, `hidden=True` for a field that has no flag, `reads="json"`
+    for one whose flag names a file of it.
     """
     return dataclasses.field(default=default, metadata={"help": help, **cli})
 
@@ -66,11 +68,20 @@ class OptionSet:
             upper = "" if high is None else f" and at most {high:g}"
             raise SettingsError(f"{name} must be {kind} of {low:g} or more{upper}, got {value!r}")
 
+    def _check_text(self, name: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not (isinstance(value, str) and value.strip()):
+            raise SettingsError(f"{name} must be text that is not empty, got {value!r}: leave it out for none")
+
     def _check_choice(self, name: str, choices: Sequence[Any], optional: bool = False) -> None:
         value = getattr(self, name)
         if value not in choices and not (optional and value is None):
             known = ", ".join(str(choice) for choice in choices)
             raise SettingsError(f"{name} must be one of {known}, got {value!r}")
+
+
+DETAIL = {"low": 128 * 28 * 28, "medium": 384 * 28 * 28, "high": 768 * 28 * 28}
+"""Pixels of a frame at most, by a word: 128, 384 and 768 patches of 28 x 28."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +98,24 @@ class LoadOptions(OptionSet):
     max_pixels: int | None = option(
         None, "Pixels per frame at most, where the model resizes to a budget: fewer pixels, fewer tokens.", type=int
     )
+    detail: str | None = option(
+        None,
+        "A word for --max-pixels: low (100352), medium (301056) or high (602112), however long the video.",
+        show="the model's own; of long videos a share of its budget",
+    )
     check: bool = option(True, "Compare a model with the stock one when it is first loaded.")
 
     def __post_init__(self) -> None:
         self._check_number("max_pixels", 1)
+        if self.detail is None:
+            return
+        if self.detail not in DETAIL:
+            raise SettingsError(f"detail={self.detail!r} is not known: use {', '.join(DETAIL)}")
+        if self.max_pixels not in (None, DETAIL[self.detail]):
+            raise SettingsError(
+                f"detail='{self.detail}' is a word for max_pixels={DETAIL[self.detail]}: give one of both"
+            )
+        self._set("max_pixels", DETAIL[self.detail])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +148,9 @@ class IngestOptions(OptionSet):
     subtitles: str | Path | Sequence[Cue] = option(
         (), 'An SRT or VTT file, or "embedded" for a text track of the video.', metavar="FILE|embedded", type=str
     )
+    system: str | None = option(
+        None, "The system text of the prompt. It stands before the video: a memory keeps it.", metavar="TEXT"
+    )
     live: bool = option(False, "More will be appended: no chunk is treated as the last of the video.", hidden=True)
 
     def __post_init__(self) -> None:
@@ -138,6 +166,7 @@ class IngestOptions(OptionSet):
         self._check_choice("h_bits", BITS, optional=True)
         self._check_number("max_frames", 1)
         self._check_number("chunk_frames", 1)
+        self._check_text("system")
         if self.fps is not None:
             self._check_number("fps", 0, whole=False)
             if self.fps == 0:
@@ -220,6 +249,7 @@ class AskOptions(SamplingParams):
     )
     as_of: float | None = option(None, "See only what is over at this time, such as 12:30.", metavar="TIME", type=str)
     within: TimeRange | None = option(None, "See only this time range.", metavar="A-B", type=str)
+    said: str | None = option(None, "See only moments whose subtitles hold this text.", metavar="TEXT")
     subtitles: bool = option(
         False, "Put the subtitles of the re-loaded chunks in front of the question.", flag="--with-subtitles"
     )
@@ -228,6 +258,34 @@ class AskOptions(SamplingParams):
     )
     reselect_every: int | None = option(
         None, "Choose the chunks again after every so many tokens of the answer.", metavar="TOKENS", type=int
+    )
+    system: str | None = option(None, "The system text that the memory must have been made with.", hidden=True)
+    turns: tuple[tuple[str, str], ...] = option(
+        (),
+        "Examples to stand before the question: a JSON list of messages, user and assistant in turn.",
+        metavar="FILE",
+        type=str,
+        reads="json",
+    )
+    prompt_template: str | None = option(
+        None, "The text that is asked, with {question} in it; selectors read the question alone.", metavar="TEXT"
+    )
+    choices: tuple[str, ...] = option(
+        (),
+        "Weigh these answers instead of writing one: with commas, or a JSON list.",
+        metavar="A,B,C",
+        type=str,
+    )
+    calibrate: bool = option(False, "With --choices: take the one that gains most from the video.")
+    json_schema: Mapping[str, Any] | None = option(
+        None, "Answer with JSON of the schema in this file. Needs llguidance.", metavar="FILE", type=str, reads="json"
+    )
+    abstain: float | None = option(
+        None,
+        "Answer that the video does not show it where the answer's tokens surprise the model by more than this on "
+        "average. The threshold belongs to a model (docs/asking.md).",
+        metavar="NATS",
+        type=float,
     )
     why: tuple[float, ...] = option(
         (), "Explain the score of the moment at this time; repeatable.", metavar="TIME", type=list[str]
@@ -240,9 +298,76 @@ class AskOptions(SamplingParams):
         self._set("as_of", as_time(self.as_of, "as_of"))
         self._set("within", None if self.within is None else as_range(self.within, "within"))
         self._set("why", tuple(as_time(part, "why") for part in _several(self.why, "why")))
+        self._set("turns", _turns(self.turns))
+        self._check_number("abstain", 0, whole=False)
+        self._check_text("system")
+        self._check_text("prompt_template")
+        if self.prompt_template is not None and self.prompt_template.count(_QUESTION) != 1:
+            raise SettingsError(f"prompt_template must hold {_QUESTION} once, got {self.prompt_template!r}")
+        if self.said is not None and (not isinstance(self.said, str) or not self.said.strip()):
+            raise SettingsError(f"said must be a text that is not empty, got {self.said!r}")
         self._check_number("reselect_every", 1)
         if self.reselect_every is not None and self.escalate:
             raise SettingsError("reselect_every and escalate both change what is re-loaded: use one of them")
+
+        self._set("choices", _choices(self.choices))
+        if self.calibrate and not self.choices:
+            raise SettingsError("calibrate goes with choices: give both")
+        if self.json_schema is not None and not isinstance(self.json_schema, Mapping):
+            raise SettingsError(f"json_schema must be a JSON object, got {self.json_schema!r:.60}")
+        for name in ("choices", "json_schema"):
+            wrong: dict[str, Any] = {"stop": self.stop, "reselect_every": self.reselect_every}
+            if name == "json_schema":
+                wrong |= {"abstain": self.abstain is not None}
+            else:
+                wrong |= {"escalate": self.escalate, "temperature": self.temperature, "json_schema": self.json_schema}
+            if getattr(self, name) not in ((), None) and any(wrong.values()):
+                raise SettingsError(f"{name} and {next(w for w in wrong if wrong[w])} do not go together: use one")
+
+    def worded(self, question: str) -> str:
+        """Return the text that is asked for a question: with what the prompt template puts around it."""
+        return question if self.prompt_template is None else self.prompt_template.replace(_QUESTION, question)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LibraryOptions(OptionSet):
+    """How the memories of a library are searched; see `VideoX2L.ask_library`."""
+
+    search: Any = option(
+        "exact:nothing",
+        "With --library, what finds its moments: exact:nothing, keys, embedding, embed-dot, text, or several as "
+        "fuse:exact:nothing+text.",
+        type=str,
+    )
+    videos: int = option(2, "With --library, answer from at most so many memories.")
+    moments: int = option(10, "With --library, tell so many of the moments that were found.")
+
+    def __post_init__(self) -> None:
+        self._check_number("videos", 1)
+        self._check_number("moments", 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleOptions(OptionSet):
+    """How many videos are ingested by a Ray cluster; see `videox2l.scale.ingest_many`."""
+
+    ray: str = option(
+        "local",
+        "With --library, the Ray cluster that ingests: HOST:PORT, auto (the one of this machine), or local.",
+        metavar="ADDRESS",
+    )
+    workers: int | None = option(
+        None, "With --library, models at once.", type=int, show="as many as the GPUs take, or one per machine"
+    )
+    gpus: float = option(0.0, "With --library, GPUs per worker; 0.5 lets two share one.")
+    retries: int = option(2, "With --library, try what failed so many times more.")
+
+    def __post_init__(self) -> None:
+        self._check_number("workers", 1)
+        self._check_number("gpus", 0, whole=False)
+        self._check_number("retries", 0)
+        if not self.ray:
+            raise SettingsError("ray must be an address such as 10.0.0.1:6379, auto or local, got ''")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,6 +389,8 @@ class ServeOptions(OptionSet):
     max_upload: Any = option("4G", "Bytes of an uploaded or fetched video at most.", metavar="SIZE")
     quota: Any = option(None, "Bytes that the library may take; nothing is added beyond.", metavar="SIZE", type=str)
     queue: int = option(64, "Questions that may wait; more are refused with 429.")
+    device_kv: Any = option("8G", "Bytes that H of all memories may take on the device.", metavar="SIZE")
+    batch: int = option(8, "Questions that are answered together, a token of each at a time.")
     timeout: float = option(300.0, "Seconds in which a question must be answered, waiting included.")
     max_answer: int = option(4096, "Tokens that an answer may be asked to have at most.")
     demo: bool = option(False, "Render a video of the demo world and ingest it first.")
@@ -271,9 +398,11 @@ class ServeOptions(OptionSet):
     def __post_init__(self) -> None:
         self._set("library", Path(self.library))
         self._set("max_upload", _size(self.max_upload, "max_upload"))
+        self._set("device_kv", _size(self.device_kv, "device_kv"))
         self._set("quota", None if self.quota is None else _size(self.quota, "quota"))
         self._check_number("port", 0, high=65535)
         self._check_number("queue", 1)
+        self._check_number("batch", 1)
         self._check_number("max_answer", 1, high=1_000_000)
         self._check_number("timeout", 0.1, whole=False)
 
@@ -287,6 +416,7 @@ class LoadKeywords(TypedDict, total=False):
     quantize: Any
     revision: str | None
     max_pixels: int | None
+    detail: str | None
     check: bool
 
 
@@ -307,6 +437,7 @@ class IngestKeywords(TypedDict, total=False):
     chunk_frames: int | None
     embedder: Any
     subtitles: str | Path | Sequence[Cue]
+    system: str | None
     live: bool
 
 
@@ -319,9 +450,17 @@ class AskKeywords(TypedDict, total=False):
     excluded: Sequence[TimeRange | str]
     as_of: float | str | None
     within: TimeRange | str | None
+    said: str | None
     subtitles: bool
     escalate: Any
     reselect_every: int | None
+    system: str | None
+    turns: Sequence[tuple[str, str] | Mapping[str, Any]]
+    prompt_template: str | None
+    choices: Sequence[str] | str
+    calibrate: bool
+    json_schema: Mapping[str, Any] | None
+    abstain: float | None
     why: Sequence[float | str]
     max_new_tokens: int
     temperature: float
@@ -349,6 +488,37 @@ def _several(values: Any, name: str) -> Sequence[Any]:
     if isinstance(values, str) or not isinstance(values, (list, tuple)):
         raise SettingsError(f"{name} must be a list, got {values!r}; write {name}=[{values!r}]")
     return values
+
+
+def _turns(turns: Any) -> tuple[tuple[str, str], ...]:
+    """Read pairs of question and answer, or chat messages: a user's and an assistant's in turn."""
+    parts, flat = _several(turns, "turns"), list[Any]()
+    for number, part in enumerate(parts):
+        if isinstance(part, Mapping):
+            wanted = "assistant" if len(flat) % 2 else "user"
+            if part.get("role") == "system":
+                raise SettingsError(f"turns[{number}] is a system message: give its text as system when ingesting")
+            if part.get("role") != wanted:
+                raise SettingsError(f"turns[{number}] must have role {wanted!r}, got {part.get('role')!r}")
+            flat.append(part.get("content"))
+        else:
+            flat += part if isinstance(part, (list, tuple)) and len(part) == 2 else [None]
+        if not all(isinstance(text, str) and text.strip() for text in flat):
+            raise SettingsError(f"turns[{number}] must be a message with a text, or question and answer, got {part!r}")
+    if len(flat) % 2:
+        raise SettingsError(f"turns[{len(parts) - 1}] is a question without an answer: ask it, or answer it")
+    return tuple(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _choices(choices: Any) -> tuple[str, ...]:
+    if isinstance(choices, str):
+        choices = [text.strip() for text in choices.split(",")]
+    found = tuple(_several(choices, "choices"))
+    if not all(isinstance(text, str) and text.strip() for text in found):
+        raise SettingsError(f"choices must be texts that are not empty, got {list(found)!r}")
+    if len(found) == 1 or len(set(found)) != len(found):
+        raise SettingsError(f"choices must be two or more different texts, got {', '.join(found)}")
+    return found
 
 
 def _ratios(ratios: Any) -> tuple[float, ...]:

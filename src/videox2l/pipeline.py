@@ -5,20 +5,30 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
 
 from videox2l.ask.answer import Answer
 from videox2l.ask.chat import Chat
-from videox2l.ask.run import OnText, QuestionRun, joined_words, run_question
+from videox2l.ask.library import LibraryAnswer, LibraryIndex
+from videox2l.ask.run import Answering, OnText, QuestionRun, answering, run_together
 from videox2l.ask.view import View
 from videox2l.engine.backbone import Backbone
 from videox2l.errors import MemoryFileError, SettingsError
 from videox2l.ingest import Progress, append, finished, ingest_steps
 from videox2l.memory import JointMemory, Memory
-from videox2l.memory.disk.stores import RemoteStore, open_store
-from videox2l.options import AskKeywords, AskOptions, IngestKeywords, IngestOptions, LoadKeywords, LoadOptions
+from videox2l.memory.disk.stores import open_store
+from videox2l.options import (
+    AskKeywords,
+    AskOptions,
+    IngestKeywords,
+    IngestOptions,
+    LibraryOptions,
+    LoadKeywords,
+    LoadOptions,
+)
 from videox2l.select import Selector, selector_by_name
 from videox2l.select.embedding import DualEncoder
 from videox2l.types import SOURCE, Turn
@@ -35,6 +45,7 @@ class VideoX2L:
     def __init__(self, backbone: Backbone, source: str | None = None) -> None:
         self.backbone = backbone
         self.source = source
+        self._libraries: dict[str, LibraryIndex] = {}
         self._selectors: dict[str, Selector] = {}  # by name: one may have loaded a model of its own
 
     @classmethod
@@ -58,9 +69,12 @@ class VideoX2L:
             Branch, tag or commit of a hub repository; the commit is recorded in memories.
         max_pixels
             Pixels of a frame at most, where the family resizes to a pixel budget; the fewer, the fewer visual tokens.
+            By default the model's own; frames of long videos get their share of its budget for a whole video.
+        detail
+            A word for `max_pixels`: "low", "medium" or "high" (`videox2l.options.DETAIL`).
         check
             Compare a made-up clip with the stock model (once per model, versions and device; the result is kept in
-            `check_cache.cache_folder()`) and the rope settings with the model's; refuse the model where they differ.
+            `object_cache.cache_folder()`) and the rope settings with the model's; refuse the model where they differ.
 
         Raises ModelError, SettingsError.
         """
@@ -111,8 +125,9 @@ class VideoX2L:
         video
             A file, or any FrameSource (options of sampling are then ignored).
         store
-            A folder to keep the memory in: every chunk is on disk before the next one is read, levels finer than H
-            stay there until a question wants them, and an ingest that was stopped goes on behind its last whole chunk.
+            A folder or fsspec URL (s3://bucket/lecture) to keep the memory in: every chunk is there before the next one
+            is read, levels finer than H stay there until a question wants them, and an ingest that was stopped goes on
+            behind its last whole chunk.
         progress
             Called after each chunk with frames done, frames expected or None, and the pts reached.
 
@@ -146,13 +161,14 @@ class VideoX2L:
         embedder
             A dual encoder (CLIP, SigLIP, SigLIP 2) by directory or hub id, or loaded: some frames of each chunk are
             embedded, for selector "embedding".
+        system
+            The system text of the prompt, in place of the chat template's own. It stands before the video, so that the
+            memory is one of video and system text, and every question about it is asked with that text.
 
         Raises SettingsError, VideoError, and MemoryFileError when the store cannot be written or holds another memory.
         """
         options = IngestOptions.from_keywords(options, keywords)
         target = None if store is None else open_store(store)
-        if isinstance(target, RemoteStore):
-            raise SettingsError(f"store='{target}' is not possible: ingest into a local folder, then save it there")
         cues = options.subtitles
         if isinstance(cues, (str, Path)):
             cues = read_subtitles(cues, video if isinstance(video, (str, Path)) else None)
@@ -226,6 +242,8 @@ class VideoX2L:
             Only the chunks that are over at this time are seen, as if the video had come no further.
         within
             Only the chunks that overlap this time range are seen.
+        said
+            Only the chunks are seen during which subtitles with this text are shown, in upper or lower case.
         subtitles
             Put the subtitles of the re-loaded chunks in front of the question.
         escalate
@@ -234,6 +252,23 @@ class VideoX2L:
         reselect_every
             Score the chunks again after every so many tokens of the answer, with what is written so far; where the plan
             changes, the answer goes on behind the new cache.
+        system
+            The system text that the memory must have been made with; another one is refused.
+        turns
+            Examples, as pairs of question and answer or as chat messages, that stand behind the video and before the
+            dialogue; selectors do not read them.
+        prompt_template
+            The text that is asked, with "{question}" in it; selectors read the question alone.
+        choices
+            Answers to weigh, as texts or "A,B,C": `answer.choices` has the log likelihood of each, `answer.text` is the
+            one that is likeliest per token.
+        calibrate
+            Take the choice whose log likelihood gains most from the video, against the same prompt without it.
+        json_schema
+            The answer is JSON of this schema (a dictionary), whatever the sampling; needs the extra `schema`.
+        abstain
+            Nats: where the tokens of the answer surprise the model by more than this on average, the answer is that the
+            video does not show it, and what was written is `answer.draft`.
         why
             Moments of which `answer.why(seconds)` is to say which words and heads looked at them, where the selector
             can; costs another look each. All else that it says needs no such preparation.
@@ -244,20 +279,88 @@ class VideoX2L:
 
         Raises SettingsError, and MemoryFileError when the memory was made by another model.
         """
-        options = self._with_selector(AskOptions.from_keywords(options, keywords))
+        options = AskOptions.from_keywords(options, keywords)
+        (outcome,) = run_together([self.answering(memory, question, options, history=history, on_text=on_text)], 1)
+        return outcome.answer
+
+    def ask_many(
+        self,
+        questions: Sequence[tuple[Memory | str | Path | Sequence[Memory | str | Path], str]],
+        options: AskOptions | None = None,
+        *,
+        batch: int = 8,
+        **keywords: Unpack[AskKeywords],
+    ) -> list[Answer]:
+        """Answer questions about one memory or many, pairs of a memory and a question; options as of `ask`.
+
+        `batch` of them decode together: the model's weights are read once per token for all of them. The answers are
+        those of `ask`, up to the rounding of a matrix product with more rows. Raises what `ask` raises.
+        """
+        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+            raise SettingsError(f"batch={batch!r} is not possible: use a number of questions, 1 or more")
+        options = AskOptions.from_keywords(options, keywords)
+        paths = {memory: self.open(memory) for memory, _ in questions if isinstance(memory, (str, Path))}  # once each
+        begun = [
+            self.answering(paths[memory] if isinstance(memory, (str, Path)) else memory, question, options)
+            for memory, question in questions
+        ]
+        return [outcome.answer for outcome in run_together(begun, batch)]
+
+    def answering(
+        self,
+        memory: Memory | str | Path | Sequence[Memory | str | Path],
+        question: str,
+        options: AskOptions,
+        *,
+        history: Sequence[Turn] = (),
+        on_text: OnText | None = None,
+    ) -> Answering:
+        """Return the steps of `ask`, for a scheduler that lets several questions decode together.
+
+        Nothing but the checks has run. Each `next` goes on to where the model has to read a token of the answer and
+        returns the `TokenGenerator` that `videox2l.engine.decode.advance` does that with; the last one raises
+        StopIteration with an `Outcome`.
+        """
+        options = self._with_selector(options)
         opened = self.open(memory)
         if options.why and isinstance(opened, JointMemory):
             raise SettingsError("why=... does not go with several videos: use answer.why(seconds, memory)")
-        view = View.of(opened, options.as_of, options.within)
-        run = QuestionRun.of(
-            self.backbone,
-            view,
-            question,
-            options,
-            prompt=lambda text: self.backbone.suffix(text, history),
-            words=joined_words(question, history),
-        )
-        return run_question(run, on_text=on_text).answer
+        view = View.of(opened, options.as_of, options.within, said=options.said)
+        run = QuestionRun.of(self.backbone, view, question, options, history=history)
+        return answering(run, on_text=on_text)
+
+    def ask_library(
+        self,
+        library: str | Path,
+        question: str,
+        options: AskOptions | None = None,
+        *,
+        searching: LibraryOptions | None = None,
+        on_text: OnText | None = None,
+        **keywords: Unpack[AskKeywords],
+    ) -> LibraryAnswer:
+        """Find what a question is about among all memories of a folder or fsspec URL, and answer from the best few.
+
+        The features of all memories are compared first (`searching.search`); then the memories with the best moments,
+        at most `searching.videos`, are asked as `ask` asks several: one selector and one budget over all their chunks.
+        Features stay in host memory; memories that came, went or grew since the last question are read or let go.
+        `as_of`, `within` and `said` hold for the search too. Memories of other models or settings are not mixed: their
+        names, and why, are in `answer.left_out`. Other options are those of `ask`.
+
+        Raises SettingsError, and MemoryFileError where there is no library or no memory in it can be asked.
+        """
+        options = self._with_selector(AskOptions.from_keywords(options, keywords))
+        searching = LibraryOptions() if searching is None else searching
+        search = searching.search
+        if isinstance(search, str):  # one may have loaded a model of its own
+            search = self._with_selector(AskOptions(selector=search)).selector
+            searching = LibraryOptions.from_keywords(searching, {"search": search})
+        if str(library) not in self._libraries:
+            self._libraries[str(library)] = LibraryIndex(library, self.backbone, self.identity)
+        asked = replace(self.backbone.suffix(question), text=question)
+        found = self._libraries[str(library)].search(asked, searching, options)
+        memory = self.open(found.paths, found.memories)
+        return LibraryAnswer.of(self.ask(memory, question, options, on_text=on_text), found)
 
     def chat(self, memory: Memory | str | Path | Sequence[Memory | str | Path], *, earlier: str = "keep") -> Chat:
         """Begin a dialogue about a memory, or several: `chat.ask(question)`, again and again.

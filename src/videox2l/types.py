@@ -111,11 +111,13 @@ class VisualTokens:
 class VideoInfo:
     """What is known of a video before it is read, for prompts and sizes that depend on it; None: not known.
 
-    `frames` that will be sampled, `duration` in seconds.
+    `frames` that will be sampled, `duration` in seconds; `system`: the system text of the prompt that the video stands
+    in, None for the chat template's own.
     """
 
     frames: int | None = None
     duration: float | None = None
+    system: str | None = None
 
 
 UNKNOWN_VIDEO = VideoInfo()

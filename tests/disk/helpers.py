@@ -25,7 +25,7 @@ def small_model(family: str = "qwen2_5_vl") -> VideoX2L:
     return VideoX2L.from_model(*(make_video_xl() if family == "video_xl" else make_qwen25()))
 
 
-def ingest(x2l: VideoX2L, store: Path | None = None, n: int = 19, **settings: Any) -> Memory:
+def ingest(x2l: VideoX2L, store: Path | str | None = None, n: int = 19, **settings: Any) -> Memory:
     settings = {"ratios": (2, 8), "chunk_frames": 4, **settings}
     return x2l.ingest(ArraySource(frames(n), fps=2.0, name="clip"), store=store, **settings)
 

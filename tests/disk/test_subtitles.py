@@ -71,12 +71,13 @@ def test_srt_and_vtt_are_read(tmp_path: Path, encoding: str) -> None:
     assert [line.text for line in read_subtitles(tmp_path / "a.vtt")][1] == LINES[1].text
 
 
-def test_embedded_text_tracks_are_read(tmp_path: Path) -> None:
-    (tmp_path / "a.srt").write_text(SRT)
+def muxed(folder: Path) -> Path:
+    """A video with a text track."""
+    (folder / "a.srt").write_text(SRT)
     with (
-        av.open(str(tmp_path / "a.mkv"), "w") as box,
+        av.open(str(folder / "a.mkv"), "w") as box,
         av.open(str(NASA)) as video,
-        av.open(str(tmp_path / "a.srt")) as text,
+        av.open(str(folder / "a.srt")) as text,
     ):
         pairs = [(source, box.add_stream_from_template(source)) for source in (video.streams.video[0], text.streams[0])]
         for container, (source, target) in zip((video, text), pairs, strict=True):
@@ -84,6 +85,11 @@ def test_embedded_text_tracks_are_read(tmp_path: Path) -> None:
                 if packet.dts is not None:
                     packet.stream = target
                     box.mux(packet)
+    return folder / "a.mkv"
+
+
+def test_embedded_text_tracks_are_read(tmp_path: Path) -> None:
+    muxed(tmp_path)
     found = read_subtitles("embedded", tmp_path / "a.mkv")
     assert [(round(line.start, 2), round(line.end, 2)) for line in found] == [(x.start, x.end) for x in LINES]
     assert found[1].text == LINES[1].text
@@ -115,6 +121,35 @@ def test_they_are_kept_with_the_memory(x2l: VideoX2L, tmp_path: Path) -> None:
     (file,) = (tmp_path / "a").glob("subtitles-*.json")
     file.write_bytes(file.read_bytes().replace(b"red", b"bad"))
     assert len(verify(tmp_path / "a")) == 1
+
+
+def test_they_are_added_afterwards_in_place_of_earlier_ones(x2l: VideoX2L, tmp_path: Path) -> None:
+    memory = ingest(x2l, tmp_path / "a")
+    before, seen = memory.snapshot(), Memory.load(tmp_path / "a")
+    memory.set_subtitles(LINES[:1])
+    memory.set_subtitles(LINES[::-1])
+    assert (list(memory.subtitles), before.subtitles, seen.subtitles) == (LINES, (), ())
+    memory.save(tmp_path / "b")
+    assert [list(Memory.load(tmp_path / name).subtitles) for name in "ab"] == [LINES, LINES]
+    assert [verify(tmp_path / name) for name in "ab"] == [[], []]
+    assert memory.fingerprint() == seen.fingerprint()
+    in_ram = ingest(x2l)
+    in_ram.set_subtitles(LINES)
+    assert list(in_ram.subtitles) == LINES
+
+
+@pytest.mark.parametrize("kind", ["srt", "track"])
+def test_the_command_adds_them(x2l: VideoX2L, tmp_path: Path, kind: str) -> None:
+    ingest(x2l, tmp_path / "m")
+    file = muxed(tmp_path) if kind == "track" else tmp_path / "a.srt"
+    (tmp_path / "a.srt").write_text(SRT)
+    done = CliRunner().invoke(app, ["memory", "subtitles", "add", str(tmp_path / "m"), str(file)])
+    assert (done.exit_code, done.output) == (0, f"{tmp_path / 'm'}: 4 lines of subtitles\n")
+    assert Memory.load(tmp_path / "m").subtitles[1].text == LINES[1].text
+    for wrong in (NASA.with_name("av1_video.mkv"), tmp_path / "none.srt", "embedded"):
+        done = CliRunner().invoke(app, ["memory", "subtitles", "add", str(tmp_path / "m"), str(wrong)])
+        assert (done.exit_code, done.stderr.count("\n")) == (1, 1), done.output
+    assert len(Memory.load(tmp_path / "m").subtitles) == 4
 
 
 def test_the_chunk_whose_words_are_asked_for_is_found(x2l: VideoX2L) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from videox2l.backbones.frames import DividedPatchFrames, PatchFrames, SharedPatchFrames, TwiceFrames
+from videox2l.backbones.frames import DividedPatchFrames, LongPatchFrames, PatchFrames, SharedPatchFrames, TwiceFrames
 
 CONFIG = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "merge_size": 2, "temporal_patch_size": 2}
 QWEN3 = {**CONFIG, "patch_size": 16, "size": {"shortest_edge": 4096, "longest_edge": 25165824}}
@@ -61,6 +61,19 @@ def test_qwen2_vl() -> None:
     frames = PatchFrames.from_config(QWEN2)
     for height, width, n in cases():
         assert frames.size(height, width, n) == resize(height, width, 28, 3136, 602112), (height, width)
+
+
+def test_frames_of_long_videos_get_their_share_as_qwen_s_own_tool_divides_it() -> None:
+    """Its rule, in pixels: what two frames share of nine tenths of 128,000 patches, at least 128 patches and 5 %."""
+    resize = library("qwen2_vl", "smart_resize")
+    frames = LongPatchFrames.of_video(QWEN2)
+    for height, width, n in cases():
+        n *= 4
+        share = int(max(min(602112, 128_000 * 28 * 28 * 0.9 / n * 2), 128 * 28 * 28 * 1.05))
+        assert frames.size(height, width, n) == resize(height, width, 28, 3136, share), (height, width, n)
+    hour = frames.size(720, 1280, 3600)
+    assert hour[0] * hour[1] // 28**2 * 1800 < 2.1 * 115_200  # the least per group of frames is more than the share
+    assert frames.size(720, 1280, None) == frames.size(720, 1280, 16) == PatchFrames.from_config(QWEN2).size(720, 1280)
 
 
 @pytest.mark.parametrize(("height", "width"), [(50, 70), (70, 50), (64, 64), (1080, 1920), (3, 400)])

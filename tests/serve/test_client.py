@@ -43,6 +43,10 @@ def plain(value: Any) -> Any:
     return [plain(part) for part in value] if isinstance(value, list) else value
 
 
+def library(served: Served) -> set[str]:
+    return {memory["id"] for memory in httpx.get(f"{served.url}/v1/memories").json()["data"]}
+
+
 @pytest.mark.parametrize("more", [(), ("-v", "--why", "0:10", "--reload", 1), ("--escalate", "-v")])
 def test_it_prints_what_the_local_command_prints(served: Served, demo: str, more: tuple[object, ...]) -> None:
     args = (QUESTION, "what is in the video ?", "--max-new-tokens", 6, *more)
@@ -69,15 +73,23 @@ def test_neither_torch_nor_transformers_is_imported(served: Served, demo: str, c
 
 def test_a_video_is_sent_once_and_ingested_with_the_options(served: Served, clip: Path) -> None:
     options = ("--fps", 2, "--ratios", "2,16", "--chunk-frames", 4)
+    before = library(served)
     first = x2l("--server", served.url, "ingest", clip, *options, "--json")
     assert first.exit_code == 0, first.output
     made = json.loads(first.stdout)
     assert made["levels"] == {"L": 2.0, "H": 16.0}
     assert made["complete"]
+    (name,) = library(served) - before
     files = httpx.get(f"{served.url}/v1/files").json()["data"]
     asked = x2l("--server", served.url, "ask", clip, QUESTION, *options, "--json")
     assert json.loads(asked.stdout)["memory"] == made
     assert httpx.get(f"{served.url}/v1/files").json()["data"] == files
+    # a question to "all" takes memories of one kind only, and says which two differ
+    body = {"messages": [{"role": "user", "content": QUESTION}], "x2l": {"memories": "all"}}
+    mixed = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=60)
+    assert mixed.status_code == 400
+    assert name in mixed.text
+    assert x2l("--server", served.url, "memory", "rm", name).exit_code == 0
     listed = json.loads(x2l("--server", served.url, "memory", "ls", "--json").stdout)
     local = json.loads(x2l("memory", "ls", served.library, "--json").stdout)
     assert [{**entry, "path": Path(entry["path"]).name} for entry in local] == listed

@@ -275,3 +275,71 @@ def test_several_memories_in_one_question(served: Served, demo: str, clip: Path)
     assert httpx.post(url, json={**body, "x2l": {"memories": [demo, "none"]}}).status_code == 404
     both = {**body, "messages": video(f"memory:{demo}", "what ?")}
     assert httpx.post(url, json=both).status_code == 400
+
+
+def test_system_texts_stand_before_the_video_or_say_so(served: Served, demo: str, clip: Path) -> None:
+    """A system message is exact where the memory was made with it; elsewhere it stands before the question, told."""
+    told, question = "look at the digit", QUESTIONS[0]
+    messages = video(clip.as_uri(), question)
+
+    def post(**body: object) -> httpx.Response:
+        return httpx.post(f"{served.url}/v1/chat/completions", json={"messages": messages, **body}, timeout=120)
+
+    made = post(x2l={"system": told}).json()["x2l"]["memory"]
+    assert made != post().json()["x2l"]["memory"]
+    x2l = VideoX2L.from_pretrained("demo")
+    memories = {name: Memory.load(served.library / name) for name in (made, demo)}
+    assert (memories[made].system, memories[demo].system) == (told, None)
+    for name, place, text in (
+        (made, "before the video", question),
+        (demo, "before the question", f"{told}\n{question}"),
+    ):
+        body = {"messages": [{"role": "system", "content": told}, *video(f"memory:{name}", question)]}
+        reply = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=60).json()
+        assert reply["x2l"]["system"] == place
+        assert reply["choices"][0]["message"]["content"] == x2l.ask(memories[name], text).text
+    messages = video(f"memory:{demo}", question)
+    wrong = post(x2l={"system": told})
+    assert (wrong.status_code, "made without a system text" in wrong.text) == (400, True)
+    turns, template = [["which color ?", "red"]], "now : {question}"
+    asked = post(x2l={"turns": turns, "prompt_template": template, "detail": True}).json()["x2l"]["answer"]["ids"]
+    wanted = x2l.ask(memories[demo], question, turns=[("which color ?", "red")], prompt_template=template)
+    assert asked == list(wanted.ids)
+    assert post(x2l={"turns": "/etc/passwd"}).status_code == 400
+
+
+def test_choices_confidence_and_schemas(served: Served, demo: str) -> None:
+    x2l, memory = VideoX2L.from_pretrained("demo"), Memory.load(served.library / demo)
+    truth = x2l.ask(memory, QUESTIONS[0], choices="3,7,red star", calibrate=True)
+    reply = ask(served, demo, QUESTIONS[0], x2l={"choices": ["3", "7", "red star"], "calibrate": True})
+    assert reply["choices"][0]["message"]["content"] == truth.text  # type: ignore[index]
+    ours, told = reply["x2l"], truth.to_dict()
+    assert [choice["text"] for choice in ours["choices"]] == ["3", "7", "red star"]  # type: ignore[index]
+    for found, wanted in zip(ours["choices"], told["choices"], strict=True):  # type: ignore[index]
+        assert {**found, "text": 0} == pytest.approx({**wanted, "text": 0}, abs=1e-5)
+    assert ours["confidence"] == pytest.approx(told["confidence"], abs=1e-5)  # type: ignore[index]
+    assert ours["entropy"] == ours["confidence"]["entropy"]  # type: ignore[index]
+
+    def told_by(wanted: object) -> tuple[int, str]:
+        body = {"messages": video(f"memory:{demo}", QUESTIONS[0]), "response_format": wanted}
+        reply = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=60)
+        return reply.status_code, reply.text
+
+    assert told_by({"type": "text"})[0] == 200
+    assert told_by({"type": "grammar"}) == (400, told_by({"type": "json_schema"})[1])
+    pytest.importorskip("llguidance")
+    status, text = told_by({"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}})
+    assert (status, "none that llguidance reads" in text) == (400, True)
+
+
+def test_response_formats_are_the_option() -> None:
+    from videox2l.serve.chat import ChatRequest, question_of
+
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    for wanted, option in (
+        ({"type": "json_schema", "json_schema": {"name": "a", "schema": schema, "strict": True}}, schema),
+        ({"type": "json_object"}, {"type": "object"}),
+        ({"type": "text"}, None),
+    ):
+        request = ChatRequest(messages=video("memory:x", "what ?"), response_format=wanted)  # type: ignore[call-arg]
+        assert question_of(request, 4096).options.json_schema == option

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # a client of a server knows answers without torch
     from videox2l.memory import Memory, Plan
     from videox2l.select.probes import Attribution
 
+NOT_SHOWN = "the video does not show this"
 _THOUGHT = re.compile(r"<(/?)(think|thinking|thought)>|\[(/?)THINK\]|\u25c1(/?)think\u25b7")
 
 
@@ -41,7 +42,8 @@ class Evidence:
 
     `start`, `end` seconds; `score` of the selector, None if nothing was scored; `level` "L", "H" or such as "8x";
     `reloaded` whether it was read finer than H; `reason` why, empty if it was not; `chunk` its number in the memory;
-    `tokens` it was read with. `memory`: the name of its video, where several were asked about.
+    `tokens` it was read with. `memory`: the name of its video, where several were asked about; of a library the name
+    of its memory, and `video` that of its video.
     """
 
     start: float
@@ -54,6 +56,7 @@ class Evidence:
     chunk: int
     tokens: int
     memory: str = ""
+    video: str = ""
 
     @property
     def where(self) -> str:
@@ -95,6 +98,33 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Confidence:
+    """How sure the model was of the tokens that it wrote, a thought included.
+
+    `entropy` (nats) of its distributions and `log_likelihood` of the tokens, both the mean over tokens, in float32,
+    before temperature and penalties.
+    """
+
+    entropy: float
+    log_likelihood: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of the given answers.
+
+    `log_likelihood`: the sum over its `tokens`, and `mean` per token. `calibrated`: what the video adds to the sum,
+    None where that was not asked for.
+    """
+
+    text: str
+    log_likelihood: float
+    mean: float
+    tokens: int
+    calibrated: float | None = None
+
+
+@dataclass(frozen=True)
 class Step:
     """What was done on one mix of levels on the way to an answer; an answer may take several.
 
@@ -120,7 +150,9 @@ class Answer:
 
     `text` is the answer alone; what a thinking model wrote before it is its `thought`. `finish` is "stop" when the
     model ended the answer, "length" when max_new_tokens did. `looked`: by the number of a
-    chunk, what the selector can say of its score, for the moments that `ask(..., why=...)` named.
+    chunk, what the selector can say of its score, for the moments that `ask(..., why=...)` named. `confidence` is None
+    for an answer without tokens; `choices` are those that were given, in that order, and `text` is the best of them.
+    `draft`: what the model wrote, where `text` is `NOT_SHOWN` as it was too unsure for `abstain`; otherwise None.
     """
 
     question: str
@@ -132,6 +164,9 @@ class Answer:
     steps: tuple[Step, ...] = ()
     attributions: dict[int, Attribution] = field(default_factory=dict)
     thought: str = ""
+    confidence: Confidence | None = None
+    choices: tuple[Choice, ...] = ()
+    draft: str | None = None
 
     @property
     def reloaded(self) -> list[Evidence]:

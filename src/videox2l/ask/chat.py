@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Unpack
 
 import torch
 
 from videox2l.ask.answer import Answer
-from videox2l.ask.run import OnText, Outcome, QuestionRun, joined_words, run_question
+from videox2l.ask.run import OnText, Outcome, QuestionRun, run_question
 from videox2l.ask.view import LoadedView, View
 from videox2l.engine.backbone import Backbone
 from videox2l.errors import SettingsError
@@ -60,19 +61,20 @@ class Chat:
         A question that fails leaves the dialogue as it was. Raises SettingsError.
         """
         options = AskOptions.from_keywords(options, keywords)
-        view = View.of(self.memory, options.as_of, options.within, self._kept if self.earlier == "keep" else None)
-        words = joined_words(question, self.turns)
-        run = QuestionRun.of(self._backbone, view, question, options, prompt=self._prompt, words=words)
+        kept = self._kept if self.earlier == "keep" else None
+        view = View.of(self.memory, options.as_of, options.within, kept, options.said)
+        run = QuestionRun.of(self._backbone, view, question, options, history=self.turns, prompt=self._prompt)
         loaded, self._loaded = self._loaded, None  # the cache is changed from here on
         outcome = run_question(run, loaded, on_text)
         self._remember(run, outcome)
-        self.turns = (*self.turns, Turn(question, outcome.answer.text))
-        return outcome.answer
+        answer = outcome.answer
+        self.turns = (*self.turns, Turn(question, answer.text if answer.draft is None else answer.draft))
+        return answer
 
-    def _prompt(self, question: str) -> TextTokens:
-        """Return what has to be read for a question: all that stands behind what is kept."""
+    def _prompt(self, question: str, examples: Sequence[Turn]) -> TextTokens:
+        """Return what has to be read for a question: all that stands behind what is kept; examples begin a dialogue."""
         if self._read is None:
-            return self._backbone.suffix(question)
+            return self._backbone.suffix(question, examples, self.memory.system)
         parts = [self._read] if self.earlier == "recompute" else []
         parts += [self._unread] if self._unread is not None else []
         first, *others = [*parts, self._backbone.follow_up(question)]

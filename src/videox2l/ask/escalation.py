@@ -44,7 +44,7 @@ class Escalation:
 
     def entropy(self, writer: TokenGenerator) -> float:
         """Return the entropy of a draft; one that is empty is as sure as can be."""
-        seen = writer.entropies[:1] if self.measure == "first" else writer.entropies
+        seen = writer.entropies[: 1 if self.measure == "first" else self.draft]
         return sum(seen) / len(seen) if seen else 0.0
 
     def settled(self, writer: TokenGenerator, before: TokenGenerator | None) -> str:

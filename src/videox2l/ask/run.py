@@ -3,34 +3,50 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import torch
 
-from videox2l.ask.answer import Answer, Cost, Step, chunk_index_at, evidence_of, part_thought
+from videox2l.ask.answer import (
+    NOT_SHOWN,
+    Answer,
+    Choice,
+    Confidence,
+    Cost,
+    Step,
+    chunk_index_at,
+    evidence_of,
+    part_thought,
+)
+from videox2l.ask.choices import best_choice, weigh, without_video
 from videox2l.ask.escalation import Escalation, escalation_for
 from videox2l.ask.view import LoadedView, View, with_lines
 from videox2l.engine.backbone import Backbone, warn_beyond
-from videox2l.engine.decode import StopText, TextStream, TokenGenerator
+from videox2l.engine.decode import StopText, TextStream, TokenGenerator, advance
+from videox2l.engine.schema import SchemaGrammar
+from videox2l.errors import SettingsError
 from videox2l.memory import CacheLayout, Memory, Plan, build_cache, update_cache
 from videox2l.options import AskOptions
 from videox2l.select import Budget, Selector, bound, budget_for, selector_by_name
 from videox2l.select.probes import Attribution, Explainer
-from videox2l.types import TextTokens, Turn
+from videox2l.types import TextTokens, Turn, VideoInfo
 
 STAGES = ("select", "reload", "prefill", "decode")
 OnText = Callable[[str], None]
+Prompt = Callable[[str, Sequence[Turn]], TextTokens]
 
 
 @dataclass(frozen=True)
 class QuestionRun:
     """Everything that one question needs, made before any of it runs.
 
-    `prompt` makes the text that stands behind the video and the dialogue from the words of a question, `asked` is that
-    text for this one, with the words of the dialogue for selectors that compare words. `moments` are the numbers of the
-    chunks whose scores are to be explained.
+    `prompt` makes the text that stands behind the video and the dialogue from the words of a question, template and
+    examples included. `asked` is what selectors read: the question alone behind the dialogue, with the words of both
+    for those that compare words. `moments` are the numbers of the chunks whose scores are to be explained; `grammar`
+    is what the answer has to follow.
     """
 
     backbone: Backbone
@@ -43,6 +59,7 @@ class QuestionRun:
     budget: Budget
     escalation: Escalation | None
     moments: tuple[int, ...]
+    grammar: SchemaGrammar | None
 
     @classmethod
     def of(
@@ -52,30 +69,46 @@ class QuestionRun:
         question: str,
         options: AskOptions,
         *,
-        prompt: Callable[[str], TextTokens] | None = None,
-        words: str = "",
+        history: Sequence[Turn] = (),
+        prompt: Prompt | None = None,
     ) -> QuestionRun:
-        """Resolve the options of a question; `words` are those of the dialogue too. Raises SettingsError."""
-        prompt = backbone.suffix if prompt is None else prompt
-        asked = replace(prompt(question), text=words or question)
+        """Resolve the options of a question behind the turns of a dialogue. Raises SettingsError.
+
+        `prompt` returns, in place of the whole dialogue, what is still to be read for a question behind examples.
+        """
+        system = check_system(options, view.whole)
+        if prompt is None:
+
+            def prompt(text: str, turns: Sequence[Turn]) -> TextTokens:
+                return backbone.suffix(text, (*turns, *history), system)
+
+        turns, of_question = [Turn(*turn) for turn in options.turns], prompt
+
+        @functools.cache
+        def worded(text: str) -> TextTokens:
+            return of_question(options.worded(text), turns)
+
+        plain = not turns and options.prompt_template is None
+        asked = worded(question) if plain else of_question(question, ())
         selector = selector_by_name(options.selector) if isinstance(options.selector, str) else options.selector
         return cls(
             backbone=backbone,
             view=view,
             question=question,
             options=options,
-            prompt=prompt,
-            asked=asked,
+            prompt=worded,
+            asked=replace(asked, text=joined_words(question, history)),
             selector=selector,
-            budget=bound(budget_for(options.reload, options.pinned, options.excluded), asked, backbone),
+            budget=bound(budget_for(options.reload, options.pinned, options.excluded), worded(question), backbone),
             escalation=escalation_for(options.escalate),
             moments=tuple(chunk_index_at(view.memory.chunks, seconds) for seconds in options.why),
+            grammar=None if options.json_schema is None else SchemaGrammar(options.json_schema, backbone),
         )
 
-    @property
-    def watched(self) -> int:
-        """How many of the answer's first distributions are looked at."""
-        return self.escalation.draft if self.escalation is not None and self.escalation.measure == "mean" else 1
+    def generator(self, prompt: TextTokens) -> TokenGenerator:
+        """Return what writes an answer behind a prompt."""
+        constraint = None if self.grammar is None else self.grammar.begin()
+        return TokenGenerator(self.backbone, self.options, lambda: _prompt_ids(self, prompt), constraint)
 
 
 @dataclass(frozen=True)
@@ -98,7 +131,39 @@ class Outcome:
     generator: TokenGenerator
 
 
+Answering = Generator[TokenGenerator, None, "Outcome"]
+"""A question on its way: it stops wherever the model has to read a token of its answer, which `advance` does."""
+
+
 def run_question(run: QuestionRun, loaded: LoadedView | None = None, on_text: OnText | None = None) -> Outcome:
+    """Answer a question; see `answering`."""
+    (outcome,) = run_together([answering(run, loaded, on_text)], 1)
+    return outcome
+
+
+def run_together(questions: Iterable[Answering], batch: int) -> list[Outcome]:
+    """Answer questions, `batch` of them at a time, which decode together; return what comes of each, in order."""
+    left, outcomes = enumerate(questions), dict[int, Outcome]()
+    active: dict[int, tuple[Answering, TokenGenerator]] = {}
+
+    def go_on(number: int, question: Answering) -> None:
+        try:
+            active[number] = question, next(question)
+        except StopIteration as end:
+            active.pop(number, None)
+            outcomes[number] = end.value
+
+    while True:
+        while len(active) < batch and (new := next(left, None)) is not None:
+            go_on(*new)
+        if not active:
+            return [outcomes[number] for number in sorted(outcomes)]
+        advance([generator for _, generator in active.values()])
+        for number, (question, _) in list(active.items()):
+            go_on(number, question)
+
+
+def answering(run: QuestionRun, loaded: LoadedView | None = None, on_text: OnText | None = None) -> Answering:
     """Answer a question. `loaded`: a cache to begin with, if it matches the view; `on_text` gets pieces of the answer.
 
     The memory is not changed; the cache of `loaded` is.
@@ -110,10 +175,18 @@ def run_question(run: QuestionRun, loaded: LoadedView | None = None, on_text: On
         reloaded = reload(run, plan, steps, loaded)
         generator = prefill(run, reloaded, steps)
     else:
-        reloaded, generator, settled = _escalate(run, run.escalation, steps, loaded)
-    reloaded, written = _decode(run, reloaded, generator, steps, on_text)
+        reloaded, generator, settled = yield from _escalate(run, run.escalation, steps, loaded)
+    choices = _choose(run, reloaded, generator, steps) if run.options.choices else ()
+    told = on_text if run.options.abstain is None else None  # it may be taken back
+    reloaded, written = yield from _decode(run, reloaded, generator, steps, told)
     thought, text = part_thought(written)
     steps.end(reloaded, generator, settled=settled)
+    sure, draft = _confidence(generator), None
+    if run.options.abstain is not None:
+        if sure is not None and -sure.log_likelihood > run.options.abstain:
+            text, draft = NOT_SHOWN, text
+        if on_text is not None:
+            on_text(text)
     answer = Answer(
         question=run.question,
         text=text,
@@ -124,6 +197,9 @@ def run_question(run: QuestionRun, loaded: LoadedView | None = None, on_text: On
         steps=tuple(steps.done),
         attributions=_attributions(run, reloaded.plan),
         thought=thought,
+        confidence=sure,
+        choices=choices,
+        draft=draft,
     )
     return Outcome(answer, reloaded, generator)
 
@@ -146,7 +222,7 @@ def reload(run: QuestionRun, plan: Plan, steps: StepRecorder, loaded: LoadedView
         question = run.question
         if run.options.subtitles:
             question = with_lines(question, run.view.memory, plan, run.backbone)
-        prompt = run.asked if question == run.question else run.prompt(question)
+        prompt = run.prompt(question)
         room = len(prompt) + run.options.max_new_tokens
         memory = run.view.with_levels(plan, run.backbone)
         if loaded is None or not loaded.matches(run.view):
@@ -176,9 +252,7 @@ def prefill(
     """Read the question behind the memory; return what generates its answer, or lets `generator` go on there."""
     with steps.stage("prefill"):
         if generator is None:
-            generator = TokenGenerator(
-                run.backbone, run.options, run.watched, lambda: _prompt_ids(run, reloaded.prompt)
-            )
+            generator = run.generator(reloaded.prompt)
         layout = reloaded.loaded.layout
         text = _with_ids(reloaded.prompt, generator.ids, run.backbone)
         last = layout.next_position + len(text) + run.options.max_new_tokens - len(generator.ids)
@@ -190,16 +264,18 @@ def prefill(
         return generator
 
 
-def _step(generator: TokenGenerator, steps: StepRecorder) -> int | None:
+def _step(generator: TokenGenerator, steps: StepRecorder) -> Generator[TokenGenerator, None, int | None]:
     with steps.stage("decode"):
-        token = generator.step()
+        if generator.waits:
+            yield generator
+        token = generator.choose()
         steps.generated += token is not None
         return token
 
 
 def _escalate(
     run: QuestionRun, escalation: Escalation, steps: StepRecorder, loaded: LoadedView | None
-) -> tuple[Reloaded, TokenGenerator, str]:
+) -> Generator[TokenGenerator, None, tuple[Reloaded, TokenGenerator, str]]:
     """Draft the answer on more and more re-loaded chunks until it is settled; return the last draft and why."""
     pinned = run.view.numbers_within(run.options.pinned)
     before: TokenGenerator | None = None
@@ -211,7 +287,7 @@ def _escalate(
         reloaded = None
         reloaded = reload(run, plan, steps, loaded)
         generator = prefill(run, reloaded, steps)
-        while len(generator.ids) < escalation.draft and _step(generator, steps) is not None:
+        while len(generator.ids) < escalation.draft and (yield from _step(generator, steps)) is not None:
             pass
         settled = escalation.settled(generator, before)
         before = generator
@@ -222,9 +298,31 @@ def _escalate(
     return reloaded, before, "spent"
 
 
+def _choose(run: QuestionRun, reloaded: Reloaded, generator: TokenGenerator, steps: StepRecorder) -> tuple[Choice, ...]:
+    """Weigh the given answers, and write the best of them."""
+    with steps.stage("decode"):
+        unseen = None
+        if run.options.calibrate:
+            if run.view.memory.dialogue is not None:
+                raise SettingsError("calibrate needs the whole prompt: use a chat with earlier='recompute', or ask")
+            text = run.backbone.prefix(VideoInfo(system=run.view.whole.system)).then(reloaded.prompt)
+            unseen = without_video(run.backbone, text, run.generator(reloaded.prompt))
+            steps.prefilled += len(text)
+        choices = weigh(run.options.choices, run.backbone, generator, unseen)
+        ids = run.backbone.reply(best_choice(choices).text)
+        generator.write(ids)
+        steps.generated += len(ids)
+        return choices
+
+
+def _confidence(generator: TokenGenerator) -> Confidence | None:
+    n = len(generator.ids)
+    return Confidence(sum(generator.entropies) / n, -sum(generator.surprises) / n) if n else None
+
+
 def _decode(
     run: QuestionRun, reloaded: Reloaded, generator: TokenGenerator, steps: StepRecorder, on_text: OnText | None
-) -> tuple[Reloaded, str]:
+) -> Generator[TokenGenerator, None, tuple[Reloaded, str]]:
     """Write the answer to its end, piece by piece, choosing the chunks again on the way where that is asked for."""
     stream, stop = TextStream(run.backbone.decode), StopText(run.options.stop)
     pieces, every = list[str](), run.options.reselect_every
@@ -236,7 +334,7 @@ def _decode(
 
     for drafted in generator.ids:
         show(stop.push(stream.push(drafted)))
-    while not stop.met and (token := _step(generator, steps)) is not None:
+    while not stop.met and (token := (yield from _step(generator, steps))) is not None:
         show(stop.push(stream.push(token)))
         if every and len(generator.ids) % every == 0 and generator.finish is None and not stop.met:
             reloaded = _reselect(run, reloaded, generator, steps)
@@ -269,7 +367,8 @@ def _attributions(run: QuestionRun, plan: Plan) -> dict[int, Attribution]:
 def _prompt_ids(run: QuestionRun, prompt: TextTokens) -> list[int]:
     """Return the ids of the text before the answer, for penalties: around the videos, and of the question."""
     between = [place.text for place in run.view.memory.placements() if place.text is not None]
-    return [token for text in (run.backbone.prefix(), *between, prompt) for token in text.ids.tolist() if token >= 0]
+    before = run.backbone.prefix(VideoInfo(system=run.view.whole.system))
+    return [token for text in (before, *between, prompt) for token in text.ids.tolist() if token >= 0]
 
 
 def _with_ids(text: TextTokens, ids: Sequence[int], backbone: Backbone) -> TextTokens:
@@ -317,12 +416,24 @@ class StepRecorder:
         pairs = zip(self.run.view.seen, reloaded.plan.ratios, strict=True)
         finer = tuple(number for number, ratio in pairs if ratio < memory.coarsest)
         text = self.run.backbone.decode(generator.ids).strip()
-        measure = self.run.escalation or Escalation()
+        measure = self.run.escalation or Escalation(measure="first")
         entropy = measure.entropy(generator) if self._at == 0 else None
         self.done.append(Step(self._why, self._at, finer, entropy, text, settled, cost))
         self._why, self._at = then, len(generator.ids) if then == "re-selected" else 0
         self.reloaded = self.prefilled = self.generated = 0
         self._seconds = dict.fromkeys(STAGES, 0.0)
+
+
+def check_system(options: AskOptions, memory: Memory) -> str | None:
+    """Return the system text of a memory. Raises SettingsError where the options name another."""
+    wanted, here = options.system, memory.system
+    if wanted is not None and wanted != here:
+        held = "without a system text" if here is None else f"with the system text {here!r}"
+        raise SettingsError(
+            f"the memory was made {held}, not with {wanted!r}: what stands before a video is part of its KVs. Ingest "
+            "with that system text, or put it behind the video with a prompt template"
+        )
+    return here
 
 
 def joined_words(question: str, history: Sequence[Turn]) -> str:

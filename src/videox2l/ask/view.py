@@ -29,13 +29,14 @@ class View:
         as_of: float | None = None,
         within: TimeRange | None = None,
         dialogue: DialogueKV | None = None,
+        said: str | None = None,
     ) -> View:
         """Return the view of a memory as it is now. Raises SettingsError if it leaves nothing to see."""
         whole = memory.snapshot()
-        if as_of is None and within is None:
+        if as_of is None and within is None and said is None:
             seen, part = list(range(len(whole))), whole
         else:
-            seen = whole.seen(as_of, within)
+            seen = whole.seen(as_of, within, said)
             part = whole.only(seen)
         return cls(whole, seen, part.after(dialogue))
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from videox2l.backbones.checks import changing_rope_limit, check_layers, trained_positions
 from videox2l.backbones.positions import text_positions
 from videox2l.engine import attention
 from videox2l.engine.attention import Probe
-from videox2l.engine.cache import BufferCache
+from videox2l.engine.cache import BufferCache, RaggedCache
 from videox2l.engine.rope import mix_mrope
 from videox2l.errors import ModelError
 from videox2l.types import KVShape
@@ -70,7 +71,7 @@ class DecoderBackbone:
         """Where each layer has its KVs, found by running one token; None where the model is on one device."""
         if not self._spread:
             return None
-        cache = BufferCache(self.shape.layers)
+        cache = DynamicCache()
         self.forward(self.embed(torch.zeros(1, dtype=torch.long)), self.text_positions(0, 1), cache)
         return tuple(layer.keys.device for layer in cache.layers)
 
@@ -104,20 +105,26 @@ class DecoderBackbone:
         return frozenset(found)
 
     @torch.no_grad()
-    def forward(self, embeds: Tensor, positions: Tensor, cache: BufferCache, probe: Probe | None = None) -> Tensor:
+    def forward(
+        self, embeds: Tensor, positions: Tensor, cache: BufferCache | RaggedCache, probe: Probe | None = None
+    ) -> Tensor:
         """Run the decoder on `embeds` (n, width) at `positions` (axes, n) behind what `cache` holds."""
         self._check_positions(positions)
-        ids = positions.to(self.device)
+        embeds, ids = embeds.to(self.device), positions.to(self.device)[:, None]  # (axes, batch, n)
+        inputs = self.decoder_embeds(embeds)
+        if ragged := isinstance(cache, RaggedCache):  # a batch of sequences of one token each
+            inputs, ids = {"inputs_embeds": embeds[:, None]}, ids.transpose(1, 2)
         options = {} if probe is None else {"x2l_probe": probe}
-        out = self.decoder(
-            **self.decoder_embeds(embeds.to(self.device)),
-            position_ids=ids if self.axes == 1 else ids[:, None],
-            past_key_values=cache,
-            use_cache=True,
-            **options,
-        )
-        hidden: Tensor = out.last_hidden_state[0]
-        return hidden
+        with attention.kernels(self.device):
+            out = self.decoder(
+                **inputs,
+                position_ids=ids[0] if self.axes == 1 else ids,
+                past_key_values=cache,
+                use_cache=True,
+                **options,
+            )
+        hidden: Tensor = out.last_hidden_state
+        return hidden[:, 0] if ragged else hidden[0]
 
     def decoder_embeds(self, embeds: Tensor) -> dict[str, Any]:
         """Return the decoder's arguments for embeddings (n, width)."""

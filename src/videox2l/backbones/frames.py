@@ -234,6 +234,31 @@ class CropFrames:
         return x[:, :, top : top + self.size, left : left + self.size]
 
 
+@dataclass(frozen=True)
+class LongPatchFrames(PatchFrames):
+    """Qwen2-VL's preprocessing with a budget of `video_tokens` visual tokens for a whole video.
+
+    The processor alone gives every frame `max_pixels`, which makes two million tokens of an hour. Where a video's
+    frames would come to more than the budget each gets its share, but at least `least_tokens` per group of frames, so
+    that text stays readable. Both numbers are those of the authors' tool (qwen-vl-utils: nine tenths of 128,000
+    tokens, 128 and 5 %).
+    """
+
+    video_tokens: int = 115_200
+    least_tokens: int = 128
+
+    @classmethod
+    def of_video(cls, config: Mapping[str, Any]) -> LongPatchFrames:
+        """Read a Qwen2-VL style video processor config."""
+        return cls(**_plain(config))
+
+    def size(self, height: int, width: int, total: int | None = None) -> tuple[int, int]:
+        """Return the frame size that the model sees, in a video of `total` frames."""
+        token = (self.patch * self.merge) ** 2
+        share = self.video_tokens * token * self.temporal / (total or 1)
+        return self._fit(height, width, min(self.max_pixels, int(max(share, self.least_tokens * token * 1.05))))
+
+
 # What the families' processors sample at most, where their configs do not say.
 _MOST_FRAMES = 768
 _MOST_FRAMES_DIVIDED = 180

@@ -45,9 +45,9 @@ class LlavaOnevisionBackbone(LinearBackbone):
         vision = model.config.vision_config
         self.vision = FrameVision(self.frames, math.ceil(vision.image_size // vision.patch_size / 2))
 
-    def suffix(self, question: str, history: Sequence[Turn] = ()) -> TextTokens:
+    def suffix(self, question: str, history: Sequence[Turn] = (), system: str | None = None) -> TextTokens:
         """Return the newline vector that ends the video, and everything after it."""
-        return self._end_of_video().then(super().suffix(question, history))
+        return self._end_of_video().then(super().suffix(question, history, system))
 
     def between_videos(self, count: int) -> list[TextTokens]:
         """Return the newline vector that ends a video, and what stands between it and the next (see `JoinsVideos`)."""

@@ -12,10 +12,14 @@ from videox2l.types import Turn, VideoInfo
 _ANSWER = "<the answer ends here>"
 
 
-def messages(question: str, history: Sequence[Turn], videos: int = 1) -> list[dict[str, Any]]:
-    """Return the dialogue as chat messages; the videos stand in the first of them."""
+def messages(
+    question: str, history: Sequence[Turn], videos: int = 1, system: str | None = None
+) -> list[dict[str, Any]]:
+    """Return the dialogue as chat messages; the videos stand in the first of the user's."""
     questions = [turn.question for turn in history] + [question]
     chat: list[dict[str, Any]] = []
+    if system is not None:
+        chat.append({"role": "system", "content": [{"type": "text", "text": system}]})
     for index, text in enumerate(questions):
         content: list[dict[str, str]] = [{"type": "text", "text": text}]
         if index == 0:
@@ -38,17 +42,27 @@ class ChatPrompt:
         self.special = sorted({*tokenizer.all_special_tokens, placeholder})
         self.control = sorted(set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab()) | {placeholder})
 
-    def cut(self, question: str, history: Sequence[Turn] = ()) -> tuple[str, str]:
-        """Return the prompt before and after the video placeholder."""
+    def cut(self, question: str, history: Sequence[Turn] = (), system: str | None = None) -> tuple[str, str]:
+        """Return the prompt before and after the video placeholder.
+
+        Raises SettingsError where the chat template does not write the system text before the video.
+        """
         for text in (question, *(turn.question for turn in history)):
-            self._check(text)
+            self.check_text(text)
         for turn in history:
-            self._check(turn.answer, self.special)
-        text = self._render(messages(question, history))
+            self.check_text(turn.answer, "an answer", self.special)
+        if system is not None:
+            self.check_text(system, "the system text")
+        text = self._render(messages(question, history, 1, system))
         before, found, after = text.partition(self.placeholder)
         if not found or self.placeholder in after:
             raise ModelError(
                 f"the chat template must render one '{self.placeholder}' for a video, it rendered: {text!r}"
+            )
+        if system is not None and system.strip() not in before:
+            raise SettingsError(
+                "the model's chat template has no place for a system text before the video: leave it out, and write it "
+                "into the question or a prompt template"
             )
         return before, after
 
@@ -72,12 +86,19 @@ class ChatPrompt:
 
         Raises ModelError where the chat template leaves out earlier answers.
         """
-        self._check(question)
+        self.check_text(question)
         text = self._render(messages(question, (Turn("-", _ANSWER),)))
         _, found, after = text.partition(_ANSWER)
         if not found:
             raise ModelError(f"the chat template must render earlier answers, it rendered: {text!r}")
         return str(after)
+
+    def header(self) -> tuple[str, str]:
+        """Return what stands between a video and an answer, and the space that is put before the answer, if any."""
+        before, header = self.cut("What happens?")
+        whole = self._render(messages("What happens?", (Turn("What happens?", _ANSWER),)))
+        begun, found, _ = whole.partition(before + self.placeholder + header)[2].partition(_ANSWER)
+        return header, begun if found and not begun.strip() else ""
 
     def _render(self, chat: list[dict[str, Any]]) -> str:
         try:
@@ -95,12 +116,12 @@ class ChatPrompt:
                 "the processor's belongs into chat_template.jinja"
             ) from error
 
-    def _check(self, text: str, control: Sequence[str] | None = None) -> None:
+    def check_text(self, text: str, what: str = "the question", control: Sequence[str] | None = None) -> None:
         """Raise SettingsError for text that is empty or holds control tokens; answers may hold added ones."""
         if not isinstance(text, str):
-            raise SettingsError(f"the question must be text, got {text!r}")
+            raise SettingsError(f"{what} must be text, got {text!r}")
         if not text.strip():
-            raise SettingsError("the question is empty: ask something")
+            raise SettingsError(f"{what} is empty: ask something")
         for token in self.control if control is None else control:
             if token in text:
                 raise SettingsError(f"the text holds the control token {token!r}: leave it out")

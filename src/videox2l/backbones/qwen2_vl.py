@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videox2l.backbones.frames import PatchFrames
+from videox2l.backbones.frames import LongPatchFrames, PatchFrames
 from videox2l.backbones.positions import mrope_positions, spelled_out
 from videox2l.backbones.transformers_backbone import Grid, PatchVision, TransformersBackbone
 from videox2l.types import TextTokens, VideoCursor
@@ -27,7 +27,11 @@ class MRopeBackbone(TransformersBackbone):
         self, model: Any, tokenizer: Any, video_config: Mapping[str, Any], max_pixels: int | None = None
     ) -> None:
         super().__init__(model, tokenizer, video_config)
-        self.frames = PatchFrames.from_config(self.video_config, max_pixels)
+        self.frames: PatchFrames = (
+            LongPatchFrames.of_video(self.video_config)
+            if max_pixels is None
+            else PatchFrames.from_config(self.video_config, max_pixels)
+        )
         self.vision = PatchVision(self.frames)
         self.group_frames = self.frames.temporal
         self.rate = positions_per_second(model)

@@ -83,9 +83,9 @@ class TransformersBackbone(DecoderBackbone, ABC):
         pad = self.tokenizer.convert_tokens_to_ids(self.markup.pad)
         return self._text(ids[: len(ids) - 1 - ids[::-1].index(pad)])  # behind it may stand what a tokenizer adds
 
-    def suffix(self, question: str, history: Sequence[Turn] = ()) -> TextTokens:
+    def suffix(self, question: str, history: Sequence[Turn] = (), system: str | None = None) -> TextTokens:
         """Return everything that stands after the video, the answer's header included."""
-        _, after = self.chat.cut(question, history)
+        _, after = self.chat.cut(question, history, system)
         return self._text(self.chat.ids(self.markup.outro + after, self.markup.pad + self.markup.close))
 
     def _between_videos(self, count: int) -> list[TextTokens]:
@@ -101,11 +101,17 @@ class TransformersBackbone(DecoderBackbone, ABC):
         return found
 
     def _before(self, facts: VideoInfo) -> str:
-        return self.chat.cut("What happens?")[0] + self.markup.intro(facts)
+        return self.chat.cut("What happens?", (), facts.system)[0] + self.markup.intro(facts)
 
     def follow_up(self, question: str) -> TextTokens:
         """Return everything between the end of an answer and the answer to the next question."""
         return self._text(self.chat.ids(self.chat.follow_up(question), context="."))
+
+    def reply(self, text: str) -> list[int]:
+        """Return the token ids of an answer, with the space that the chat template may put before it."""
+        header, lead = self.chat.header()
+        self.chat.check_text(text, "the answer")
+        return self.chat.ids(lead + text, header)
 
     def _text(self, ids: Sequence[int]) -> TextTokens:
         tensor = torch.tensor(ids, dtype=torch.long, device=self.device)
@@ -198,7 +204,7 @@ class TransformersBackbone(DecoderBackbone, ABC):
         The prompt is written and tokenized in one piece, and all frames are one input. See `videox2l.conformance`.
         """
         pixels, grid = self.pixels(frames, VideoCursor(0, 0.0, 0, 0, 0, facts))
-        before, after = self.chat.cut(question, history)
+        before, after = self.chat.cut(question, history, facts.system)
         times = self.group_times(pts)
         video = self.markup.video(times, facts, self.visual_counts(pixels, grid))
         if self.spare:

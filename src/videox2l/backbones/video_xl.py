@@ -70,10 +70,15 @@ class VideoXLBackbone(TransformersBackbone):
         return VideoMarkup("<image>", "<image>")
 
     def prefix(self, facts: VideoInfo = UNKNOWN_VIDEO) -> TextTokens:
-        """Return everything of the chat template that stands before the video."""
+        """Return everything of the chat template that stands before the video. Raises SettingsError: see there."""
+        if facts.system is not None:
+            raise SettingsError(
+                "Video-XL was published with a system text of its own and takes no other: leave system out, and write "
+                "it into the question or a prompt template"
+            )
         return self._text(self.chat.ids(self.chat.cut("What happens?")[0]))
 
-    def suffix(self, question: str, history: Sequence[Turn] = ()) -> TextTokens:
+    def suffix(self, question: str, history: Sequence[Turn] = (), system: str | None = None) -> TextTokens:
         """Return everything that stands after the video, the answer's header included."""
         return self._text(self.chat.ids(self.chat.cut(question, history)[1]))
 

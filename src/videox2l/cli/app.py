@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from videox2l.cli import chat, evaluate, ingest, memory, models, serve
+from videox2l.cli.library import ask_library, check_library_flags
 from videox2l.cli.options import (
     AsJson,
     EscalateBelow,
@@ -17,10 +19,11 @@ from videox2l.cli.options import (
     Verbose,
     command,
     escalation,
+    load_model,
     user_errors,
 )
 from videox2l.errors import SettingsError
-from videox2l.options import AskOptions, IngestOptions, LoadOptions
+from videox2l.options import AskOptions, IngestOptions, LibraryOptions, LoadOptions
 from videox2l.version import __version__
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from videox2l.cli.console import Screen
     from videox2l.cli.remote import ServerClient
     from videox2l.memory import Memory
+    from videox2l.pipeline import VideoX2L
 
 app = typer.Typer(
     help="Ask long videos many questions: ingest once, keep two levels of KVs, re-load the chunks that matter.",
@@ -62,9 +66,18 @@ Report = Annotated[
     Path | None,
     typer.Option(help="Write questions, answers and pictures as one page that stands alone.", metavar="FILE.html"),
 ]
+Library = Annotated[
+    str | None,
+    typer.Option(
+        help="Find the videos in this folder or URL of memories: x2l ask --library DIR QUESTION...", metavar="DIR|URL"
+    ),
+]
 Save = Annotated[
-    Path | None,
-    typer.Option(help="Keep the memory in this folder; ask it later in place of the video. Goes on where it stopped."),
+    str | None,
+    typer.Option(
+        help="Keep the memory in this folder or URL; ask it later in place of the video. Goes on where it stopped.",
+        metavar="DIR|URL",
+    ),
 ]
 
 
@@ -115,6 +128,8 @@ def ask(
             "--question", "-q", help="A question; all other arguments are videos and memories then, asked as one."
         ),
     ] = None,
+    library: Library = None,
+    searching: LibraryOptions,
     asking: AskOptions,
     escalate_below: EscalateBelow = None,
     escalate_from: EscalateFrom = None,
@@ -132,22 +147,31 @@ def ask(
 ) -> None:
     """Ingest a video once and answer questions about it, or about several: x2l ask A B -q QUESTION.
 
+    Or find the video first, among all memories of a folder: x2l ask --library DIR QUESTION.
+
     Each answer comes with the moments that it re-loaded and what it cost.
     """
     from videox2l.cli.console import Screen
     from videox2l.cli.remote import server_client
 
     screen = Screen(quiet=as_json, verbose=verbose)
+    asking = AskOptions.from_keywords(asking, {"system": ingesting.system})
     questions, videos = (asked, [video, *(rest or ())]) if asked else (rest or [], [video])
     alone: dict[str, Any] = {"--save": save, "--plot": plot, "--why": asking.why, "--clips": clips}
     alone |= {"--export-moments": export_moments, "--report": report}
+    check_library_flags(given, library, [name for name, value in alone.items() if value])
+    if library is not None:
+        escalate = escalation(asking.escalate, escalate_below, escalate_from)
+        asking = AskOptions.from_keywords(asking, {"escalate": escalate})
+        ask_library(library, [*videos, *questions], load_model(model, loading, screen), searching, asking, screen)
+        return
     _check_several(questions, videos, [name for name, value in alone.items() if value])
     if (server := server_client()) is not None:
         alone |= {"--video": pictures, "--escalate-below": escalate_below, "--escalate-from": escalate_from}
         ingest.check_remote(given, {flag: value is not None for flag, value in alone.items() if flag != "--why"})
         _ask_server(server, videos, questions, None if model == "demo" else model, asking, ingesting, screen)
         return
-    from videox2l.memory.disk.writer import check_target
+    from videox2l.memory.disk.writer import check_store
     from videox2l.select import budget_for, selector_by_name
 
     # Whatever can be wrong is found before the hours of an ingest, not after them.
@@ -156,27 +180,40 @@ def ask(
     escalate = escalation(asking.escalate, escalate_below, escalate_from)
     asking = AskOptions.from_keywords(asking, {"selector": selector, "escalate": escalate})
     if save is not None:
-        check_target(save)
+        check_store(save)
     _check_outputs(plot, pictures, clips, export_moments, report)
     if clips is not None:
         _check_clips(video, pictures)
-    x2l, opened = ingest.open_videos(
-        videos, model, loading, ingesting, screen, save=save, questions=questions, given=given
-    )
+    check = functools.partial(_check_questions, questions, asking)
+    x2l, opened = ingest.open_videos(videos, model, loading, ingesting, screen, save=save, check=check, given=given)
     answers = []
     for number, question in enumerate(questions, 1):
-        screen.question(question)
-        answers.append(x2l.ask(opened, question, asking, on_text=screen.piece))
-        screen.answer(answers[-1])
-        for seconds in asking.why:
-            screen.why(answers[-1].why(seconds).lines())
-        if plot is not None:
-            target = plot.with_stem(f"{plot.stem}-{number}") if len(questions) > 1 else plot
-            screen.plot(answers[-1], target, opened, pictures)
+        target = plot.with_stem(f"{plot.stem}-{number}") if plot is not None and len(questions) > 1 else plot
+        answers.append(_ask_shown(x2l, opened, question, asking, screen, target, pictures))
     _take_away(answers, opened, screen, video, pictures, clips=clips, moments=export_moments, report=report)
     if as_json:
         values = [{**answer.to_dict(), "why": [asdict(answer.why(at)) for at in asking.why]} for answer in answers]
         screen.json({"answers": values, "memory": opened.summary()})
+
+
+def _ask_shown(
+    x2l: VideoX2L,
+    memory: Memory,
+    question: str,
+    asking: AskOptions,
+    screen: Screen,
+    plot: Path | None,
+    pictures: str | None,
+) -> Answer:
+    """Answer a question; show the answer while it is written, and what was asked for besides."""
+    screen.question(question)
+    answer = x2l.ask(memory, question, asking, on_text=screen.piece)
+    screen.answer(answer)
+    for seconds in asking.why:
+        screen.why(answer.why(seconds).lines())
+    if plot is not None:
+        screen.plot(answer, plot, memory, pictures)
+    return answer
 
 
 def _ask_server(
@@ -197,6 +234,19 @@ def _ask_server(
     replies = [server.ask(memory_id, question, model, asking, screen) for question in questions]
     if screen.quiet:
         screen.json({"answers": replies, "memory": summary})
+
+
+def _check_questions(questions: list[str], asking: AskOptions, x2l: VideoX2L) -> None:
+    """Raise SettingsError or ModelError for what cannot be asked."""
+    from videox2l.engine.schema import SchemaGrammar
+    from videox2l.types import Turn
+
+    for question in questions:
+        x2l.backbone.suffix(asking.worded(question), [Turn(*turn) for turn in asking.turns])
+    for text in asking.choices:
+        x2l.backbone.reply(text)
+    if asking.json_schema is not None:
+        SchemaGrammar(asking.json_schema, x2l.backbone)
 
 
 def _check_clips(video: str, named: str | None) -> None:

@@ -100,7 +100,10 @@ class Screen:
         """Print what a memory (`Memory.summary()`) holds, and how far its ingest came."""
         manifest = summary["manifest"]
         kept, full = format_bytes(summary["bytes"]["kept"]), format_bytes(summary["bytes"]["full"])
-        held = f"{summary['frames']} frames, {summary['chunks']} chunks; {kept} kept of {full}"
+        each = summary["tokens"]["full"] / max(1, summary["frames"])
+        held = (
+            f"{summary['frames']} frames, {summary['chunks']} chunks, {each:.0f} tokens a frame; {kept} kept of {full}"
+        )
         self.line(f"{manifest.get('source', 'video')}: {progress_of(summary)}, {held}")
         if self.verbose:
             levels = ", ".join(f"{name} at 1/{ratio:g}" for name, ratio in summary["levels"].items())
@@ -127,6 +130,11 @@ class Screen:
     def answer(self, answer: Answer) -> None:
         """End the answer's line; print the re-loaded moments and the cost."""
         self.line("" if answer.finish == "stop" else " ... (cut at max_new_tokens)")
+        if answer.draft is not None and self.verbose:
+            self.line(f"  unsure, it wrote: {answer.draft}")
+        for choice in answer.choices:
+            gain = "" if choice.calibrated is None else f", {choice.calibrated:+.2f} with the video"
+            self.line(f"  {choice.text}: log likelihood {choice.log_likelihood:.2f}, {choice.mean:.2f} per token{gain}")
         cost = answer.cost
         share = f"{cost.tokens / cost.full_tokens:.1%}" if cost.full_tokens else "0%"
         if not self.verbose:
@@ -139,6 +147,9 @@ class Screen:
                 table.add_row(escape(moment.where), score, moment.level, moment.reason)
             self.out.print(table)
             self.line("  (score: of the selector, higher is nearer to the question; level: L is detail, H is gist)")
+        if answer.confidence is not None:
+            sure = answer.confidence
+            self.line(f"  entropy {sure.entropy:.3f} nats, log likelihood {sure.log_likelihood:.3f} per token")
         if len(answer.steps) > 1:
             self.line(f"  steps: {step_lines(answer)}")
         stages = " ".join(f"{stage} {time:.2f}" for stage, time in cost.seconds.items())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ import typer
 
 from videox2l.cli.options import AsJson, Model, Verbose, command, flag_names, load_model
 from videox2l.errors import SettingsError
-from videox2l.options import IngestOptions, LoadOptions
+from videox2l.options import IngestOptions, LoadOptions, ScaleOptions
 
 if TYPE_CHECKING:
     from videox2l.cli.console import Screen
@@ -34,6 +35,7 @@ _FLAGS = [
     "--embedder",
     "--subtitles",
     "--max-pixels",
+    "--detail",
 ]
 
 
@@ -41,11 +43,24 @@ _FLAGS = [
 def ingest(
     video: Annotated[str, typer.Argument(help="A video file; with --follow also - or a URL.", metavar="VIDEO")],
     memory: Annotated[
-        Path | None,
-        typer.Argument(help="The folder to write, or to go on with. With --server left out.", metavar="MEMORY"),
+        str | None,
+        typer.Argument(
+            help="The folder or URL (s3://...) to write, or to go on with. With --server left out.", metavar="MEMORY"
+        ),
+    ] = None,
+    more: Annotated[
+        list[str] | None, typer.Argument(help="With --library: all arguments are videos, folders, or lists (.txt).")
     ] = None,
     model: Model = "demo",
     *,
+    library: Annotated[
+        str | None,
+        typer.Option(
+            help="Ingest many videos with Ray into memories in this folder or URL: x2l ingest --library DIR VIDEO...",
+            metavar="DIR|URL",
+        ),
+    ] = None,
+    scaling: ScaleOptions,
     ingesting: IngestOptions,
     follow: Annotated[
         bool,
@@ -67,6 +82,14 @@ def ingest(
 
     screen = Screen(quiet=as_json, verbose=verbose)
     server = server_client()
+    many = [video, *([] if memory is None else [memory]), *(more or ())]
+    if library is not None:
+        if server is not None or follow:
+            raise SettingsError("--library goes with neither --server nor --follow: ingest one video at a time there")
+        _ingest_many(many, library, model, loading, ingesting, scaling, screen)
+        return
+    if more or (unused := [flag for flag in flag_names(ScaleOptions) if flag in given]):
+        raise SettingsError(f"{', '.join([*(more or ()), *(unused if not more else ())])}: only with --library")
     if server is not None:
         check_remote(given, {"MEMORY": memory is not None, "--follow": follow})
         name = server.memory_of(video, ingesting, screen)
@@ -77,9 +100,9 @@ def ingest(
         return
     if memory is None:
         raise SettingsError("MEMORY is missing: name the folder to write")
-    from videox2l.memory.disk.writer import check_target
+    from videox2l.memory.disk.writer import check_store
 
-    check_target(memory)
+    check_store(memory)
     if follow:
         made = _follow(video, memory, model, loading, ingesting, screen, idle)
     else:
@@ -89,6 +112,35 @@ def ingest(
         screen.json(made.summary())
 
 
+def _ingest_many(
+    arguments: Sequence[str],
+    library: str,
+    model: str,
+    loading: LoadOptions,
+    options: IngestOptions,
+    scaling: ScaleOptions,
+    screen: Screen,
+) -> None:
+    """Ingest many videos; exit status 1 where some failed."""
+    from videox2l.scale import ingest_many, videos_in
+
+    videos = videos_in(arguments)
+    with screen.bar(f"ingesting into {library}") as update:
+        records = ingest_many(videos, library, model, options, loading=loading, scaling=scaling, progress=update)
+    failed = [record for record in records if record.state == "failed"]
+    for record in failed:
+        screen.line(f"{record.video}: failed after {record.attempt} tries: {record.error}")
+    tries = sum(record.attempt - 1 for record in records)
+    screen.line(
+        f"{len(records) - len(failed)} of {len(records)} videos are in {library}; {tries} tries were repeated; "
+        f"report: {library.rstrip('/')}/ingest.jsonl"
+    )
+    if screen.quiet:
+        screen.json([asdict(record) for record in records])
+    if failed:
+        raise typer.Exit(1)
+
+
 def read_video(
     video: str,
     model: str,
@@ -96,11 +148,11 @@ def read_video(
     options: IngestOptions,
     screen: Screen,
     *,
-    store: Path | None = None,
-    questions: Sequence[str] = (),
+    store: str | None = None,
+    check: Callable[[VideoX2L], None] | None = None,
     loaded: VideoX2L | None = None,
 ) -> tuple[VideoX2L, Memory]:
-    """Load a model and read a video; what is wrong with the video or a question shows before the hours of an ingest."""
+    """Load a model and read a video; what is wrong with the video or `check` shows before the hours of an ingest."""
     from videox2l.pipeline import frame_sampling
     from videox2l.video import open_video
     from videox2l.video.subtitles import read_subtitles
@@ -109,8 +161,8 @@ def read_video(
     options = IngestOptions.from_keywords(options, {"subtitles": cues})
     with open_video(video, frame_sampling(options)) as source:
         x2l = loaded or load_model(model, loading, screen)
-        for question in questions:
-            x2l.backbone.suffix(question)
+        if check is not None:
+            check(x2l)
         with screen.ingest_bar(Path(video).name) as progress:
             return x2l, x2l.ingest(source, options, store=store, progress=progress)
 
@@ -122,8 +174,8 @@ def open_videos(
     options: IngestOptions,
     screen: Screen,
     *,
-    save: Path | None,
-    questions: Sequence[str],
+    save: str | None,
+    check: Callable[[VideoX2L], None],
     given: Collection[str],
 ) -> tuple[VideoX2L, Memory]:
     """Load a model, open memories and read videos, in the order in which they are asked about; tell what they hold."""
@@ -139,7 +191,7 @@ def open_videos(
             if save is not None:
                 memories[-1].save(save)
         else:
-            x2l, made = read_video(video, model, loading, options, screen, store=save, questions=questions, loaded=x2l)
+            x2l, made = read_video(video, model, loading, options, screen, store=save, check=check, loaded=x2l)
             memories.append(made)
     x2l = x2l or load_model(model, loading, screen)
     opened = x2l.open(memories, videos)  # another model is refused before anything is printed
@@ -150,7 +202,7 @@ def open_videos(
 
 def _follow(
     video: str,
-    memory: Path,
+    memory: str,
     model: str,
     loading: LoadOptions,
     options: IngestOptions,

@@ -145,6 +145,39 @@ def import_memory(
         Screen().line(f"{memory}: {entry_of(memory).chunks} chunks")
 
 
+subtitles = typer.Typer(help="Subtitles of a memory.", no_args_is_help=True)
+app.add_typer(subtitles, name="subtitles")
+
+
+@subtitles.command("add")
+def add_subtitles(
+    memory: MemoryArg,
+    file: Annotated[
+        str,
+        typer.Argument(
+            help='SRT or VTT, or a video with a text track; with --server also "embedded": that of its own video.',
+            metavar="FILE",
+        ),
+    ],
+) -> None:
+    """Give a memory subtitles, in place of those that it has. Selector text searches them."""
+    with user_errors():
+        from videox2l.cli.console import Screen
+        from videox2l.cli.remote import server_client
+
+        screen, server = Screen(), server_client()
+        if server is not None:
+            count = server.add_subtitles(memory, file, screen)
+        else:
+            from videox2l.memory import Memory
+            from videox2l.video.subtitles import subtitles_in
+
+            lines = subtitles_in(file)
+            Memory.load(memory).set_subtitles(lines)
+            count = len(lines)
+        screen.line(f"{memory}: {count} lines of subtitles")
+
+
 @app.command("gc")
 def collect(
     folder: FolderArg,

@@ -10,7 +10,8 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -71,7 +72,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 for field in _shown(kind):
                     value = values.pop(f"{name}__{field.name}")
                     if value is not None and value != []:
-                        keywords[field.name] = _read(field.name, value)
+                        keywords[field.name] = _read(field, value)
                         given.add(_name(field))
                 values[name] = kind.from_keywords(None, keywords)
             if "given" in signature.parameters:
@@ -113,9 +114,17 @@ def _flag(owner: str, field: dataclasses.Field[Any]) -> inspect.Parameter:
     )
 
 
-def _read(name: str, value: Any) -> Any:
-    """Read what has a form of its own on the command line: JSON of a device map."""
-    return json_value(value, name.replace("_", "-")) if name == "device_map" and value.startswith("{") else value
+def _read(field: dataclasses.Field[Any], value: Any) -> Any:
+    """Read what has a form of its own on the command line: files of JSON, and values that may be JSON."""
+    name = _name(field)
+    if field.metadata.get("reads") == "json":
+        try:
+            text = Path(value).read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise SettingsError(f"{name}: '{value}' cannot be read: {error}") from None
+        return json_value(text, f"{name} {value}")
+    begins = {"--device-map": "{", "--choices": "["}.get(name)
+    return json_value(value, name) if begins and value.startswith(begins) else value
 
 
 def load_model(model: str, options: LoadOptions, screen: Screen) -> VideoX2L:
@@ -126,7 +135,22 @@ def load_model(model: str, options: LoadOptions, screen: Screen) -> VideoX2L:
         from videox2l.pipeline import VideoX2L
 
         logging.disable_progress_bar()
-        return VideoX2L.from_pretrained(model, options)
+        x2l = VideoX2L.from_pretrained(model, options)
+        choose_threads(x2l)
+        return x2l
+
+
+_SMALL = 20_000_000
+
+
+def choose_threads(x2l: VideoX2L) -> None:
+    """Let a small model on a CPU run on one thread, unless OMP_NUM_THREADS says how many: more wait for each other."""
+    import torch
+
+    weights: Iterable[Any] = getattr(getattr(x2l.backbone, "model", None), "parameters", tuple)()
+    small = sum(weight.numel() for weight in weights) < _SMALL
+    if small and x2l.backbone.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def json_value(text: str, what: str) -> Any:
@@ -134,7 +158,7 @@ def json_value(text: str, what: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise SettingsError(f"{what}: '{text}' is no JSON: {error}") from None
+        raise SettingsError(f"{what}: '{text:.40}' is no JSON: {error}") from None
 
 
 def escalation(wanted: Any, below: float | None, start: int | None) -> bool | Escalation:

@@ -13,11 +13,12 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videox2l.ask.answer import Answer, Cost, Evidence, Step
+from videox2l.ask.answer import Answer, Choice, Confidence, Cost, Evidence, Step
 from videox2l.cli.console import Screen
 from videox2l.errors import SettingsError, X2LError
 from videox2l.options import AskOptions, IngestOptions, OptionSet
 from videox2l.video.files import content_hash
+from videox2l.video.subtitles import EMBEDDED, ENDINGS
 
 if TYPE_CHECKING:
     import httpx
@@ -103,7 +104,7 @@ class ServerClient:
         else:
             name = video.removeprefix("memory:")
             self.get(f"/v1/memories/{name}")
-            changed = ", ".join(changes(options))
+            changed = ", ".join(changed for changed in changes(options) if changed != "system")  # it is compared
             if changed:
                 raise SettingsError(f"{changed}: no effect on '{name}', which is a memory already; leave it out")
             return name
@@ -133,6 +134,20 @@ class ServerClient:
         """Return `Memory.summary()` of a memory."""
         return dict(self.get(f"/v1/memories/{memory}/summary"))
 
+    def add_subtitles(self, memory: str, file: str, screen: Screen) -> int:
+        """Send subtitles, or a video with some, or name the track of the memory's own; return how many lines it has."""
+        where, path = f"/v1/memories/{memory.removeprefix('memory:')}/subtitles", Path(file)
+        if file == EMBEDDED:
+            made = self.get(where, "POST", json={"embedded": True})
+        elif not path.is_file():
+            raise SettingsError(f"'{file}' does not exist: name a subtitle file, a video, or {EMBEDDED}")
+        elif path.suffix.lower() in ENDINGS:
+            with path.open("rb") as data:
+                made = self.get(where, "POST", files={"file": (path.name, data)})
+        else:
+            made = self.get(where, "POST", json={"file_id": self._upload(path, screen)})
+        return int(made["subtitles"])
+
     def ask(self, memory: str, question: str, model: str | None, options: AskOptions, screen: Screen) -> dict[str, Any]:
         """Ask a question and show its answer as it is written; return what `x2l ask --json` prints of it."""
         body = {
@@ -156,7 +171,10 @@ class ServerClient:
 def _answer(values: dict[str, Any]) -> Answer:
     steps = tuple(Step(**{**step, "cost": Cost(**step["cost"])}) for step in values["steps"])
     evidence = tuple(Evidence(**moment) for moment in values["evidence"])
-    return Answer(**{**values, "evidence": evidence, "cost": Cost(**values["cost"]), "steps": steps})
+    choices = tuple(Choice(**choice) for choice in values["choices"])
+    sure = None if values["confidence"] is None else Confidence(**values["confidence"])
+    read = {"evidence": evidence, "cost": Cost(**values["cost"]), "steps": steps}
+    return Answer(**{**values, **read, "choices": choices, "confidence": sure})
 
 
 def _told(reply: httpx.Response) -> X2LError:

@@ -42,14 +42,14 @@ def with_planned_levels(memory: Memory, plan: Plan, backbone: Backbone, compress
     chunks = list(memory.chunks)
     for i in missing:
         chunks[i] = dataclasses.replace(chunks[i], levels=chunks[i].levels.with_level(plan.ratios[i], found[i]))
-    return dataclasses.replace(memory, chunks=chunks)
+    return memory.with_chunks(chunks)
 
 
 def _make(
     memory: Memory, plan: Plan, wanted: Sequence[int], backbone: Backbone, compressor: Compressor
 ) -> dict[int, LevelKV]:
     """Make levels behind the coarsest levels of the earlier chunks, which are laid out once and cropped."""
-    head = dataclasses.replace(memory, chunks=memory.chunks[: max(wanted) + 1])
+    head = memory.only(range(max(wanted) + 1))
     largest = max(memory.chunks[i].tokens for i in wanted)
     context = build_cache(head, uniform_plan(head, memory.coarsest), backbone, room=2 * largest)
     sizes = tuple(chunk.tokens for chunk in memory.chunks)

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -25,23 +24,12 @@ from videox2l.conformance.case import TestCase
 from videox2l.conformance.key_layers import KeyLayers, find_votes
 from videox2l.engine.backbone import Backbone
 from videox2l.errors import ModelError
+from videox2l.memory.disk.object_cache import cache_folder
 from videox2l.types import without_source
 from videox2l.version import __version__
 
-VARIABLE = "VIDEOX2L_CACHE"
 BRIEF = ("positions", "chunk boundaries", "rotation", "exact")
 _FRAMES = 6
-
-
-def cache_folder() -> Path:
-    """Return the package's cache folder: $VIDEOX2L_CACHE, or `videox2l` where the system keeps caches."""
-    if os.environ.get(VARIABLE):
-        return Path(os.environ[VARIABLE]).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "videox2l"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "videox2l" / "Cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "videox2l"
 
 
 def check_once(backbone: Backbone, identity: Mapping[str, str]) -> None:

@@ -7,17 +7,21 @@ after norm and RoPE, whatever the model.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
 
 from videox2l.errors import ModelError
 
 NAME = "x2l"
 _MASK_ELEMENTS = 1 << 24
+_FLASH_SIZE = 256  # of a head, at most
 _OTHER_KINDS = ("sliding_window", "softcap", "s_aux")  # windows, capped logits, sinks
 
 
@@ -30,6 +34,17 @@ class Probe(Protocol):
         `query` (1, query_heads, n, head_dim) are the new tokens, `key` (1, kv_heads, m, head_dim) all tokens
         of the cache with the new ones last; both are normed and rotated.
         """
+
+
+def kernels(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which attention on `device` is computed by kernels that are chosen here.
+
+    On CUDA flash attention, or where a dtype or shape has none the memory-efficient or the plain one. Left to itself
+    PyTorch takes cuDNN for single queries, which plans a kernel anew for every length, that is for every token.
+    """
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def grouped(query: Tensor, kv_heads: int) -> Tensor:
@@ -79,12 +94,16 @@ def attend(
 def causal(query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float = 0.0) -> Tensor:
     """Causal attention of the last `n` of `m` tokens; shapes as in `attend`.
 
-    Kernels know the mask of a square only; of anything else it is written out, for a bounded number of rows at a
-    time.
+    Flash attention on CUDA, in half precision, knows the mask of the last rows, kernels of CPUs that of a square only;
+    of anything else it is written out, for a bounded number of rows at a time.
     """
     n, m = query.shape[2], key.shape[2]
     if n == m and n > 1:
         return attend(query, key, value, scale, square=True, dropout=dropout)
+    if n > 1 and query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] <= _FLASH_SIZE:
+        return F.scaled_dot_product_attention(
+            query, key, value, causal_lower_right(n, m), dropout, scale=scale, enable_gqa=True
+        )
     rows = max(1, _MASK_ELEMENTS // m)
     parts = []
     for start in range(0, n, rows):
@@ -98,8 +117,8 @@ def causal(query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: flo
 def x2l_attention(
     module: nn.Module,
     query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    key: Tensor | list[Tensor],
+    value: Tensor | list[Tensor],
     attention_mask: Tensor | None,  # noqa: ARG001
     dropout: float = 0.0,
     scaling: float | None = None,
@@ -108,17 +127,20 @@ def x2l_attention(
 ) -> tuple[Tensor, None]:
     """Causal attention of the last `n` of `m` tokens, as transformers calls it.
 
-    `query` (b, query_heads, n, d); `key`, `value` (b, kv_heads, m, d). `attention_mask` is ignored: batch is one,
-    nothing is padded. Returns (b, n, query_heads, d), as transformers expects. Raises ModelError where the layer asks
-    for attention of another kind.
+    `query` (b, query_heads, n, d); `key`, `value` (b, kv_heads, m, d), or of a `RaggedCache` b tensors, each of its own
+    length. `attention_mask` is ignored: nothing is padded. Returns (b, n, query_heads, d), as transformers expects.
+    Raises ModelError where the layer asks for attention of another kind.
     """
     for name in _OTHER_KINDS:
         if others.get(name) is not None:
             raise ModelError(f"{type(module).__name__} asks for attention with {name}, which is not supported")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if isinstance(key, list):
+        rows = [causal(query[i : i + 1], key[i], value[i], scale, dropout) for i in range(len(key))]
+        return torch.cat(rows).transpose(1, 2).contiguous(), None
     if x2l_probe is not None:
         x2l_probe(int(module.layer_idx), query, key, scale)  # type: ignore[arg-type]
-    return causal(query, key, value, scale, dropout).transpose(1, 2).contiguous(), None
+    return causal(query, key, value, scale, dropout).transpose(1, 2).contiguous(), None  # type: ignore[arg-type]
 
 
 def install(decoder: nn.Module, implementation: str = NAME) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from videox2l.engine.attention import Probe
-from videox2l.engine.cache import BufferCache
+from videox2l.engine.cache import BufferCache, RaggedCache
 from videox2l.errors import ModelWarning
 from videox2l.types import (
     UNKNOWN_VIDEO,
@@ -59,18 +59,28 @@ class Backbone(Protocol):
         """Device of the token embeddings."""
 
     def prefix(self, facts: VideoInfo = UNKNOWN_VIDEO) -> TextTokens:
-        """Return everything that stands before the video: of the chat template, and of what is told of the video."""
+        """Return everything that stands before the video: of the chat template, and of what is told of the video.
 
-    def suffix(self, question: str, history: Sequence[Turn] = ()) -> TextTokens:
+        Raises SettingsError for a system text that the model's prompt has no place for.
+        """
+
+    def suffix(self, question: str, history: Sequence[Turn] = (), system: str | None = None) -> TextTokens:
         """Return everything that stands after the video, the answer's header included.
 
-        Raises SettingsError for a question that is empty or holds control tokens.
+        `system` is the text that `prefix` was given. Raises SettingsError for a question that is empty or holds control
+        tokens.
         """
 
     def follow_up(self, question: str) -> TextTokens:
         """Return everything between the last token of an answer and the answer to the next question.
 
         Raises SettingsError as `suffix` does.
+        """
+
+    def reply(self, text: str) -> list[int]:
+        """Return the token ids of an answer, as they stand behind its header.
+
+        Raises SettingsError for a text that is empty or holds control tokens.
         """
 
     def visual_tokens(self, frames: Sequence[np.ndarray], pts: Sequence[float], cursor: VideoCursor) -> VisualTokens:
@@ -82,11 +92,14 @@ class Backbone(Protocol):
     def embed(self, ids: Tensor) -> Tensor:
         """Return the embeddings (n, hidden) of token ids (n,)."""
 
-    def forward(self, embeds: Tensor, positions: Tensor, cache: BufferCache, probe: Probe | None = None) -> Tensor:
+    def forward(
+        self, embeds: Tensor, positions: Tensor, cache: BufferCache | RaggedCache, probe: Probe | None = None
+    ) -> Tensor:
         """Run the decoder on `embeds` (n, width) at `positions` (axes, n) behind what `cache` holds.
 
-        Rows are token embeddings, or those of `VisualTokens`. Appends n columns to the cache. Returns the last hidden
-        states (n, hidden); no logits are computed.
+        Rows are token embeddings, or those of `VisualTokens`. Appends n columns to the cache; of n caches in a
+        `RaggedCache` row i is appended to the i-th, and sees that one alone. Returns the last hidden states
+        (n, hidden); no logits are computed.
         """
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from videox2l.engine.backbone import Backbone
-from videox2l.engine.cache import BufferCache
+from videox2l.engine.cache import BufferCache, RaggedCache
 from videox2l.errors import ModelError, SettingsError
 from videox2l.options import SamplingParams
 
@@ -18,6 +18,9 @@ Processor = Callable[[Tensor, Tensor], Tensor]
 """From token ids (1, n) and logits (1, vocabulary) to logits, as transformers' logits processors."""
 
 PromptIds = Callable[[], list[int]]
+
+Constraint = Callable[[Sequence[int], Tensor], Tensor]
+"""From the tokens of an answer so far and logits (vocabulary,) to logits, -inf where a token may not follow."""
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {  # fields of a generation config that change an answer, where not one of these
     "num_beams": (None, 1),
@@ -132,19 +135,27 @@ class TokenGenerator:
     """Writes an answer token by token; on its way it may be put behind another cache.
 
     `ids` are the tokens so far; `finish` is None until the answer is over: "stop" when the model ended it, "length"
-    when `max_new_tokens` did. `entropies` (nats) are those of the first `watch` of the model's distributions, the one
-    that ended the answer not counted; temperature has no part in them. `unread` is the last token while the cache does
-    not hold it yet. `prompt` returns the ids of the tokens before the answer, for penalties.
+    when `max_new_tokens` did. `entropies` (nats) and `surprises` (the log likelihood of each token, negated) are of the
+    model's own distributions, in float32: one for each of `ids`; temperature and penalties have no part in them.
+    `unread` is the last token while the cache does not hold it yet. `prompt` returns the ids of the tokens before the
+    answer, for penalties; a `constraint` says which tokens may follow.
     """
 
-    def __init__(self, backbone: Backbone, sampling: SamplingParams, watch: int = 0, prompt: PromptIds = list) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        sampling: SamplingParams,
+        prompt: PromptIds = list,
+        constraint: Constraint | None = None,
+    ) -> None:
         self.ids: list[int] = []
         self.entropies: list[float] = []
+        self.surprises: list[float] = []
         self.finish: str | None = None
         self.unread: int | None = None
         self._backbone = backbone
-        self._most = sampling.max_new_tokens
-        self._watch = watch
+        self._most, self._ends = sampling.max_new_tokens, backbone.stop_ids
+        self._constraint = constraint
         config = getattr(backbone, "generation_config", None)
         self._choose = chooser(sampling, config)
         self._prompt: list[int] = []
@@ -162,28 +173,64 @@ class TokenGenerator:
         self.unread = None
 
     def step(self) -> int | None:
-        """Return one more token id, or None when the answer is over.
+        """Return one more token id, or None when the answer is over; see `advance` for several answers at once.
 
         Raises ModelError for logits that are not finite.
         """
+        if self.waits:
+            advance([self])
+        return self.choose()
+
+    @property
+    def waits(self) -> bool:
+        """Whether the model has to read the last token before the next one can be chosen."""
+        return self.finish is None and self.unread is not None
+
+    def choose(self) -> int | None:
+        """Return the token id that the last logits give, or None when the answer is over."""
         if self.finish is not None:
             return None
-        if self.unread is not None:
-            embeds = self._backbone.embed(torch.tensor([self.unread]))
-            hidden = self._backbone.forward(embeds, self._backbone.text_positions(self._position, 1), self._cache)
-            self._logits, self.unread = self._backbone.logits(hidden[-1:])[0], None
-            self._position += 1
         token = self._choose(self._processed(self._logits))
-        if token in self._backbone.stop_ids:
+        if token in self._ends:
             self.finish = "stop"
             return None
-        if len(self.entropies) < self._watch:
-            self.entropies.append(entropy(self._logits))
-        self.ids.append(token)
+        self._take(token)
         self.unread = token
         if len(self.ids) == self._most:
             self.finish = "length"
         return token
+
+    def likelihoods(self, ids: Sequence[int]) -> list[float]:
+        """Return the log likelihood of each of `ids` if they came next, in float32; nothing is written."""
+        found = [float(self._logits.float().log_softmax(-1)[ids[0]])]
+        if len(ids) > 1:
+            logits = self._backbone.logits(self._read(ids[:-1])).float().log_softmax(-1)
+            found += logits[range(len(ids) - 1), ids[1:]].tolist()
+            self._cache.crop(len(self._cache) - len(ids) + 1)
+        return found
+
+    def write(self, ids: Sequence[int]) -> None:
+        """Write given tokens, which end the answer."""
+        for token in ids:
+            if self.waits:
+                advance([self])
+            self._take(token)
+            self.unread = token
+        self.finish = "stop"
+
+    def _read(self, ids: Sequence[int]) -> Tensor:
+        """Run tokens behind the cache; return their hidden states."""
+        embeds = self._backbone.embed(torch.tensor(ids))
+        return self._backbone.forward(embeds, self._backbone.text_positions(self._position, len(ids)), self._cache)
+
+    def _take(self, token: int) -> None:
+        """Note a token of the answer, and how sure the model was of it."""
+        likelihoods = self._logits.float().log_softmax(-1)
+        doubt = torch.special.entr(likelihoods.exp()).sum()
+        entropy, likelihood = torch.stack((doubt, likelihoods[token])).tolist()
+        self.ids.append(token)
+        self.entropies.append(entropy)
+        self.surprises.append(-likelihood)
 
     def end(self, text: str) -> None:
         """End the answer behind the tokens that `text` is whole of; those that follow are forgotten, their KVs too."""
@@ -194,6 +241,7 @@ class TokenGenerator:
         if n < len(self.ids):
             self._cache.crop(len(self._cache) - (held - n))
             self.ids, self.unread = self.ids[:n], None
+            self.entropies, self.surprises = self.entropies[:n], self.surprises[:n]
         self.finish = "stop"
 
     def _processed(self, logits: Tensor) -> Tensor:
@@ -202,12 +250,34 @@ class TokenGenerator:
                 f"the model's logits are not finite at token {len(self.ids)} of the answer: numbers overflow in "
                 f"{str(logits.dtype).removeprefix('torch.')}; load the model with dtype 'bfloat16' or 'float32'"
             )
-        if not self._processors:
-            return logits
-        ids, scores = torch.tensor([[*self._prompt, *self.ids]], device=logits.device), logits[None].float()
-        for process in self._processors:
-            scores = process(ids, scores)
-        return scores[0]
+        if self._processors:
+            ids, scores = torch.tensor([[*self._prompt, *self.ids]], device=logits.device), logits[None].float()
+            for process in self._processors:
+                scores = process(ids, scores)
+            logits = scores[0]
+        return logits if self._constraint is None else self._constraint(self.ids, logits)
+
+
+def advance(generators: Sequence[TokenGenerator]) -> None:
+    """Have the model read the last token of several answers in one pass, each behind its own cache.
+
+    All are of one model, and wait. The weights are read once for all of them, which is what decoding costs; answers are
+    those of each alone, up to the rounding of a matrix product with more rows. Where it fails no cache is changed.
+    """
+    backbone, caches = generators[0]._backbone, [one._cache for one in generators]
+    embeds = backbone.embed(torch.tensor([one.unread for one in generators]))
+    positions = torch.cat([backbone.text_positions(one._position, 1) for one in generators], 1)
+    lengths = [len(cache) for cache in caches]
+    try:
+        hidden = backbone.forward(embeds, positions, caches[0] if len(caches) == 1 else RaggedCache(caches))
+        logits = backbone.logits(hidden)
+    except Exception:
+        for cache, length in zip(caches, lengths, strict=True):
+            cache.crop(length)
+        raise
+    for one, row in zip(generators, logits, strict=True):
+        one._logits, one.unread = row, None
+        one._position += 1
 
 
 def generate(
@@ -222,15 +292,10 @@ def generate(
 
     `logits` (vocabulary,) of the last prompt token; `position` of the first generated token. Appends to `cache`.
     """
-    generator = TokenGenerator(backbone, sampling, prompt=prompt)
+    generator = TokenGenerator(backbone, sampling, prompt)
     generator.begin(cache, logits, position)
     while (token := generator.step()) is not None:
         yield token
-
-
-def entropy(logits: Tensor) -> float:
-    """Return the entropy (nats) of the distribution that logits (vocabulary,) stand for."""
-    return float(torch.special.entr(logits.float().softmax(-1)).sum())
 
 
 class TextStream:

@@ -73,10 +73,12 @@ class TextFilmBackbone(DecoderBackbone):
         return TextTokens(ids, self.embed(ids))
 
     def prefix(self, facts: VideoInfo = UNKNOWN_VIDEO) -> TextTokens:
-        """Return everything that stands before the film."""
+        """Return everything that stands before the film. Raises SettingsError for a system text."""
+        if facts.system is not None:
+            raise SettingsError("a text film is asked without a system text: leave it out")
         return self._text(self.before)
 
-    def suffix(self, question: str, history: Sequence[Turn] = ()) -> TextTokens:
+    def suffix(self, question: str, history: Sequence[Turn] = (), system: str | None = None) -> TextTokens:
         """Return everything that stands after the film, and the beginning of the answer that the question holds."""
         questions = [turn.question for turn in history] + [question]
         if not all(text.strip() for text in questions):
@@ -88,6 +90,10 @@ class TextFilmBackbone(DecoderBackbone):
                 messages.append({"role": "assistant", "content": history[number].answer})
         messages[-1]["content"], _, begun = messages[-1]["content"].partition(LEAD)
         return self._text(self._cut(messages)[1] + begun)
+
+    def reply(self, text: str) -> list[int]:
+        """Return the token ids of an answer, which a space parts from what is before."""
+        return self.ids_of(f" {text}")
 
     def follow_up(self, question: str) -> TextTokens:
         """Return everything between the end of an answer and the beginning of the answer to the next question."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from videox2l.backbones.decoder_backbone import DecoderBackbone
 from videox2l.engine.backbone import Backbone, warn_beyond
 from videox2l.engine.cache import BufferCache
 from videox2l.engine.decode import generate
@@ -27,9 +26,8 @@ def prompt_of(backbone: Backbone, sample: Sample) -> TextTokens:
 
 def layered_cache(backbone: Backbone, layers: Sequence[tuple[Tensor, Tensor]], room: int) -> BufferCache:
     """Return a cache of keys and values (heads, n, head_dim) per layer; layers may differ in n."""
-    cache = backbone.new_cache()
+    cache = backbone.new_cache(max(keys.shape[1] for keys, _ in layers) + room)
     for layer, (keys, values) in zip(cache.layers, layers, strict=True):
-        layer.capacity = keys.shape[1] + room
         layer.update(keys[None].to(backbone.device), values[None].to(backbone.device))
     return cache
 
@@ -80,14 +78,13 @@ def generate_answer(
 def likeliest(
     backbone: Backbone, cache: BufferCache, logits: Tensor, position: int, candidates: Sequence[str]
 ) -> list[int]:
-    """Return the token ids of the likeliest continuation among texts, whose words a space parts from what is before.
+    """Return the token ids of the likeliest answer among texts.
 
     `logits` (vocabulary,) are those before the first token, which stands at `position`. Beginnings that are already
     less likely than a whole candidate are not read: a longer text is never likelier than its beginning. No candidate
     may be the beginning of another. Appends to the cache and crops it back.
     """
-    tokenizer = cast("DecoderBackbone", backbone).tokenizer
-    texts = [list(tokenizer(f" {text}", add_special_tokens=False)["input_ids"]) for text in candidates]
+    texts = [backbone.reply(text) for text in candidates]
     held = [layer.length for layer in cache.layers]
     open_ends: list[tuple[float, list[int]]] = [(0.0, [])]
     while True:

@@ -17,6 +17,7 @@ from videox2l.errors import SettingsError
 from videox2l.memory.disk.reader import StoredLevels, fetch_into, read_levels
 from videox2l.memory.levels import LevelKV
 from videox2l.memory.plan import Plan
+from videox2l.memory.resident import ResidentLevel
 from videox2l.types import TextTokens
 
 if TYPE_CHECKING:
@@ -50,10 +51,11 @@ class CacheLayout:
 class Placement:
     """Where one video stands among several: its `chunks`, by number, with `text` before them from position `first` on.
 
-    Its keys are turned `shift` positions on from those at which they were prefilled.
+    Its keys are turned `shift` positions on from those at which they were prefilled. `resident` holds its H.
     """
 
     chunks: range
+    resident: ResidentLevel
     text: TextTokens | None = None
     first: int = 0
     shift: int = 0
@@ -62,7 +64,8 @@ class Placement:
 def build_cache(memory: Memory, plan: Plan, backbone: Backbone, room: int = 0) -> CacheLayout:
     """Lay the planned levels out as one cache: prefix, then the chunks in order of time.
 
-    One copy per chunk and layer into buffers with `room` spare columns for question and answer. Keys keep the
+    Stretches of H come from what is resident in one copy each, and so does each finer level, into buffers with `room`
+    spare columns for question and answer: the number of copies does not depend on that of the chunks. Keys keep the
     positions at which they were prefilled, or, when the memory was made with `reposition="compact"`, are rotated
     on to the column that they stand in. Of several videos each is rotated on to its place behind those before it, and
     the text between them is prefilled now. Earlier turns of a dialogue follow the chunks.
@@ -133,22 +136,38 @@ def _lay_out_videos(
             backbone.forward(place.text.embeds, positions, cache)
         start = len(cache)
         offsets += list(accumulate((sizes[i] for i in place.chunks), initial=start))[:-1]
-        _lay_out(memory, plan, sizes, cache, place.chunks)
+        _lay_out(memory, plan, sizes, cache, place, backbone)
         if place.shift:
             cache.rerotate(start, *backbone.rotation(backbone.text_positions(place.shift, 1)))
     return [*offsets, len(cache)]
 
 
-def _lay_out(memory: Memory, plan: Plan, sizes: Sequence[int], cache: BufferCache, chunks: range) -> None:
-    """Copy the planned levels into the cache; those that are not in host memory are read into it together."""
+def _lay_out(
+    memory: Memory, plan: Plan, sizes: Sequence[int], cache: BufferCache, place: Placement, backbone: Backbone
+) -> None:
+    """Copy the planned levels into the cache: H in stretches of what is resident, finer levels one by one.
+
+    Those that are not in host memory are read into the cache together.
+    """
     away = set(_away(memory, plan, sizes))
-    jobs = []
-    for i in chunks:
+    resident, spans = place.resident.bring([memory.chunks[i] for i in place.chunks], memory.coarsest, backbone)
+    jobs, run = [], (0, 0)
+    for i in place.chunks:
+        chunk = memory.chunks[i]
+        span = spans.get(id(chunk)) if plan.ratios[i] == memory.coarsest else None
+        if span is not None and span[0] == run[1]:
+            run = run[0], span[1]
+            continue
+        cache.append_from(resident, *run)
+        run = span or (0, 0)
+        if span is not None:
+            continue
         if i in away:
             jobs.append((*_job(memory, plan, sizes, i), cache.extend(sizes[i])))
         else:
-            level = memory.chunks[i].level(plan.ratios[i])
+            level = chunk.level(plan.ratios[i])
             cache.append(level.keys, level.values)
+    cache.append_from(resident, *run)
     if jobs:
         fetch_into(jobs)
 

@@ -93,10 +93,10 @@ class JointMemory(Memory):
     def placements(self) -> list[Placement]:
         """Return where each video stands: behind the largest position of the one before it, and the text between."""
         start, free = super().text_tokens, self.parts[0].free_position()
-        found = [Placement(self.runs[0])]
+        found = [Placement(self.runs[0], self.parts[0].resident)]
         for text, part, run in zip(self.texts, self.parts[1:], self.runs[1:], strict=True):
             shift = free + len(text) - start
-            found.append(Placement(run, text, free, shift))
+            found.append(Placement(run, part.resident, text, free, shift))
             free = part.free_position() + shift
         return found
 
@@ -137,12 +137,14 @@ class JointMemory(Memory):
         """Return the memories as they are now, whatever is appended to them later."""
         return self.with_parts([part.snapshot() for part in self.parts])
 
-    def seen(self, as_of: float | None = None, within: tuple[float, float] | None = None) -> list[int]:
+    def seen(
+        self, as_of: float | None = None, within: tuple[float, float] | None = None, said: str | None = None
+    ) -> list[int]:
         """Return the chunks of each video that are seen, by its own times. Raises SettingsError where one has none."""
         found = list[int]()
         for name, part, run in zip(self.names, self.parts, self.runs, strict=True):
             try:
-                found += [run.start + i for i in part.seen(as_of, within)]
+                found += [run.start + i for i in part.seen(as_of, within, said)]
             except SettingsError as error:
                 raise SettingsError(f"'{name}': {error}") from None
         return found
@@ -164,6 +166,7 @@ def _differences(one: Memory, other: Memory) -> dict[str, tuple[object, object]]
     """Return what two memories must agree on, by name."""
     return {
         "they have the ratios": (describe(one.ratios), describe(other.ratios)),
+        "they have the system text": (_told(one, "system"), _told(other, "system")),
         "their text before the video has tokens:": (one.text_tokens, other.text_tokens),
         "selectors have an index of the layers": (_told(one, "index"), _told(other, "index")),
         "their frames were embedded by": (_told(one, "embedder"), _told(other, "embedder")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from videox2l.errors import MemoryFileError, SettingsError
 from videox2l.memory.cache_layout import DialogueKV, Placement, planned_tokens, uniform_plan
 from videox2l.memory.features import FeatureCache
 from videox2l.memory.levels import Chunk, LevelCache, LevelKV, Levels
+from videox2l.memory.resident import ResidentLevel
 from videox2l.types import SOURCE, KVShape, without_source
 from videox2l.units import Cue, cues_within
 
@@ -31,7 +32,7 @@ class Memory:
     the video starts at `next_position`. `reposition` "keep" leaves keys at the positions of their prefill when
     levels are mixed, "compact" closes the gaps. KVs live in host memory. Asking never changes a memory; levels that
     are made for a question (`l_tier="lazy"`) are kept beside it in `level_cache`, up to a limit, and features of all
-    chunks side by side in `feature_cache`. `complete`: the video
+    chunks side by side in `feature_cache`, and H on the device in `resident`. `complete`: the video
     came to its end. `source`: where the memory lies on disk, if it does; levels finer than H are then read from there
     when a plan wants them. `subtitles`: lines on the time line of the video, in order. `dialogue`: earlier turns about
     the video, which a `Chat` gives to its own view of the memory; never saved.
@@ -48,6 +49,7 @@ class Memory:
     chunks: list[Chunk] = field(default_factory=list)
     level_cache: LevelCache = field(default_factory=LevelCache, init=False, repr=False, compare=False)
     feature_cache: FeatureCache = field(default_factory=FeatureCache, init=False, repr=False, compare=False)
+    resident: ResidentLevel = field(default_factory=ResidentLevel, init=False, repr=False, compare=False)
     complete: bool = True
     source: Source | None = field(default=None, repr=False, compare=False)
     subtitles: tuple[Cue, ...] = field(default=(), repr=False)
@@ -55,6 +57,11 @@ class Memory:
 
     def __len__(self) -> int:
         return len(self.chunks)
+
+    @property
+    def system(self) -> str | None:
+        """The system text that stands before the video; None where it is the chat template's own."""
+        return self.settings.get("system")
 
     @property
     def finest(self) -> float:
@@ -94,7 +101,7 @@ class Memory:
 
     def placements(self) -> list[Placement]:
         """Return where each video stands; there is one, where it was prefilled."""
-        return [Placement(range(len(self)))]
+        return [Placement(range(len(self)), self.resident)]
 
     @property
     def runs(self) -> list[range]:
@@ -108,6 +115,20 @@ class Memory:
     def lines(self, chunk: int) -> list[Cue]:
         """Return the subtitles that are shown during a chunk."""
         return cues_within(self.subtitles, self.chunks[chunk].start, self.chunks[chunk].end)
+
+    def set_subtitles(self, lines: Sequence[Cue]) -> None:
+        """Keep subtitles in place of earlier ones, on disk too where the memory lies there.
+
+        Questions that run see those that were there before. Raises MemoryFileError.
+        """
+        ordered = sorted(lines, key=lambda line: (line.start, line.end))
+        if self.source is not None:
+            from videox2l.memory.disk.writer import continue_writer
+
+            with continue_writer(self.source) as writer:
+                writer.subtitles([asdict(line) for line in ordered])
+            self.source = writer.source
+        self.subtitles = tuple(ordered)
 
     def nbytes(self) -> int:
         """Bytes of all KVs that are kept, of visual tokens that are kept to make KVs from, and of features."""
@@ -128,10 +149,14 @@ class Memory:
 
     def only(self, chunks: Sequence[int]) -> Memory:
         """Return the memory with some of its chunks, given by their numbers in order; text follows right after them."""
-        part = replace(self, chunks=[self.chunks[i] for i in chunks])
-        part.feature_cache = self.feature_cache
-        part.next_position = part.free_position()
-        return part
+        return self.with_chunks([self.chunks[i] for i in chunks])
+
+    def with_chunks(self, chunks: Sequence[Chunk]) -> Memory:
+        """Return the memory with these chunks; what is kept beside a memory is shared."""
+        copy = replace(self, chunks=list(chunks))
+        copy.next_position = copy.free_position()  # of these chunks, whatever another thread appends meanwhile
+        copy.level_cache, copy.feature_cache, copy.resident = self.level_cache, self.feature_cache, self.resident
+        return copy
 
     def is_new_source(self, sha256: str | None) -> bool:
         """Return whether a stream with this hash is another one, to be appended, rather than the rest of this one."""
@@ -139,10 +164,7 @@ class Memory:
 
     def snapshot(self) -> Memory:
         """Return the memory as it is now, whatever is appended to it later."""
-        copy = replace(self, chunks=list(self.chunks))
-        copy.next_position = copy.free_position()  # of these chunks, whatever another thread appends meanwhile
-        copy.level_cache, copy.feature_cache = self.level_cache, self.feature_cache
-        return copy
+        return self.with_chunks(self.chunks)
 
     def after(self, dialogue: DialogueKV | None) -> Memory:
         """Return the memory as it is now, with a dialogue behind its video."""
@@ -150,17 +172,23 @@ class Memory:
         copy.dialogue = dialogue
         return copy
 
-    def seen(self, as_of: float | None = None, within: tuple[float, float] | None = None) -> list[int]:
-        """Return the numbers of the chunks that are over at second `as_of` and overlap the seconds `within`.
+    def seen(
+        self, as_of: float | None = None, within: tuple[float, float] | None = None, said: str | None = None
+    ) -> list[int]:
+        """Return the numbers of the chunks that a question sees.
 
-        Raises SettingsError when there are none.
+        They are over at second `as_of`, overlap the seconds `within`, and subtitles that hold the text `said` are shown
+        during them. Raises SettingsError when there are none.
         """
         found = list(range(len(self.chunks))) if within is None else self.chunks_within(*within)
         if as_of is not None:
             found = [i for i in found if self.chunks[i].end <= as_of]
+        if said is not None:
+            found = [i for i in found if any(said.casefold() in line.text.casefold() for line in self.lines(i))]
         if not found:
-            wish = f"as_of={as_of:g}" if within is None else f"within={within[0]:g}-{within[1]:g}"
-            wish += f" and as_of={as_of:g}" if within is not None and as_of is not None else ""
+            wishes = [] if within is None else [f"within={within[0]:g}-{within[1]:g}"]
+            wishes += ([] if as_of is None else [f"as_of={as_of:g}"]) + ([] if said is None else [f"said='{said}'"])
+            wish = " and ".join(wishes) or "a memory without chunks"
             span = f"{self.chunks[0].start:g}-{self.chunks[-1].end:g} s" if self.chunks else "nothing yet"
             whole = f", the first chunk ends at {self.chunks[0].end:g} s" if self.chunks and as_of is not None else ""
             raise SettingsError(f"{wish} leaves no chunk to ask about: the memory covers {span}{whole}")

@@ -24,6 +24,14 @@ class Selector(Protocol):
         """Return scores (n_chunks,) float32, higher = more relevant. Changes nothing."""
 
 
+class FeatureSelector(Selector, Protocol):
+    """Selector that reads features and subtitles alone, so that it can search memories whose levels are not opened."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features that are compared; see `videox2l.memory.features`."""
+
+
 class Budget(Protocol):
     """Turns scores into a plan."""
 
@@ -53,6 +61,17 @@ class Constraints:
     def __post_init__(self) -> None:
         if self.neighbours < 0:
             raise SettingsError(f"neighbours={self.neighbours} is not possible: use 0 or more chunks")
+
+
+def compared_features(selector: Selector) -> tuple[str, ...]:
+    """Return the features that a selector compares. Raises SettingsError for one that reads levels too."""
+    names = getattr(selector, "features", None)
+    if names is None:
+        raise SettingsError(
+            f"{type(selector).__name__} reads the KVs of a memory, so it cannot search a library: use exact:nothing, "
+            "keys, embedding, embed-dot, text, or several of them as fuse:exact:nothing+text"
+        )
+    return tuple(names)
 
 
 _ENDS = ((0, "first chunk"), (-1, "last chunk"))

@@ -121,6 +121,11 @@ class EmbeddingSelector:
 
     encoder: DualEncoder | None = None
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What is compared."""
+        return (PICTURES,)
+
     def score(self, question: TextTokens, memory: Memory, backbone: Backbone) -> Tensor:
         """Return shares (n_chunks,): the softmax over chunks of cosine times the encoder's own scale.
 
@@ -153,6 +158,11 @@ class EmbedDotSelector:
     A chunk's score is the largest, over its groups of frames, of the mean product over the group's visual tokens and
     the question's tokens. That is the product of two means, so a mean per group is all that the ingest keeps.
     """
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What is compared."""
+        return (VISUAL,)
 
     def score(self, question: TextTokens, memory: Memory, backbone: Backbone) -> Tensor:
         """Return the products (n_chunks,), which may be negative. On the CPU.

@@ -22,6 +22,8 @@ NEUTRAL = ("What happens here?", "Describe what you see.", "Is anything interest
 """Questions about nothing: what their words look for is what any words look for."""
 KINDS = ("confident", "best")
 _ROWS = 64
+_CHUNKS = 4096
+"""With more chunks than this keys are held as bytes, and made float32 block by block."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class ExactSelector:
     def __post_init__(self) -> None:
         if self.behind not in ("H", "nothing"):
             raise SettingsError(f"behind must be H or nothing, got {self.behind!r}")
+
+    @property
+    def features(self) -> tuple[str, ...] | None:
+        """What is compared; None behind H, which is more than features."""
+        return (INDEX,) if self.behind == "nothing" else None
 
     def score(self, question: TextTokens, memory: Memory, backbone: Backbone) -> Tensor:
         """Return each chunk's share (n_chunks,) of what the question looks for; they sum to 1. On the CPU."""
@@ -94,17 +101,22 @@ class ExactSelector:
     def values(self, question: TextTokens, memory: Memory, backbone: Backbone, layers: tuple[int, ...]) -> Tensor:
         """Return the largest product of each word with a key of each chunk, (layers, query_heads, rows, n_chunks)."""
         queries, scaling = self._queries(question, memory, backbone, layers)
-        keys, seen = self._table(memory, backbone, layers)
-        found = []
-        for block in torch.split(queries, _ROWS, 2):
-            asked = grouped(block, memory.shape.heads) * scaling  # (layers * kv_heads, group, rows, d)
-            products = torch.einsum("kgrd,kcmd->kgrcm", asked, keys).masked_fill(~seen, -torch.inf)
-            best = products.amax(-1)
-            if bool(seen.any(1).logical_not().any()):  # a chunk that keeps nothing looks like the least likely one
-                some = best.isfinite()
-                best = torch.where(some, best, best.masked_fill(~some, torch.inf).amin(-1, keepdim=True))
-            found.append(best.reshape(len(layers), -1, *best.shape[2:]))
-        return torch.cat(found, 2)
+        table, seen = self._table(memory, backbone, layers)
+        rows, best = torch.split(queries, _ROWS, 2), list[Tensor]()
+        for at in range(0, len(memory), _CHUNKS):
+            part = table[:, at : at + _CHUNKS]
+            keys, real = part if part.is_floating_point() else read_index(part), seen[at : at + _CHUNKS]
+            found = []
+            for block in rows:
+                asked = grouped(block, memory.shape.heads) * scaling  # (layers * kv_heads, group, rows, d)
+                products = torch.einsum("kgrd,kcmd->kgrcm", asked, keys).masked_fill(~real, -torch.inf)
+                found.append(products.amax(-1))
+            best.append(torch.cat(found, 2))
+        values = torch.cat(best, -1)
+        if bool(seen.any(1).logical_not().any()):  # a chunk that keeps nothing looks like the least likely one
+            some = values.isfinite()
+            values = torch.where(some, values, values.masked_fill(~some, torch.inf).amin(-1, keepdim=True))
+        return values.reshape(len(layers), -1, *values.shape[2:])
 
     def _queries(
         self, question: TextTokens, memory: Memory, backbone: Backbone, layers: Sequence[int]
@@ -140,28 +152,37 @@ class ExactSelector:
         return memory.feature_cache.get(("neutral", self.behind, layers), memory.chunks, make)
 
     def _table(self, memory: Memory, backbone: Backbone, layers: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Return keys (layers * kv_heads, n_chunks, m, d) float32 on the device, and which are real (n_chunks, m)."""
-        sizes = [self._index(chunk, memory, backbone, layers).shape[2] for chunk in memory.chunks]
+        """Return keys (layers * kv_heads, n_chunks, m, d) float32 on the device, and which are real (n_chunks, m).
+
+        Of many chunks they are rows of the feature `INDEX`, (..., d + 4) bytes, a quarter as large.
+        """
+        rows = list[Tensor]()
+
+        def stored() -> list[Tensor]:
+            if not rows:
+                rows.extend(self._index(chunk, memory, backbone, layers) for chunk in memory.chunks)
+            return rows
 
         def make() -> Tensor:
-            most = max(sizes)
-            parts = [
-                torch.nn.functional.pad(self._index(chunk, memory, backbone, layers), (0, 0, 0, most - size))
-                for chunk, size in zip(memory.chunks, sizes, strict=True)
-            ]
-            return torch.stack(parts, 2).flatten(0, 1)
+            most = max(part.shape[2] for part in stored())
+            parts = [torch.nn.functional.pad(part, (0, 0, 0, most - part.shape[2])) for part in stored()]
+            whole = torch.stack(parts, 2).flatten(0, 1).to(backbone.device)
+            return whole if len(memory) > _CHUNKS else read_index(whole)
+
+        def sizes() -> Tensor:
+            return torch.tensor([part.shape[2] for part in stored()], device=backbone.device)
 
         keys = memory.feature_cache.get((INDEX, layers), memory.chunks, make)
-        seen = torch.arange(keys.shape[2], device=keys.device) < torch.tensor(sizes, device=keys.device)[:, None]
-        return keys, seen
+        known = memory.feature_cache.get((INDEX, layers, "sizes"), memory.chunks, sizes)
+        return keys, torch.arange(keys.shape[2], device=keys.device) < known[:, None]
 
     def _index(self, chunk: Chunk, memory: Memory, backbone: Backbone, layers: tuple[int, ...]) -> Tensor:
-        """Return a chunk's keys (layers, kv_heads, m, d) float32 on the device, RoPE undone."""
+        """Return the rows of the feature `INDEX` (layers, kv_heads, m, d + 4) of a chunk."""
         stored, held = chunk.features.get(INDEX), tuple(sorted({layer for layer, _ in memory_votes(memory, backbone)}))
         if stored is None or not set(layers) <= set(held):
-            ratio = memory.finest if memory.finest in chunk.levels else memory.coarsest
-            stored, held = key_index(chunk.level(ratio), chunk.positions, backbone, layers), layers
-        return read_index(stored[[held.index(layer) for layer in layers]].to(backbone.device))
+            level = chunk.level(memory.finest if memory.finest in chunk.levels else memory.coarsest)
+            stored, held = key_index(level, chunk.positions, backbone, layers), layers
+        return stored[[held.index(layer) for layer in layers]]
 
 
 def memory_votes(memory: Memory, backbone: Backbone) -> Votes:

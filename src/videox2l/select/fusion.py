@@ -11,7 +11,7 @@ from torch import Tensor
 from videox2l.engine.backbone import Backbone
 from videox2l.errors import SettingsError
 from videox2l.memory import Memory
-from videox2l.select.base import Selector
+from videox2l.select.base import Selector, compared_features
 from videox2l.types import TextTokens
 
 HOWS = ("rank", "zscore", "share")
@@ -39,6 +39,11 @@ class FusionSelector:
             raise SettingsError(f"fusion '{self.how}' is not known: use {', '.join(HOWS)}")
         if self.weights and (len(self.weights) != len(self.parts) or min(self.weights) <= 0):
             raise SettingsError(f"weights={list(self.weights)} is not possible: use {len(self.parts)} numbers above 0")
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What the parts compare. Raises SettingsError where one reads levels."""
+        return tuple(dict.fromkeys(name for part in self.parts for name in compared_features(part)))
 
     def score(self, question: TextTokens, memory: Memory, backbone: Backbone) -> Tensor:
         """Return the fused scores (n_chunks,), 0 or more. Raises what the parts raise."""

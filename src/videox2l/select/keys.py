@@ -53,6 +53,11 @@ class KeysSelector:
         asked, table = self._asked(question, memory, backbone)
         return _read(asked, table, self.tokens).mean(0).cpu()
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What is compared."""
+        return (KEYS,)
+
     def explain(self, question: TextTokens, memory: Memory, backbone: Backbone, chunk: int) -> Attribution:
         """Return which words (of the last 512 tokens) and heads look for what a chunk holds."""
         asked, table = self._asked(question, memory, backbone)

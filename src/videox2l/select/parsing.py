@@ -22,6 +22,7 @@ from videox2l.units import parse_range
 SELECTORS: dict[str, Callable[[], Selector]] = {
     "keys": KeysSelector,
     "exact": ExactSelector,
+    "exact:nothing": lambda: ExactSelector(behind="nothing"),
     "attention": AttentionSelector,
     "attention:H": lambda: AttentionSelector(shortlist=0),
     "attention:L": lambda: AttentionSelector(shortlist=1 << 30),

@@ -81,6 +81,11 @@ class TextSelector:
 
     language: str | None = "en"
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """None: subtitles are compared."""
+        return ()
+
     def score(self, question: TextTokens, memory: Memory, backbone: Backbone) -> Tensor:
         """Return the BM25 score of each chunk (n_chunks,). Raises SettingsError if the memory has no subtitles."""
         try:
@@ -88,7 +93,10 @@ class TextSelector:
         except ImportError:
             raise SettingsError("selector 'text' needs bm25s: pip install 'videox2l[subtitles]'") from None
         if not memory.subtitles:
-            raise SettingsError("selector 'text' needs subtitles, and this memory has none: ingest with --subtitles")
+            raise SettingsError(
+                "selector 'text' needs subtitles, and this memory has none: ingest with --subtitles, "
+                "or add them (x2l memory subtitles add)"
+            )
         asked = question.text or backbone.decode(question.ids.tolist())
         texts = [" ".join(line.text for line in memory.lines(i)) for i in range(len(memory))]
         corpus = bm25s.tokenize(texts, stopwords=self.language, return_ids=False, show_progress=False)

@@ -17,9 +17,11 @@ from fastapi import APIRouter, FastAPI, Request, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from fastapi.routing import APIRoute
 from prometheus_client import generate_latest
-from pydantic import BaseModel, Field
+from pydantic import ValidationError
 from starlette.background import BackgroundTask
+from starlette.datastructures import UploadFile as StarletteUpload
 from starlette.exceptions import HTTPException
 
 from videox2l.errors import X2LError
@@ -27,33 +29,36 @@ from videox2l.memory.disk import library
 from videox2l.serve.catalog import ACTIVE, MemoryRecord
 from videox2l.serve.chat import ChatQuestion, ChatRequest, Completion, Reply, question_of
 from videox2l.serve.errors import APIError, api_error
+from videox2l.serve.files import plain_name
 from videox2l.serve.guard import COOKIE, Guard
 from videox2l.serve.keys import Client
 from videox2l.serve.scheduler import CancelledError, Ticket
+from videox2l.serve.schema import (
+    CONTENT_RANGE,
+    ERRORS,
+    EVENTS,
+    SUBTITLES,
+    DeletedReply,
+    FileList,
+    FileReply,
+    MemoryList,
+    MemoryReply,
+    MemoryRequest,
+    SubtitlesRequest,
+    UploadRequest,
+    content,
+)
 from videox2l.serve.service import Service
 from videox2l.version import __version__
+from videox2l.video.subtitles import parse_subtitles
 
 log = logging.getLogger("videox2l.serve")
 PAGE = Path(__file__).parent / "page"
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 _SSE = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-router = APIRouter()
 
 
-class UploadRequest(BaseModel):
-    """A file that is to come in pieces."""
-
-    filename: str = Field(max_length=500)
-    bytes: int = Field(ge=1, lt=1 << 60)
-    purpose: str = Field("user_data", max_length=100)
-
-
-class MemoryRequest(BaseModel):
-    """A memory to be made: of an uploaded file or a URL, with the fields of IngestOptions."""
-
-    file_id: str | None = None
-    url: str | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
+router = APIRouter(responses=ERRORS)
 
 
 def make_app(service: Service) -> Any:
@@ -80,9 +85,11 @@ def make_app(service: Service) -> Any:
         param = ".".join(str(part) for part in first["loc"][1:]) or None
         return JSONResponse(APIError(400, f"{param or 'the request'}: {first['msg']}", param=param).to_dict(), 400)
 
-    async def missing(_: Request, error: Exception) -> Response:
+    async def missing(request: Request, error: Exception) -> Response:
         found = cast("HTTPException", error)
         told = APIError(found.status_code, str(found.detail), headers=dict(found.headers or {}))
+        if told.status == 405:  # of all routes with this path; the header that is there tells of the first one alone
+            told.headers["allow"] = ", ".join(sorted(methods_of(request.url.path)))
         return JSONResponse(told.to_dict(), told.status, told.headers)
 
     app.add_exception_handler(X2LError, refused)
@@ -91,6 +98,12 @@ def make_app(service: Service) -> Any:
     guard = Guard(app, service)
     app.state.sessions = guard.sessions
     return guard
+
+
+def methods_of(path: str) -> set[str]:
+    """Return the methods that a path is served with."""
+    routes = [route for route in router.routes if isinstance(route, APIRoute) and route.path_regex.match(path)]
+    return {method for route in routes for method in route.methods or ()}
 
 
 def _service(request: Request) -> Service:
@@ -123,7 +136,7 @@ async def health() -> dict[str, str]:
     return {"status": "ok", "version": __version__}
 
 
-@router.get("/ready")
+@router.get("/ready", responses={503: {"description": "Not now.", "content": {"application/json": {}}}})
 async def ready(request: Request) -> Response:
     """Whether questions are taken now."""
     service = _service(request)
@@ -131,14 +144,14 @@ async def ready(request: Request) -> Response:
     return JSONResponse({"status": "busy" if full else "ready"}, 503 if full else 200)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=Response, responses={200: content("text/plain", "Counters.", type="string")})
 async def metrics(request: Request) -> Response:
     """Counters for Prometheus."""
     _client(request, "admin")
     return Response(generate_latest(_service(request).metrics.registry), media_type="text/plain; version=0.0.4")
 
 
-@router.post("/v1/session", status_code=204)
+@router.post("/v1/session", status_code=204, response_class=Response)
 async def session(request: Request) -> Response:
     """Give the page a cookie in place of its key, which pictures and videos cannot send."""
     _client(request, "ask")
@@ -159,7 +172,10 @@ async def models(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": [model]}
 
 
-@router.post("/v1/chat/completions")
+@router.post(
+    "/v1/chat/completions",
+    responses={200: content("text/event-stream", "The answer, or its pieces with `stream`.", **EVENTS)},
+)
 async def chat(request: Request, body: ChatRequest) -> Response:
     """Answer a question about a video, streamed or whole."""
     service, client = _service(request), _client(request, "ask")
@@ -273,7 +289,7 @@ def _event(value: Any) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 
-@router.post("/v1/files")
+@router.post("/v1/files", response_model=FileReply)
 async def upload(request: Request, file: UploadFile) -> dict[str, Any]:
     """Take a whole file, as OpenAI's clients send it."""
     service, client = _service(request), _client(request, "ingest")
@@ -290,14 +306,19 @@ async def upload(request: Request, file: UploadFile) -> dict[str, Any]:
     return (await run_in_threadpool(service.files.seal, record)).to_dict()
 
 
-@router.post("/v1/uploads")
+@router.post("/v1/uploads", response_model=FileReply)
 async def begin_upload(request: Request, body: UploadRequest) -> dict[str, Any]:
     """Begin a file that comes in pieces, by PUT with Content-Range to its content."""
     client = _client(request, "ingest")
     return _service(request).files.create(body.filename, body.bytes, client, body.purpose).to_dict()
 
 
-@router.put("/v1/files/{name}/content")
+@router.put(
+    "/v1/files/{name}/content",
+    response_model=FileReply,
+    responses={308: {"description": "How much is here, as Range."}},
+    openapi_extra=CONTENT_RANGE,
+)
 async def put_content(request: Request, name: str) -> Response:
     """Take a piece of a file. 308 with Range tells how much is here; `bytes */N` only asks."""
     service, client = _service(request), _client(request, "ingest")
@@ -316,28 +337,32 @@ async def put_content(request: Request, name: str) -> Response:
     return Response(status_code=308, headers={"Range": f"bytes=0-{done - 1}"} if done else {})
 
 
-@router.get("/v1/files")
+@router.get("/v1/files", response_model=FileList)
 async def files(request: Request) -> dict[str, Any]:
     """All files."""
     found = _service(request).files.of(_client(request, "ask"))
     return {"object": "list", "data": [record.to_dict() for record in found], "has_more": False}
 
 
-@router.get("/v1/files/{name}")
+@router.get("/v1/files/{name}", response_model=FileReply)
 async def file(request: Request, name: str) -> dict[str, Any]:
     """One file."""
     return _service(request).files.get(name, _client(request, "ask")).to_dict()
 
 
-@router.get("/v1/files/{name}/content")
-async def content(request: Request, name: str) -> FileResponse:
+@router.get(
+    "/v1/files/{name}/content",
+    response_class=Response,
+    responses={status: content("application/octet-stream", "The bytes, or a range of them.") for status in (200, 206)},
+)
+async def file_content(request: Request, name: str) -> FileResponse:
     """The bytes of a file, also in ranges."""
     files = _service(request).files
     record = files.get(name, _client(request, "ask"))
     return FileResponse(files.path(record), media_type="application/octet-stream", filename=record.filename)
 
 
-@router.delete("/v1/files/{name}")
+@router.delete("/v1/files/{name}", response_model=DeletedReply)
 async def delete_file(request: Request, name: str) -> dict[str, Any]:
     """Remove a file; memories made of it stay."""
     files, client = _service(request).files, _client(request, "ingest")
@@ -345,7 +370,7 @@ async def delete_file(request: Request, name: str) -> dict[str, Any]:
     return {"id": name, "object": "file", "deleted": True}
 
 
-@router.post("/v1/memories", status_code=202)
+@router.post("/v1/memories", status_code=202, response_model=MemoryReply, response_model_exclude_unset=True)
 async def create_memory(request: Request, body: MemoryRequest) -> dict[str, Any]:
     """Begin the ingest of a video, or return the memory that there is."""
     service, client = _service(request), _client(request, "ingest")
@@ -359,14 +384,14 @@ async def create_memory(request: Request, body: MemoryRequest) -> dict[str, Any]
     return service.catalog.show(record)
 
 
-@router.get("/v1/memories")
+@router.get("/v1/memories", response_model=MemoryList, response_model_exclude_unset=True)
 def memories(request: Request) -> dict[str, Any]:
     """All memories."""
     catalog, client = _service(request).catalog, _client(request, "ask")
     return {"object": "list", "data": [catalog.show(record) for record in catalog.of(client)]}
 
 
-@router.get("/v1/memories/{name}")
+@router.get("/v1/memories/{name}", response_model=MemoryReply, response_model_exclude_unset=True)
 def memory(request: Request, name: str) -> dict[str, Any]:
     """One memory: its state, progress, levels and warnings."""
     catalog = _service(request).catalog
@@ -389,7 +414,11 @@ def entries(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": [entry for entry in found if entry["path"] in seen]}
 
 
-@router.get("/v1/memories/{name}/events")
+@router.get(
+    "/v1/memories/{name}/events",
+    response_class=Response,
+    responses={200: content("text/event-stream", "The memory, each time that it changed.", **EVENTS)},
+)
 async def events(request: Request, name: str) -> StreamingResponse:
     """The states of a memory as server-sent events, until its ingest is over."""
     service = _service(request)
@@ -409,7 +438,34 @@ async def events(request: Request, name: str) -> StreamingResponse:
     return StreamingResponse(stream(), media_type="text/event-stream", headers=_SSE)
 
 
-@router.post("/v1/memories/{name}/cancel")
+@router.post(
+    "/v1/memories/{name}/subtitles",
+    response_model=MemoryReply,
+    response_model_exclude_unset=True,
+    openapi_extra=SUBTITLES,
+)
+async def subtitles(request: Request, name: str) -> dict[str, Any]:
+    """Give a memory subtitles, in place of those that it has."""
+    service, client = _service(request), _client(request, "ingest")
+    record = service.catalog.get(name, client)
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        async with request.form(max_files=1, max_fields=0) as form:
+            file = form.get("file")
+            if not isinstance(file, StarletteUpload):
+                raise APIError(400, "the form has no file", param="file")
+            data = await file.read()
+        lines = await run_in_threadpool(parse_subtitles, data, plain_name(file.filename))
+    else:
+        try:
+            wanted = SubtitlesRequest.model_validate_json(await request.body())
+        except ValidationError as error:
+            raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in error.errors()]) from None
+        lines = await run_in_threadpool(service.subtitles, record, wanted, client)
+    await run_in_threadpool(service.catalog.set_subtitles, record, lines, client)
+    return await run_in_threadpool(service.catalog.show, record)
+
+
+@router.post("/v1/memories/{name}/cancel", response_model=MemoryReply, response_model_exclude_unset=True)
 def cancel(request: Request, name: str) -> dict[str, Any]:
     """Stop an ingest; what is there can be asked."""
     catalog = _service(request).catalog
@@ -418,7 +474,7 @@ def cancel(request: Request, name: str) -> dict[str, Any]:
     return catalog.show(record)
 
 
-@router.delete("/v1/memories/{name}")
+@router.delete("/v1/memories/{name}", response_model=DeletedReply)
 def delete_memory(request: Request, name: str) -> dict[str, Any]:
     """Remove a memory."""
     catalog, client = _service(request).catalog, _client(request, "ingest")
@@ -440,7 +496,11 @@ def timeline(request: Request, name: str) -> dict[str, Any]:
     return {"id": name, **told, "chunks": chunks}
 
 
-@router.get("/v1/memories/{name}/thumbnails/{chunk}.jpg")
+@router.get(
+    "/v1/memories/{name}/thumbnails/{chunk}.jpg",
+    response_class=Response,
+    responses={200: content("image/jpeg", "The picture.")},
+)
 def thumbnail(request: Request, name: str, chunk: int) -> Response:
     """A picture of a chunk."""
     catalog = _service(request).catalog
@@ -451,7 +511,11 @@ def thumbnail(request: Request, name: str, chunk: int) -> Response:
     return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
 
-@router.get("/v1/memories/{name}/video")
+@router.get(
+    "/v1/memories/{name}/video",
+    response_class=Response,
+    responses={status: content("video/mp4", "The video, or a range of it.") for status in (200, 206)},
+)
 def video(request: Request, name: str) -> FileResponse:
     """The video that a memory was made of, also in ranges."""
     record = _service(request).catalog.get(name, _client(request, "ask"))
@@ -460,7 +524,11 @@ def video(request: Request, name: str) -> FileResponse:
     return FileResponse(record.video, media_type="video/mp4")
 
 
-@router.get("/v1/memories/{name}/export")
+@router.get(
+    "/v1/memories/{name}/export",
+    response_class=Response,
+    responses={200: content("application/octet-stream", "The memory.")},
+)
 def export(request: Request, name: str) -> FileResponse:
     """A memory as one file, for `x2l memory import`."""
     service = _service(request)

@@ -9,7 +9,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ from videox2l.serve.files import plain_name, write_json
 from videox2l.serve.keys import Client
 from videox2l.serve.scheduler import Scheduler
 from videox2l.types import without_source
+from videox2l.units import Cue
 from videox2l.video import FrameSource, open_video
 from videox2l.video.subtitles import read_subtitles
 
@@ -207,9 +208,19 @@ class Catalog:
                 "duration": memory.manifest.get("duration"),
                 "levels": {memory.level_name(ratio): ratio for ratio in memory.ratios},
                 "tokens": memory.full_tokens,
+                "subtitles": len(memory.subtitles),
                 "warnings": list(memory.manifest.get("warnings") or ()),
             }
         return found
+
+    def set_subtitles(self, record: MemoryRecord, lines: Sequence[Cue], client: Client) -> None:
+        """Give a memory subtitles, in place of those that it has. Raises APIError, MemoryFileError."""
+        if record.owners != [client.name]:  # they change the answers that the others get
+            client.need("admin")
+        with self._lock:
+            if record.state in ACTIVE:
+                raise APIError(409, "its ingest is not over: give subtitles then", code="state")
+            self.memory(record).set_subtitles(lines)
 
     def cancel(self, record: MemoryRecord) -> None:
         """Stop an ingest behind its last whole chunk; what is there can be asked. Raises APIError 409."""

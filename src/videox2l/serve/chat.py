@@ -64,17 +64,27 @@ class ChatQuestion:
     """What a request asks.
 
     `video` is a URL, also such as memory:ID, or `file_id` is that of an upload, or `memories` are the ids of several,
-    or "all".
+    or "all". `system`: the text of system messages.
     """
 
     text: str
     history: tuple[Turn, ...]
+    system: str
     video: str | None
     file_id: str | None
     options: AskOptions
     ingest: dict[str, Any]
     memories: tuple[str, ...] | str = ()
     detail: bool = False
+
+    def behind(self, memory: Memory) -> tuple[str, tuple[Turn, ...]]:
+        """Return the question and the turns before it, with the system text in front unless the memory has it."""
+        if not self.system or self.system == memory.system:
+            return self.text, self.history
+        if not self.history:
+            return f"{self.system}\n{self.text}", ()
+        first, *others = self.history
+        return self.text, (Turn(f"{self.system}\n{first.question}", first.answer), *others)
 
 
 def question_of(request: ChatRequest, longest: int) -> ChatQuestion:
@@ -83,17 +93,15 @@ def question_of(request: ChatRequest, longest: int) -> ChatQuestion:
     for name, neutral in _FORBIDDEN.items():
         if extra.get(name) not in neutral:
             raise APIError(400, f"{name} is not served: leave it out", param=name, code="unsupported_parameter")
-    if (extra.get("response_format") or {"type": "text"}) != {"type": "text"}:
-        raise APIError(400, "response_format is not served: leave it out", param="response_format")
-    ours = dict(request.x2l or {})
+    ours = {**_json_schema(extra.get("response_format")), **(request.x2l or {})}
     ingest, memory, detail = ours.pop("ingest", None) or {}, ours.pop("memory", None), ours.pop("detail", False)
     if not isinstance(ingest, dict):
         raise APIError(400, "x2l.ingest must be an object of ingest options", param="x2l.ingest")
-    text, history, videos = _dialogue(request.messages)
+    text, history, system, videos = _dialogue(request.messages)
     several = _memories(ours.pop("memories", None))
     options = _ask_options(request, ours, longest)
     if several and not videos and memory is None:
-        return ChatQuestion(text, history, None, None, options, {}, several)
+        return ChatQuestion(text, history, system, None, None, options, {}, several)
     if several:
         raise APIError(
             400, "x2l.memories does not go with another video: put its memory there too", param="x2l.memories"
@@ -108,12 +116,27 @@ def question_of(request: ChatRequest, longest: int) -> ChatQuestion:
     return ChatQuestion(
         text=text,
         history=history,
+        system=system,
         video=value if kind == "url" else None,
         file_id=value if kind == "file" else None,
         options=options,
-        ingest={**_video_kwargs(request), **ingest},
+        ingest={**_video_kwargs(request), "system": options.system, **ingest},
         detail=detail is True,
     )
+
+
+def _json_schema(wanted: Any) -> dict[str, Any]:
+    """Return the option that OpenAI's `response_format` stands for. Raises APIError."""
+    kind = wanted.get("type") if isinstance(wanted, dict) else wanted
+    if kind in (None, "text"):
+        return {}
+    if kind == "json_object":
+        return {"json_schema": {"type": "object"}}
+    schema = (wanted.get("json_schema") or {}).get("schema") if kind == "json_schema" else None
+    if not isinstance(schema, dict):
+        told = "response_format must be text, json_object, or json_schema with a schema"
+        raise APIError(400, told, param="response_format")
+    return {"json_schema": schema}
 
 
 def _memories(given: Any) -> tuple[str, ...] | str:
@@ -160,8 +183,8 @@ def _video_kwargs(request: ChatRequest) -> dict[str, Any]:
     return {"fps": found.get("fps"), "max_frames": None if frames in (None, -1) else frames}
 
 
-def _dialogue(messages: list[dict[str, Any]]) -> tuple[str, tuple[Turn, ...], list[tuple[str, str]]]:
-    """Return the last question, the turns before it, and the videos that are named."""
+def _dialogue(messages: list[dict[str, Any]]) -> tuple[str, tuple[Turn, ...], str, list[tuple[str, str]]]:
+    """Return the last question, the turns before it, the system text, and the videos that are named."""
     system, asked, turns, videos = "", "", list[Turn](), list[tuple[str, str]]()
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
@@ -179,11 +202,7 @@ def _dialogue(messages: list[dict[str, Any]]) -> tuple[str, tuple[Turn, ...], li
             raise APIError(400, f"{where}: role {role!r} is not served", param="messages")
     if not asked:
         raise APIError(400, "the last message must be the user's, with a text", param="messages")
-    if system and turns:
-        turns[0] = Turn(f"{system}\n{turns[0].question}", turns[0].answer)
-    elif system:
-        asked = f"{system}\n{asked}"
-    return asked, tuple(turns), videos
+    return asked, tuple(turns), system, videos
 
 
 def _text_of(content: Any, videos: list[tuple[str, str]], where: str) -> str:
@@ -212,20 +231,26 @@ def _text_of(content: Any, videos: list[tuple[str, str]], where: str) -> str:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer with what is told of its memories: `covers` are the seconds of each, by id."""
+    """An answer with what is told of its memories: `covers` are the seconds of each, by id.
+
+    `system`: where the system text of the request stands, if it has one.
+    """
 
     answer: Answer
     covers: dict[str, tuple[float, float]]
     complete: bool
     why: tuple[float, ...] = ()
     detail: bool = False
+    system: str | None = None
 
     @classmethod
     def of(cls, answer: Answer, memories: Mapping[str, Memory], question: ChatQuestion) -> Reply:
         """Return the reply of an answer to a question about memories, by their ids, as they were asked."""
         covers = {name: (memory.chunks[0].start, memory.chunks[-1].end) for name, memory in memories.items()}
         complete = all(memory.complete for memory in memories.values())
-        return cls(answer, covers, complete, question.options.why, question.detail)
+        same = all(memory.system == question.system for memory in memories.values())
+        place = ("before the video" if same else "before the question") if question.system else None
+        return cls(answer, covers, complete, question.options.why, question.detail, place)
 
     def usage(self) -> dict[str, Any]:
         """Return OpenAI's usage: the memory's KVs are the prompt's cached part."""
@@ -246,14 +271,18 @@ class Reply:
         memory = next(iter(self.covers)) if len(self.covers) == 1 else None
         if self.detail:
             why = [{**asdict(reason), "lines": reason.lines()} for reason in reasons]
-            return {"memory": memory, "answer": answer.to_dict(), "why": why}
+            return {"memory": memory, "answer": answer.to_dict(), "why": why, "system": self.system}
         return {
             "memory": memory,
             "memories": list(self.covers),
             "evidence": [{**asdict(moment), "rank": rank} for moment, rank in zip(answer.evidence, ranks, strict=True)],
             "cost": asdict(answer.cost),
-            "entropy": answer.steps[0].entropy if answer.steps else None,
+            "entropy": None if answer.confidence is None else answer.confidence.entropy,
+            "confidence": None if answer.confidence is None else asdict(answer.confidence),
+            "draft": answer.draft,
+            "choices": [asdict(choice) for choice in answer.choices],
             "steps": len(answer.steps),
+            "system": self.system,
             "incomplete": not self.complete,
             "covers": list(*self.covers.values()) if len(self.covers) == 1 else self.covers,
             "why": [{"seconds": reason.seconds, "lines": reason.lines()} for reason in reasons],

@@ -5,11 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from typing import Any
 
+from videox2l.engine.decode import TokenGenerator, advance
 from videox2l.serve.errors import APIError
+
+Steps = Generator[TokenGenerator, None, Any]
+"""A question on its way; it stops wherever the model has to read a token of its answer."""
 
 
 class CancelledError(Exception):
@@ -17,12 +21,14 @@ class CancelledError(Exception):
 
 
 class Ticket:
-    """A question that waits or runs. `future` gets its result; `cancel` ends it at its next token."""
+    """A question that waits or runs, in `steps`. `future` gets its result; `cancel` ends it at its next token."""
 
-    def __init__(self, call: Callable[[Ticket], Any], seconds: float) -> None:
-        self.call = call
+    def __init__(self, steps: Callable[[Ticket], Steps], seconds: float) -> None:
+        self.steps = steps(self)
+        self.waits: TokenGenerator | None = None
         self.future: Future[Any] = Future()
         self.asked = time.monotonic()
+        self.seconds = 0.0  # of the model's thread that it took so far
         self.deadline = self.asked + seconds
         self._cancelled = threading.Event()
 
@@ -41,16 +47,18 @@ class Ticket:
 class Scheduler:
     """One thread that owns the model.
 
-    Questions wait in a queue for each client and are taken in turns, so that no client holds up another. While none
-    waits, ingests run one after the other, frame by frame: a question waits for one frame at most, or for the chunk
-    that it completes. An ingest is an iterator; closing it stops it behind its last whole chunk.
+    Questions wait in a queue for each client and are taken in turns, so that no client holds up another; up to `batch`
+    of them decode together, and one that comes joins those that run. While there is none, ingests run one after the
+    other, frame by frame: a question waits for one frame at most, or for the chunk that it completes. An ingest is an
+    iterator; closing it stops it behind its last whole chunk.
     """
 
-    def __init__(self, limit: int, seconds: float) -> None:
-        self.limit, self.seconds = limit, seconds
+    def __init__(self, limit: int, seconds: float, batch: int) -> None:
+        self.limit, self.seconds, self.batch = limit, seconds, batch
         self.pace = 1.0  # seconds of a question, a moving mean
         self._queues: OrderedDict[str, deque[Ticket]] = OrderedDict()
         self._ingests: deque[Iterator[object]] = deque()
+        self._active: list[Ticket] = []
         self._wake = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="x2l-model", daemon=True)
@@ -69,9 +77,9 @@ class Scheduler:
         """How many ingests run or wait."""
         return len(self._ingests)
 
-    def ask(self, client: str, call: Callable[[Ticket], Any]) -> Ticket:
+    def ask(self, client: str, steps: Callable[[Ticket], Steps]) -> Ticket:
         """Put a question in the queue of a client. Raises APIError 429 with Retry-After where too many wait."""
-        ticket = Ticket(call, self.seconds)
+        ticket = Ticket(steps, self.seconds)
         with self._wake:
             if self._stopping:
                 raise APIError(503, "the server is stopping", code="stopping", headers={"Retry-After": "10"})
@@ -91,7 +99,7 @@ class Scheduler:
             self._wake.notify()
 
     def stop(self) -> None:
-        """Finish the question that runs, refuse those that wait, close all ingests; return when the thread ended."""
+        """Finish the questions that run, refuse those that wait, close all ingests; return when the thread ended."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
@@ -101,19 +109,22 @@ class Scheduler:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not (self._stopping or self._queues or self._ingests):
+                while not (self._stopping or self._active or self._queues or self._ingests):
                     self._wake.wait()
-                if self._stopping:
+                if self._stopping and not self._active:
                     break
-                ticket = self._next()
-                steps = self._ingests[0] if ticket is None else None
-            if ticket is not None:
-                self._answer(ticket)
+                while not self._stopping and len(self._active) < self.batch and (ticket := self._next()) is not None:
+                    if ticket.future.set_running_or_notify_cancel():
+                        self._active.append(ticket)
+                steps = next(iter(self._ingests), None) if not self._active else None
+            if self._active:
+                self._answer()
             elif steps is not None and next(steps, self) is self:
                 self._ingests.popleft()
         for queue in self._queues.values():
             for ticket in queue:
-                ticket.future.set_exception(APIError(503, "the server is stopping", code="stopping"))
+                if ticket.future.set_running_or_notify_cancel():
+                    ticket.future.set_exception(APIError(503, "the server is stopping", code="stopping"))
         for steps in self._ingests:
             steps.close()  # type: ignore[attr-defined]  # a generator
 
@@ -127,11 +138,38 @@ class Scheduler:
             self._queues[client] = queue
         return ticket
 
-    def _answer(self, ticket: Ticket) -> None:
-        begun = time.monotonic()
+    def _answer(self) -> None:
+        """Take every question that runs one token further."""
+        begun, running = time.monotonic(), len(self._active)
+        self._advance([ticket for ticket in self._active if ticket.waits is not None])
+        for ticket in list(self._active):
+            try:
+                ticket.check()
+                ticket.waits = next(ticket.steps)
+            except StopIteration as end:
+                self._end(ticket, end.value)
+            except BaseException as error:
+                self._end(ticket, error)
+            ticket.seconds += (time.monotonic() - begun) / running
+
+    def _advance(self, tickets: list[Ticket]) -> None:
+        """Have the model read a token of each answer; where that fails, one by one, so that one fails alone."""
+        if not tickets:
+            return
         try:
-            ticket.check()
-            ticket.future.set_result(ticket.call(ticket))
-        except BaseException as error:
-            ticket.future.set_exception(error)
-        self.pace += 0.2 * (time.monotonic() - begun - self.pace)
+            advance([ticket.waits for ticket in tickets if ticket.waits is not None])
+        except Exception as error:
+            if len(tickets) == 1:
+                self._end(tickets[0], error)
+            else:
+                for ticket in tickets:
+                    self._advance([ticket])
+
+    def _end(self, ticket: Ticket, result: Any) -> None:
+        self._active.remove(ticket)
+        ticket.steps.close()
+        if isinstance(result, BaseException):
+            ticket.future.set_exception(result)
+        else:
+            ticket.future.set_result(result)
+        self.pace += 0.2 * (ticket.seconds - self.pace)

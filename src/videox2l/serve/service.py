@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from videox2l.errors import SettingsError
+from videox2l.memory.resident import set_device_kv
 from videox2l.options import ServeOptions
 from videox2l.pipeline import VideoX2L
 from videox2l.serve.catalog import Catalog, MemoryRecord, VideoFile
@@ -22,8 +23,11 @@ from videox2l.serve.errors import APIError
 from videox2l.serve.fetch import Fetcher
 from videox2l.serve.files import FileRecord, FileStore
 from videox2l.serve.keys import LOCAL, Client, KeyFile
-from videox2l.serve.scheduler import Scheduler, Ticket
+from videox2l.serve.scheduler import Scheduler, Steps, Ticket
+from videox2l.serve.schema import SubtitlesRequest
+from videox2l.units import Cue
 from videox2l.video.files import admit, content_hash
+from videox2l.video.subtitles import EMBEDDED, parse_subtitles, read_subtitles, subtitles_in
 
 log = logging.getLogger("videox2l.serve")
 
@@ -54,12 +58,13 @@ class Service:
         self.folder = folder.resolve()
         self.keys = None if options.api_key_file is None else KeyFile(Path(options.api_key_file))
         self.roots = [Path(root).resolve(strict=True) for root in options.allow_files]
-        self.scheduler = Scheduler(options.queue, options.timeout)
+        self.scheduler = Scheduler(options.queue, options.timeout, options.batch)
         self.files = FileStore(self.folder / ".files", options.max_upload, self.room)
         self.catalog = Catalog(self.folder, x2l, self.scheduler, self.room)
         self.fetcher = Fetcher(options.allow_hosts, options.max_upload)
         self.metrics = Metrics(self)
         self.stopping = threading.Event()
+        set_device_kv(options.device_kv)
 
     def start(self) -> None:
         """Begin to answer, and go on with ingests that were stopped."""
@@ -102,6 +107,20 @@ class Service:
         if record.status != "processed":
             raise APIError(409, "the upload of this file is not over", code="upload")
         return self._upload(record)
+
+    def subtitles(self, record: MemoryRecord, wanted: SubtitlesRequest, client: Client) -> list[Cue]:
+        """Return the lines that a request names: a text, an uploaded file, or the track of the memory's own video.
+
+        Raises APIError, VideoError.
+        """
+        if wanted.text is not None:
+            return parse_subtitles(wanted.text.encode(), "the text")
+        if wanted.file_id is not None:
+            file = self.upload(wanted.file_id, client)
+            return subtitles_in(file.path, file.name)
+        if record.video is None or not Path(record.video).is_file():
+            raise APIError(404, "the video of this memory is not here: send its subtitles", code="video")
+        return read_subtitles(EMBEDDED, record.video)
 
     def _upload(self, record: FileRecord) -> VideoFile:
         return VideoFile(self.files.path(record), record.filename, record.sha256 or "", record.id)
@@ -163,7 +182,7 @@ class Service:
     ) -> Ticket:
         """Put a question in the queue; `on_text` gets pieces of the answer, in the model's thread."""
 
-        def call(ticket: Ticket) -> Reply:
+        def steps(ticket: Ticket) -> Steps:
             memories = {record.id: self.catalog.memory(record).snapshot() for record in records}
 
             def piece(text: str) -> None:
@@ -172,7 +191,9 @@ class Service:
 
             try:
                 opened = self.x2l.open(list(memories.values()), list(memories))
-                answer = self.x2l.ask(opened, question.text, question.options, history=question.history, on_text=piece)
+                text, history = question.behind(opened)
+                begun = self.x2l.answering(opened, text, question.options, history=history, on_text=piece)
+                answer = (yield from begun).answer
             except ValueError as error:
                 raise error if isinstance(error, SettingsError) else SettingsError(str(error)) from error
             self.metrics.answers.inc()
@@ -180,7 +201,7 @@ class Service:
             self.metrics.reloaded.inc(answer.cost.reloaded_bytes)
             return Reply.of(answer, memories, question)
 
-        return self.scheduler.ask(client.name, call)
+        return self.scheduler.ask(client.name, steps)
 
     def client_of(self, key: str | None) -> Client | None:
         """Return who has a key, or None where it is none; everybody is `local` where no keys are used."""

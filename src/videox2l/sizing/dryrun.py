@@ -78,7 +78,7 @@ def run_chunk(backbone: Backbone, settings: IngestSettings, vision: VisionRun, b
         weights = shadow.hold(tensors_of(backbone))
         shadow.hold([tokens.embeds])
         encoder = settings.encoder(backbone, compressor)
-        encoder.prefix(backbone.prefix())
+        encoder.prefix(backbone.prefix(VideoInfo(system=settings.system)))
         _fill(encoder, vision.prefix, n, before)
         shadow.lap()
         context = sum(_allocated(stream.context) for stream in encoder.streams)
@@ -165,7 +165,7 @@ def _fill(encoder: ChunkEncoder, prefix: int, tokens: int, before: int) -> None:
 
 
 def _allocated(cache: BufferCache) -> int:
-    return sum(layer._keys.nbytes + layer._values.nbytes for layer in cache.layers if layer.is_initialized)
+    return sum(store.keys.nbytes + store.values.nbytes for store in cache.stores if store.is_initialized)
 
 
 def counts(total: int, length: int) -> Sequence[int]:

@@ -110,7 +110,7 @@ def forecast(
     backbone, settings = sketch.backbone, wish.settings(sketch.backbone)
     frames = footage.samples(wish.fps, wish.max_frames, wish.start, wish.end)
     lengths = counts(frames, settings.chunk_frames)
-    facts, size = VideoInfo(frames, footage.duration), (footage.height, footage.width)
+    facts, size = VideoInfo(frames, footage.duration, settings.system), (footage.height, footage.width)
     cpu = device.name.startswith("cpu")
     before = max(0, len(lengths) - 1 - (lengths[-1] < lengths[0]))
     check_chunk_frames(settings, backbone)

@@ -16,6 +16,7 @@ from videox2l.video.decode import first_frame
 from videox2l.video.files import admit, open_container
 
 EMBEDDED = "embedded"
+ENDINGS = (".srt", ".vtt", ".ass", ".ssa")
 _LIMIT = 32 << 20
 _TAG = re.compile(r"<[^<>]{0,200}>|\{[^{}]{0,200}\}")
 
@@ -29,25 +30,32 @@ def read_subtitles(where: str | os.PathLike[str], video: str | os.PathLike[str] 
     if os.fspath(where) == EMBEDDED:
         if video is None:
             raise SettingsError("subtitles='embedded' needs a video file: give the path of a subtitle file instead")
-        lines = list(_embedded(admit(video)))
-        name = Path(video).name
-    else:
-        path = admit(where)
-        name = path.name
-        lines = list(_from_file(path))
-    if not lines:
-        raise VideoError(f"{name!r} holds no subtitles.")
-    return sorted(lines, key=lambda line: (line.start, line.end))
+        lines = sorted(_embedded(admit(video)), key=lambda line: (line.start, line.end))
+        if not lines:
+            raise VideoError(f"{Path(video).name!r} holds no subtitles.")
+        return lines
+    path = admit(where)
+    if path.stat().st_size > _LIMIT:
+        raise VideoError(f"{path.name!r} is larger than {_LIMIT >> 20} MiB: no subtitle file is.")
+    return parse_subtitles(path.read_bytes(), path.name)
 
 
-def _from_file(path: Path) -> Iterable[Cue]:
+def subtitles_in(path: str | os.PathLike[str], name: str | None = None) -> list[Cue]:
+    """Return the lines of a subtitle file, by its ending (`ENDINGS`), or else of the first text track of a video.
+
+    `name`: the file's own, where it lies under another. Raises VideoError, SettingsError.
+    """
+    if Path(name or path).suffix.lower() in ENDINGS:
+        return read_subtitles(path)
+    return read_subtitles(EMBEDDED, path)
+
+
+def parse_subtitles(data: bytes, name: str) -> list[Cue]:
+    """Return the lines of an SRT or VTT file, given as its bytes; `name` is for errors, those of `read_subtitles`."""
     try:
         import pysubs2
     except ImportError:
-        raise SettingsError(f"{path.name!r} needs pysubs2: pip install 'videox2l[subtitles]'") from None
-    if path.stat().st_size > _LIMIT:
-        raise VideoError(f"{path.name!r} is larger than {_LIMIT >> 20} MiB: no subtitle file is.")
-    data = path.read_bytes()
+        raise SettingsError(f"{name!r} needs pysubs2: pip install 'videox2l[subtitles]'") from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -55,11 +63,15 @@ def _from_file(path: Path) -> Iterable[Cue]:
     try:
         events = pysubs2.SSAFile.from_string(text).events
     except Exception as error:  # the parser raises errors of many kinds on what is no subtitle file
-        raise VideoError(f"{path.name!r} is no subtitle file that can be read: {error}") from None
-    for event in events:
-        plain = _plain(event.plaintext)
-        if plain and not event.is_comment and event.end > event.start:
-            yield Cue(event.start / 1000, event.end / 1000, plain)
+        raise VideoError(f"{name!r} is no subtitle file that can be read: {error}") from None
+    lines = [
+        Cue(event.start / 1000, event.end / 1000, plain)
+        for event in events
+        if (plain := _plain(event.plaintext)) and not event.is_comment and event.end > event.start
+    ]
+    if not lines:
+        raise VideoError(f"{name!r} holds no subtitles.")
+    return sorted(lines, key=lambda line: (line.start, line.end))
 
 
 def _embedded(path: Path) -> Iterable[Cue]:

@@ -75,6 +75,7 @@ def _check_settings(settings: Mapping[str, Any], layers: int) -> None:
     whole(settings["chunk_frames"], "chunk_frames")
     need(isinstance(settings.get("live", False), bool), "live")
     need(isinstance(settings["ratios"], list), "ratios")
+    need(settings.get("system") is None or isinstance(settings["system"], str), "system")
     embedder = settings.get("embedder")
     need(embedder is None or all(isinstance(text, str) for text in dict(embedder).values()), "embedder")
     for layer, kind in settings.get("index", ()):

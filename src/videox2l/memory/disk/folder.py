@@ -196,7 +196,10 @@ def verify(where: str | os.PathLike[str]) -> list[str]:
 
 
 def _not_finite(source: Source) -> list[str]:
-    """Return what holds NaN or Inf, which a question would attend to, and objects that no line of the journal names."""
+    """Return what holds NaN or Inf, which a question would attend to, and objects that no line of the journal names.
+
+    Earlier subtitles stay where later ones take their place, for those who opened the memory before.
+    """
     try:
         memory = memory_of(source)
         found = [
@@ -210,7 +213,7 @@ def _not_finite(source: Source) -> list[str]:
     if not memory.complete:  # objects of the chunk that was being written may lie there
         return found
     named = {MANIFEST, JOURNAL, COARSE, *(at.name for at in objects_of(source))}
-    strangers = [name for name in source.place.names() if name not in named]
+    strangers = [name for name in source.place.names() if name not in named and not name.startswith("subtitles-")]
     return found + [f"'{name}' of '{source.place}' is in no line of its journal: remove it" for name in strangers[:20]]
 
 

@@ -16,7 +16,7 @@ from videox2l.errors import MemoryFileError, SettingsError
 from videox2l.memory.disk.folder import USED, is_memory, objects_of, remove_hidden, verify
 from videox2l.memory.disk.journal import COARSE, JOURNAL, MANIFEST, PREFIX
 from videox2l.memory.disk.reader import Source, open_source
-from videox2l.memory.disk.stores import flush_folder, open_store
+from videox2l.memory.disk.stores import LocalStore, flush_folder, open_store
 from videox2l.memory.disk.writer import check_target, locked
 
 _OURS = re.compile(r"(chunks/\d{6,}\.safetensors|thumbs/\d{6,}\.jpg|subtitles-[0-9a-f]{16}\.json)(\.tmp)?")
@@ -55,6 +55,29 @@ def find(folder: Path) -> tuple[list[Entry], list[str]]:
             except MemoryFileError as error:
                 wrong.append(str(error))
     return sorted(found, key=lambda entry: entry.used), wrong
+
+
+def locations(library: str | os.PathLike[str]) -> dict[str, tuple[str, object]]:
+    """Return the memories in a folder or at an fsspec URL: by name, where each lies and what changes when it does.
+
+    Nothing of a memory is read. Raises MemoryFileError if there is no such library.
+    """
+    place, files = open_store(library), dict[str, dict[str, object]]()
+    if isinstance(place, LocalStore):
+        if not place.folder.is_dir():
+            raise MemoryFileError(f"'{place}' is no folder: name one that holds memories")
+        for file in (*place.folder.glob(f"*/{MANIFEST}"), *place.folder.glob(f"*/{JOURNAL}")):
+            with contextlib.suppress(OSError):  # it was removed just now
+                state = file.stat()
+                files.setdefault(file.parent.name, {})[file.name] = (state.st_ino, state.st_size, state.st_mtime_ns)
+    else:
+        files = place.stamps((MANIFEST, JOURNAL))
+    separator = os.sep if isinstance(place, LocalStore) else "/"
+    return {
+        name: (f"{str(place).rstrip(separator)}{separator}{name}", sorted(states.items()))
+        for name, states in sorted(files.items())
+        if MANIFEST in states and not name.startswith(".")
+    }
 
 
 def entry_of(path: Path) -> Entry:

@@ -42,6 +42,7 @@ from videox2l.memory.disk.layout import (
     raw,
     view_as,
 )
+from videox2l.memory.disk.object_cache import ObjectCache
 from videox2l.memory.disk.stores import LocalStore, ObjectStore
 from videox2l.memory.levels import Chunk, Columns, LevelCache, LevelKV, Levels
 from videox2l.types import KVShape, VisualTokens
@@ -56,7 +57,8 @@ class Source:
     """A memory where it lies: its place, what it is made of, and the levels that were read and kept.
 
     `cache` holds re-loaded levels up to its capacity. A folder at the model's own dtype needs none: the operating
-    system keeps what was read, and levels are read straight into the cache that a question attends to.
+    system keeps what was read, and levels are read straight into the cache that a question attends to. `kept`: a folder
+    of this machine for what was read from a store.
     """
 
     place: ObjectStore
@@ -64,6 +66,7 @@ class Source:
     journal: Journal
     shape: KVShape
     cache: LevelCache
+    kept: ObjectCache | None = None
     seen: set[tuple[str, int]] = field(default_factory=set)
 
     @property
@@ -105,10 +108,19 @@ class Source:
         return data
 
     def ranges(self, objects: Sequence[ObjectRef], spans: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Return stretches of objects."""
+        """Return stretches of objects; those of a store from this machine's cache, where they are there."""
         names = [at.name for at in objects]
+        kept = self.kept
+        keys = [] if kept is None else [kept.key([at.sha256], *span) for at, span in zip(objects, spans, strict=True)]
+        found: list[bytes | None] = [None] * len(names) if kept is None else [kept.get(key) for key in keys]
+        missing = [i for i, data in enumerate(found) if data is None]
         with self.wrap_errors(names):
-            return self.place.read_ranges([(name, *span) for name, span in zip(names, spans, strict=True)])
+            read = self.place.read_ranges([(names[i], *spans[i]) for i in missing]) if missing else []
+        for i, data in zip(missing, read, strict=True):
+            found[i] = data
+            if kept is not None:
+                kept.put(keys[i], data)
+        return [data for data in found if data is not None]
 
     def fields(self, entry: ChunkEntry, part: Segment) -> list[TensorSpec]:
         """Return the tensors of a part of finer levels."""
@@ -372,13 +384,14 @@ def open_source(place: ObjectStore, cache: LevelCache | None = None) -> Source:
             MemoryWarning,
             stacklevel=2,
         )
+    kept = None if place.local else ObjectCache.of_environment()
     try:
         check_shape(head["shape"])
         shape = {**head["shape"], "dtype": getattr(torch, head["shape"]["dtype"])}
         quantised = any(head["settings"].get(name) is not None for name in ("l_bits", "h_bits"))
         if cache is None:
             cache = LevelCache(0 if place.local and not quantised else REMOTE_CACHE)
-        source = Source(place, head, journal, KVShape(**shape), cache)
+        source = Source(place, head, journal, KVShape(**shape), cache, kept)
         check_source(source)
     except FileNotFoundError as error:
         name = os.path.basename(error.filename or str(error))
@@ -409,9 +422,14 @@ def read_chunks(source: Source) -> list[Chunk]:
     size = source.journal.pack_bytes
     if not size:
         return []
-    buffer = torch.empty(size, dtype=torch.uint8)
-    with source.wrap_errors([COARSE]):
-        source.place.read_into(COARSE, 0, [raw(buffer)])
+    if source.kept is None:
+        buffer = torch.empty(size, dtype=torch.uint8)
+        with source.wrap_errors([COARSE]):
+            source.place.read_into(COARSE, 0, [raw(buffer)])
+    else:  # as one stretch, under the hashes of all its pieces
+        hashes = "\n".join(entry.coarse.sha256 for entry in source.journal.chunks)
+        (data,) = source.ranges([ObjectRef(COARSE, 0, size, hashes)], [(0, size)])
+        buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     return [read_chunk(source, entry, buffer) for entry in source.journal.chunks]
 
 
@@ -435,6 +453,27 @@ def read_chunk(source: Source, entry: ChunkEntry, pack: torch.Tensor | None = No
     visual = None if entry.grid is None else StoredVisual(source, entry, positions)
     levels = StoredLevels(source, entry, level)
     return Chunk(entry.start, entry.end, len(entry.pts), positions, levels, visual, entry.last, features=features)
+
+
+def read_features(source: Source, names: Sequence[str]) -> list[dict[str, Tensor]]:
+    """Read some features of each chunk and nothing else. Raises MemoryFileError where a chunk lacks one."""
+    chunks = source.journal.chunks
+    for entry in chunks:
+        missing = set(names) - {spec.name for spec in entry.features}
+        if missing:
+            raise MemoryFileError(f"'{source.place}' keeps no feature '{min(missing)}': ingest the video again")
+    if not names or not chunks:
+        return [{} for _ in chunks]
+    parts = [entry.coarse.parts[1] for entry in chunks]
+    starts = [entry.coarse.start for entry in chunks]
+    spans = [(at + part.start, at + part.end) for at, part in zip(starts, parts, strict=True)]
+    found = []
+    for entry, part, data in zip(chunks, parts, source.ranges([entry.coarse for entry in chunks], spans), strict=True):
+        check_hash(data, part.sha256, f"{source.where(COARSE)} (chunk {entry.number})")
+        buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        tensors = view_as(buffer, entry.features, part.data - part.start)
+        found.append({name: tensors[name].clone() for name in names})  # the other features are let go
+    return found
 
 
 def subtitles_of(source: Source) -> tuple[Cue, ...]:

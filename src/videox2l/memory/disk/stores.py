@@ -7,11 +7,16 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from videox2l.errors import MemoryFileError
+
+if TYPE_CHECKING:
+    from videox2l.memory.disk.lease import Lease
 
 ByteRange = tuple[str, int, int]
 """Name of an object, first byte, end."""
@@ -73,6 +78,14 @@ class ObjectStore(ABC):
     @abstractmethod
     def append(self, name: str, at: int, data: bytes) -> None:
         """Put `data` behind the first `at` bytes of an object; what stood there is cut off. On disk on return."""
+
+    def commit(self, name: str, at: int, data: bytes) -> None:
+        """Append the line that makes what was written before count."""
+        self.append(name, at, data)
+
+    def join(self) -> None:
+        """Put what was appended in its final place, where that is another one."""
+        return
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -275,8 +288,24 @@ REMOTE = ("s3", "gs", "az", "abfs", "memory")
 """Kinds of fsspec URLs that are opened. Object stores, which one has to have keys for; never just any web server."""
 
 
+_TAIL = ".tail"
+
+
+@dataclass
+class _Extent:
+    """The bytes of an object that grows: `base` of them in the object, then pieces from `starts` on, up to `end`."""
+
+    base: int
+    starts: list[int]
+    end: int
+
+
 class RemoteStore(ObjectStore):
-    """A location that fsspec knows, such as s3://bucket/lecture.x2l: objects are put whole, read in ranges."""
+    """A location that fsspec knows, such as s3://bucket/lecture.x2l: objects are put whole, read in ranges.
+
+    What is appended lies in pieces of its own, `.tail/NAME/FIRST BYTE`, until `join` puts the whole object in their
+    place. Readers see both alike. While a `lease` is set nothing is written once that is lost.
+    """
 
     local = False
 
@@ -292,40 +321,226 @@ class RemoteStore(ObjectStore):
         except (ImportError, ValueError) as error:
             raise MemoryFileError(f"'{url}' cannot be reached: {error}") from error
         self.root = str(root).rstrip("/")
+        self.lease: Lease | None = None
+        self._grown: dict[str, _Extent] | None = None
 
     def _at(self, name: str) -> str:
         return f"{self.root}/{name}"
 
     def _read(self, name: str) -> bytes:
-        data: bytes = self.fs.cat_file(self._at(name))
+        """Read a whole object, as it is now."""
+        grown = self._refreshed().get(name)
+        return self.fetch(name) if grown is None else self._read_grown([(name, 0, grown.end)])[0]
+
+    def fetch(self, name: str) -> bytes:
+        """Return an object that never grows."""
+        with _as_os_error():
+            data: bytes = self.fs.cat_file(self._at(name))
         return data
 
     def _read_ranges(self, ranges: Sequence[ByteRange]) -> list[bytes]:
         """All ranges at once; file systems with parallel requests use them."""
-        paths = [self._at(name) for name, _, _ in ranges]
-        found: list[Any] = self.fs.cat_ranges(
-            paths, [start for _, start, _ in ranges], [end for _, _, end in ranges], on_error="raise"
-        )
-        return [bytes(data) for data in found]
+        if self._grown is None or any(end > g.end for name, _, end in ranges if (g := self._grown.get(name))):
+            self._refreshed()
+        try:
+            return self._read_grown(ranges)
+        except FileNotFoundError:  # pieces may have been joined just now
+            self._refreshed()
+            return self._read_grown(ranges)
+
+    def _read_grown(self, ranges: Sequence[ByteRange]) -> list[bytes]:
+        spans = [self._spans(*one) for one in ranges]
+        flat = [span for own in spans for span in own]
+        with _as_os_error():
+            found: list[Any] = self.fs.cat_ranges(
+                [path for path, _, _ in flat],
+                [start for _, start, _ in flat],
+                [end for _, _, end in flat],
+                on_error="raise",
+            )
+        pieces = iter(found)
+        return [b"".join(bytes(next(pieces)) for _ in own) for own in spans]
+
+    def _spans(self, name: str, start: int, end: int) -> list[tuple[str, int, int]]:
+        """Return where a range lies: paths, first bytes and ends."""
+        grown = (self._grown or {}).get(name)
+        if grown is None:
+            return [(self._at(name), start, end)]
+        found = [(self._at(name), start, min(end, grown.base))] if start < grown.base else []
+        for first, stop in pairwise([*grown.starts, grown.end]):
+            if start < stop and first < end:
+                found.append((self._piece(name, first), max(start, first) - first, min(end, stop) - first))
+        return found
+
+    def _piece(self, name: str, start: int) -> str:
+        return self._at(f"{_TAIL}/{name}/{start:015d}")
+
+    def _refreshed(self) -> dict[str, _Extent]:
+        """Look which objects have pieces, and up to where they follow one another without a gap."""
+        pieces: dict[str, dict[int, int]] = {}
+        for path, size in self._listed(_TAIL).items():
+            name, _, start = path.rpartition("/")
+            if start.isdecimal():
+                pieces.setdefault(name, {})[int(start)] = size
+        self._grown = {}
+        for name, sizes in pieces.items():
+            try:
+                base = self._size(name)
+            except FileNotFoundError:
+                base = 0
+            grown = _Extent(base, [], base)
+            for at, size in sorted(sizes.items()):
+                if at == grown.end:
+                    grown.starts.append(at)
+                    grown.end += size
+            if base or grown.starts:
+                self._grown[name] = grown
+        return self._grown
+
+    def _listed(self, folder: str) -> dict[str, int]:
+        """Return the bytes of all objects below a folder, by name within it."""
+        path = self._at(folder) if folder else self.root
+        with _as_os_error():
+            self.fs.invalidate_cache(path)
+            found = self.fs.find(path, detail=True)
+        return {str(name)[len(path) + 1 :]: int(facts["size"]) for name, facts in found.items()}
 
     def write(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
         """Put a whole object."""
+        self._guarded()
+        self.put(name, b"".join(pieces))
+
+    def put(self, name: str, data: bytes) -> None:
+        """Put a whole object, whoever holds the lease."""
         path = self._at(name)
-        self.fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        self.fs.pipe_file(path, b"".join(pieces))
+        with _as_os_error():
+            self.fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            self.fs.pipe_file(path, data)
+
+    def create(self, name: str, data: bytes) -> None:
+        """Put an object that is not there yet: of two who do so at once, one gets FileExistsError."""
+        path = self._at(name)
+        with _as_os_error():
+            self.fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            try:
+                self.fs.pipe_file(path, data, mode="create")
+            except OSError as error:
+                if not isinstance(error, FileExistsError) and not self.fs.exists(path):
+                    raise
+                self.fs.invalidate_cache(path)
+                if self.fs.cat_file(path) != data:  # else a request was sent twice
+                    raise FileExistsError(f"another writer put '{name}' there") from error
+
+    def delete(self, name: str) -> None:
+        """Remove an object, if it is there."""
+        with _as_os_error(), contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self._at(name))
 
     def append(self, name: str, at: int, data: bytes) -> None:
-        """Not possible: object stores do not append."""
-        raise MemoryFileError(f"'{self}' cannot be written to step by step: ingest to a local folder, then export it")
+        """Put `data` behind the first `at` bytes, as a piece of its own."""
+        self._guarded()
+        grown = self._length(name)
+        if grown.end < at:
+            raise EOFError(name)
+        if grown.end > at:
+            self._cut(name, grown, at)
+        self.put(f"{_TAIL}/{name}/{at:015d}", data)
+        self._took(name, grown, at, len(data))
+
+    def commit(self, name: str, at: int, data: bytes) -> None:
+        """Append, where nothing stands behind `at`; FileExistsError where another writer was faster."""
+        self._guarded()
+        grown = self._length(name)
+        if grown.end < at:
+            raise EOFError(name)
+        if grown.end > at:
+            raise FileExistsError(f"another writer went on with '{name}'")
+        self.create(f"{_TAIL}/{name}/{at:015d}", data)
+        self._took(name, grown, at, len(data))
+
+    def _length(self, name: str) -> _Extent:
+        grown = (self._refreshed() if self._grown is None else self._grown).get(name)
+        if grown is not None:
+            return grown
+        try:
+            size = self._size(name)
+        except FileNotFoundError:
+            size = 0
+        return _Extent(size, [], size)
+
+    def _took(self, name: str, grown: _Extent, at: int, size: int) -> None:
+        grown.starts.append(at)
+        grown.end = at + size
+        if self._grown is not None:
+            self._grown[name] = grown
+
+    def _cut(self, name: str, grown: _Extent, at: int) -> None:
+        """Let go what stands behind the first `at` bytes, the last piece first."""
+        while grown.starts and grown.starts[-1] >= at:
+            grown.end = grown.starts.pop()
+            self.delete(f"{_TAIL}/{name}/{grown.end:015d}")
+        if grown.end > at:  # within a piece, or within the object itself
+            (data,) = self._read_grown([(name, grown.starts[-1] if grown.starts else 0, at)])
+            self.put(f"{_TAIL}/{name}/{grown.starts[-1]:015d}" if grown.starts else name, data)
+            grown.base, grown.end = (grown.base, at) if grown.starts else (at, at)
+
+    def join(self) -> None:
+        """Put whole objects in place of those that lie in pieces, and remove the pieces."""
+        self._guarded()
+        for name, grown in list(self._refreshed().items()):
+            if grown.starts:
+                (data,) = self._read_grown([(name, 0, grown.end)])
+                self.write(name, [data])
+        for path in self._listed(_TAIL):
+            self.delete(f"{_TAIL}/{path}")
+        self._grown = {}
+
+    def _guarded(self) -> None:
+        if self.lease is not None:
+            self.lease.check()
 
     def names(self) -> list[str]:
-        """Return the names of all objects, sorted."""
-        self.fs.invalidate_cache(self.root)
-        return sorted(str(path)[len(self.root) + 1 :] for path in self.fs.find(self.root))
+        """Return the names of all objects, sorted; hidden ones are none."""
+        whole = {name for name in self._listed("") if not any(part.startswith(".") for part in name.split("/"))}
+        return sorted(whole | set(self._refreshed()))
+
+    def hidden(self, folder: str) -> list[str]:
+        """Return the names of the objects in a hidden folder."""
+        return sorted(self._listed(folder))
 
     def size(self, name: str) -> int:
         """Return the bytes of an object."""
-        return int(self.fs.size(self._at(name)))
+        grown = (self._refreshed() if self._grown is None else self._grown).get(name)
+        return self._size(name) if grown is None else grown.end
+
+    def _size(self, name: str) -> int:
+        with _as_os_error():
+            self.fs.invalidate_cache(self._at(name))
+            return int(self.fs.size(self._at(name)))
+
+    def stamps(self, names: Sequence[str]) -> dict[str, dict[str, object]]:
+        """Return what changes when an object does, of objects `FOLDER/NAME`, pieces included, by folder and name."""
+        self.fs.invalidate_cache(self.root)
+        found: dict[str, dict[str, object]] = {}
+        with _as_os_error():
+            listed = self.fs.find(self.root, detail=True)
+        for path, facts in listed.items():
+            folder, _, name = str(path)[len(self.root) + 1 :].partition("/")
+            if name in names or name.startswith(f"{_TAIL}/"):
+                changed = facts.get("ETag") or facts.get("etag") or facts.get("created")
+                found.setdefault(folder, {})[name] = (facts.get("size"), str(changed))
+        return found
+
+
+@contextlib.contextmanager
+def _as_os_error() -> Iterator[None]:
+    """Turn what clients of stores raise for a network that fails into OSError."""
+    try:
+        yield
+    except (OSError, MemoryFileError):
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def open_store(where: str | os.PathLike[str]) -> LocalStore | RemoteStore:

@@ -27,8 +27,9 @@ from videox2l.memory.disk.journal import (
     pack_manifest,
 )
 from videox2l.memory.disk.layout import ObjectBuilder, TensorSpec, cuts, own_axes
+from videox2l.memory.disk.lease import leased
 from videox2l.memory.disk.reader import Source, open_source, read_chunk
-from videox2l.memory.disk.stores import LocalStore, ObjectStore, make_folder
+from videox2l.memory.disk.stores import LocalStore, ObjectStore, RemoteStore, make_folder, open_store
 from videox2l.memory.levels import Chunk, LevelCache
 from videox2l.types import KVShape, without_source
 
@@ -138,10 +139,11 @@ class MemoryWriter:
         """Record that the source came to its end, and what is known of it now."""
         with _writing(self.place):
             self._journal({"kind": "end", "facts": dict(facts)})
+            self.place.join()
 
     def _journal(self, values: Mapping[str, Any]) -> None:
         line = self.journal.line(values)
-        self.place.append(JOURNAL, self.journal.length, line)
+        self.place.commit(JOURNAL, self.journal.length, line)
         self.journal.take(line)
 
     def _coarse(self, chunk: Chunk, coarsest: float) -> ObjectRef:
@@ -199,7 +201,7 @@ def open_writer(place: ObjectStore, head: Head) -> Iterator[MemoryWriter]:
                 place.write(PREFIX, pieces)
                 at = ObjectRef(PREFIX, 0, parts[0].end, parts[0].sha256, tuple(parts))
                 place.write(MANIFEST, [pack_manifest({**head.to_json(), "prefix": at.to_json()})])
-        source = open_source(place, LevelCache(0))
+        source = _opened(place, LevelCache(0))
         wanted = head.to_json()
         wrong = describe_differences(_compared(source.head), _compared(wanted))
         if wrong:
@@ -217,7 +219,16 @@ def _compared(head: Mapping[str, Any]) -> dict[str, Any]:
 def continue_writer(source: Source) -> Iterator[MemoryWriter]:
     """Go on with a memory that was opened, as it is now."""
     with locked(source.place):
-        yield MemoryWriter(open_source(source.place, source.cache))
+        yield MemoryWriter(_opened(source.place, source.cache))
+
+
+def _opened(place: ObjectStore, cache: LevelCache) -> Source:
+    """Open a memory that is to be written to; what a writer that was stopped left to do is done."""
+    source = open_source(place, cache)
+    if source.journal.facts is not None:
+        with _writing(place):
+            place.join()
+    return source
 
 
 def _begun(place: ObjectStore) -> bool:
@@ -233,7 +244,16 @@ def _begun(place: ObjectStore) -> bool:
 
 @contextlib.contextmanager
 def locked(place: ObjectStore) -> Iterator[None]:
-    """Hold the lock of a folder, which is made if it is not there. The lock of a process that ended is no lock."""
+    """Hold the lock of a folder, which is made if it is not there, or the lease of a URL.
+
+    The lock of a process that ended is no lock.
+    """
+    if isinstance(place, RemoteStore):
+        with contextlib.ExitStack() as stack:
+            with _writing(place):
+                stack.enter_context(leased(place))
+            yield
+        return
     if not isinstance(place, LocalStore):
         yield
         return
@@ -256,6 +276,13 @@ def locked(place: ObjectStore) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def check_store(where: str | os.PathLike[str]) -> None:
+    """Raise MemoryFileError where no memory can be written: what `check_target` says of a folder, or an odd URL."""
+    place = open_store(where)
+    if isinstance(place, LocalStore):
+        check_target(place.folder)
 
 
 def check_target(folder: Path) -> None:

@@ -74,8 +74,10 @@ async function watch() {
 
 // Uploads: in pieces, so that a broken connection goes on where it was
 const PIECE = 8 << 20;
+let uploads = 0;
 async function upload(file) {
   problem("");
+  uploads += 1;
   const row = make("li", {}, make("small", { textContent: `sending ${file.name}` }), make("progress", { max: file.size, value: 0 }));
   $("library").prepend(row);
   $("empty").hidden = true;
@@ -104,6 +106,7 @@ async function upload(file) {
   } catch (error) {
     problem(`${file.name}: ${error.message}`);
   }
+  uploads -= 1;
   row.remove();
   watch();
 }
@@ -132,9 +135,11 @@ async function open(id, at = null) {
     try {
       memory = await json(`/v1/memories/${id}`);
     } catch (error) {
+      if (state.id !== id) return;
       state.id = null;
       return problem(error.message);
     }
+    if (state.id !== id) return;  // another video was opened in the meantime
     $("player").hidden = !memory.has_video;
     $("novideo").hidden = memory.has_video;
     if (memory.has_video) $("player").src = `/v1/memories/${id}/video`;
@@ -148,13 +153,16 @@ async function open(id, at = null) {
   watch();
 }
 async function timeline() {
+  const id = state.id;
+  let told;
   try {
-    const told = await json(`/v1/memories/${state.id}/timeline`);
-    state.chunks = told.chunks;
-    state.holes = told.holes ?? [];
+    told = await json(`/v1/memories/${id}/timeline`);
   } catch {
-    state.chunks = [];  // nothing is ingested yet
+    told = { chunks: [] };  // nothing is ingested yet
   }
+  if (state.id !== id) return;
+  state.chunks = told.chunks;
+  state.holes = told.holes ?? [];
   draw();
 }
 function draw() {
@@ -232,6 +240,7 @@ document.addEventListener("keydown", (event) => {
 const ranges = (set) => [...set].sort((a, b) => a - b).map((i) => [state.chunks[i].start, state.chunks[i].end]);
 async function ask(question, { why = null, again = false } = {}) {
   if (state.busy) return;
+  const id = state.id;  // another video may be opened before the answer is there
   state.busy = true;
   problem("");
   $("send").disabled = true;
@@ -243,7 +252,7 @@ async function ask(question, { why = null, again = false } = {}) {
   const turns = again ? state.turns.slice(0, -1) : state.turns;
   const messages = turns.flatMap(([asked, said]) => [{ role: "user", content: asked }, { role: "assistant", content: said }]);
   messages.push({ role: "user", content: question });
-  messages[0].content = [{ type: "video_url", video_url: { url: `memory:${state.id}` } }, { type: "text", text: messages[0].content }];
+  messages[0].content = [{ type: "video_url", video_url: { url: `memory:${id}` } }, { type: "text", text: messages[0].content }];
   const x2l = {};
   if (state.pinned.size) x2l.pinned = ranges(state.pinned);
   if (state.excluded.size) x2l.excluded = ranges(state.excluded);
@@ -256,11 +265,14 @@ async function ask(question, { why = null, again = false } = {}) {
       answer.textContent += event.choices?.[0]?.delta?.content ?? "";
       told = event.x2l ?? told;
     }
-    if (told) show(told, chips, cost, card);
-    state.turns = [...turns, [question, answer.textContent.trim() || "-"]];
-    state.last = question;
-    $("again").hidden = true;
-    keep();
+    const said = [...turns, [question, answer.textContent.trim() || "-"]];
+    keep(id, said);
+    if (state.id === id) {
+      if (told) show(told, chips, cost, card);
+      state.turns = said;
+      state.last = question;
+      $("again").hidden = true;
+    }
   } catch (error) {
     cost.textContent = "no answer";
     problem(error.message);
@@ -294,8 +306,8 @@ function show(told, chips, cost, card) {
   draw();
 }
 // What was asked outlives a reload of the page, not the tab.
-function keep() {
-  sessionStorage.setItem(`x2l ${state.id}`, JSON.stringify(state.turns));
+function keep(id, turns) {
+  sessionStorage.setItem(`x2l ${id}`, JSON.stringify(turns));
 }
 function restore() {
   state.turns = JSON.parse(sessionStorage.getItem(`x2l ${state.id}`) ?? "[]");
@@ -338,9 +350,10 @@ async function begin() {
   try {
     state.model = (await json("/v1/models")).data[0].id;
     $("model").textContent = `model ${state.model}`;
-    await watch();
+    await refresh();
     await follow();
-    if (state.id === null && state.memories.length) await open(state.memories[0].id);
+    if (state.id === null && !uploads && state.memories.length) await open(state.memories[0].id);
+    watch();
   } catch (error) {
     problem(error.message);
   }
