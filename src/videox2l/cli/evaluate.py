@@ -16,15 +16,21 @@ if TYPE_CHECKING:
     from videox2l.evaluate.base import Benchmark, BenchmarkOptions
     from videox2l.pipeline import VideoX2L
 
+MADE_FOR = {"dense": "demo-dense", "boards": "demo-boards"}
+"""Benchmark -> the shipped model that was trained for it; others take "demo"."""
+
 Bench = Annotated[
     str | None,
     typer.Argument(
-        help="haystack, dense, film (all generated), videomme, mlvu, longvideobench, vnbench or lvbench.",
+        help="haystack, dense, boards, film (all generated), videomme, mlvu, longvideobench, vnbench or lvbench.",
         metavar="BENCH",
     ),
 ]
 ModelFor = Annotated[
-    str | None, typer.Option(help="As of ask. [default: demo; dense: demo-dense; film: smollm2]", metavar="demo|ID|DIR")
+    str | None,
+    typer.Option(
+        help="As of ask. [default: demo; dense: demo-dense; boards: demo-boards; film: smollm2]", metavar="demo|ID|DIR"
+    ),
 ]
 Names = Annotated[
     str,
@@ -139,7 +145,7 @@ def _benchmark(name: str | None, description: Path | None, options: BenchmarkOpt
 def _model_for(bench: str, model: str | None, options: LoadOptions, screen: Screen) -> VideoX2L:
     """Load the model: a film of text is read by a text decoder, all else by a video LLM."""
     if bench != "film":
-        return load_model(model or ("demo-dense" if bench == "dense" else "demo"), options, screen)
+        return load_model(model or MADE_FOR.get(bench, "demo"), options, screen)
     from videox2l.conformance.check_cache import votes_once
     from videox2l.evaluate.film_model import load_film_model
     from videox2l.pipeline import VideoX2L

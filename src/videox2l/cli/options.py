@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 Model = Annotated[
     str,
     typer.Option(
-        help='"demo", "demo-dense", "demo-xl", a local directory, or a Hugging Face hub id.', metavar="demo|ID|DIR"
+        help='"demo", "demo-dense", "demo-boards", "demo-xl", a local directory, or a Hugging Face hub id.',
+        metavar="demo|ID|DIR",
     ),
 ]
 MemoryArg = Annotated[str, typer.Argument(help="A memory: a folder, or a URL such as s3://...", metavar="MEMORY")]

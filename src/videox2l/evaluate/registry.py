@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from videox2l.errors import SettingsError
 from videox2l.evaluate.base import Benchmark, BenchmarkOptions, Method
 from videox2l.evaluate.benchmarks import PUBLIC, from_description
+from videox2l.evaluate.boards import Boards
 from videox2l.evaluate.dense import Dense
 from videox2l.evaluate.film import Film
 from videox2l.evaluate.haystack import Haystack
@@ -15,6 +16,7 @@ from videox2l.evaluate.methods import FAMILIES, METHODS, STANDARD
 BENCHMARKS: dict[str, Callable[[BenchmarkOptions], Benchmark]] = {
     "haystack": Haystack,
     "dense": Dense,
+    "boards": Boards,
     "film": Film,
     **PUBLIC,
 }
