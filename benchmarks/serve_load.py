@@ -3,8 +3,8 @@
     python benchmarks/serve_load.py [--asks 200] [--memories 20] [--minutes 10] [--write FILE.md]
 
 Every answer is compared with that of the same question asked alone. The same load runs with and without batching, on
-the same memories. First token and whole answer of the server are measured in pairs with the library's own, in this process:
-one after the other, in turn. No GPU and no network are needed.
+the same memories. First token and whole answer of the server are measured in pairs with the library's own, in this
+process: one after the other, in turn. No GPU and no network are needed.
 """
 
 from __future__ import annotations
