@@ -92,6 +92,7 @@ def check_options(options: ServeOptions) -> list[str]:
 
 def run(service: Service) -> None:
     """Serve until a signal ends it."""
+    import resource
     import socket
 
     import uvicorn
@@ -101,6 +102,9 @@ def run(service: Service) -> None:
     options = service.options
     if options.demo:
         add_demo(service)
+
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection takes a file
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: Any) -> None:

@@ -90,13 +90,16 @@ def make_app(service: Service) -> Any:
         return JSONResponse(APIError(400, f"{param or 'the request'}: {first['msg']}", param=param).to_dict(), 400)
 
     async def missing(request: Request, error: Exception) -> Response:
+        if isinstance(error.__cause__, (X2LError, OSError)):  # on the way of a form
+            return await refused(request, error.__cause__)
         found = cast("HTTPException", error)
         told = APIError(found.status_code, str(found.detail), headers=dict(found.headers or {}))
         if told.status == 405:  # of all routes with this path; the header that is there tells of the first one alone
             told.headers["allow"] = ", ".join(sorted(methods_of(request.url.path)))
         return JSONResponse(told.to_dict(), told.status, told.headers)
 
-    app.add_exception_handler(X2LError, refused)
+    for kind in (X2LError, OSError, Exception):
+        app.add_exception_handler(kind, refused)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, missing)
     guard = Guard(app, service)

@@ -331,10 +331,13 @@ class Catalog:
         with self._lock:
             record.state = "failed"
             record.error = str(error) if told else f"the server failed ({type(error).__name__}): its log says more"
-            if record.id in self._deleted:
-                self._remove(record)
-            else:
-                self._keep(record)
+            try:
+                if record.id in self._deleted:
+                    self._remove(record)
+                else:
+                    self._keep(record)
+            except (OSError, X2LError):  # such as on a full disk: the next start goes on with the ingest
+                log.warning("record", extra={"fields": {"memory": record.id}}, exc_info=True)
 
 
 def ingest_options(keywords: Mapping[str, Any]) -> IngestOptions:
