@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from videox2l.ask.chat import Chat
     from videox2l.ask.escalation import Escalation
     from videox2l.errors import MemoryFileError, ModelError, SettingsError, VideoError, VideoWarning, X2LError
+    from videox2l.ingest import transcribe
     from videox2l.memory import Memory, Plan
     from videox2l.pipeline import VideoX2L
     from videox2l.types import Turn
@@ -40,6 +41,7 @@ _HOMES = {
     "VideoWarning": "errors",
     "VideoX2L": "pipeline",
     "X2LError": "errors",
+    "transcribe": "ingest",
 }
 
 
@@ -72,4 +74,5 @@ __all__ = [
     "VideoX2L",
     "X2LError",
     "__version__",
+    "transcribe",
 ]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -34,7 +36,9 @@ from videox2l.options import IngestOptions
 from videox2l.select.embedding import DualEncoder, same_encoder
 from videox2l.types import VideoCursor, VideoInfo
 from videox2l.units import Cue
-from videox2l.video import Frame, FrameSource
+from videox2l.video import Frame, FrameSource, content_hash
+from videox2l.video.audio import SoundTrack
+from videox2l.video.speech import Transcriber, Transcript, transcriber_of
 
 Progress = Callable[[int, int | None, float], None]
 """Called with the frames done, the frames expected (None if unknown), and the pts reached, after each chunk."""
@@ -55,6 +59,7 @@ class IngestSettings:
     embedder: Mapping[str, str] | None = None  # name and weights of the dual encoder that frames are embedded with
     index: Votes = ()  # layers whose keys are indexed, and how each is read
     system: str | None = None  # text before the video in place of the chat template's own
+    speech: Mapping[str, Any] | None = None  # what makes subtitles of the video's sound
 
     def __post_init__(self) -> None:
         History.parse(self.history)
@@ -159,6 +164,10 @@ class Ingestor:
             chunk = self._encode(end_before(frame, self._pending), last=False)
         self._pending.append(frame)
         return chunk
+
+    def listen(self, speech: Transcript, second: float) -> None:
+        """Keep what is said in the video up to `second`, and a little beyond, as subtitles."""
+        keep_speech(self.memory, speech, second, self._writer)
 
     def finish(self, source: FrameSource) -> Chunk | None:
         """Encode what is left and complete the memory; return the last chunk, if it was made now.
@@ -271,8 +280,13 @@ def _end_of(frames: Sequence[Frame], source: FrameSource) -> float:
     return min(end, duration) if duration and duration > last else end
 
 
-def _read(source: FrameSource, ingestor: Ingestor, progress: Progress | None) -> Iterator[Memory]:
-    """Take a source through an ingestor, to its end; yield its memory after every frame, and at the end."""
+def _read(
+    source: FrameSource, ingestor: Ingestor, progress: Progress | None, speech: Transcript | None = None
+) -> Iterator[Memory]:
+    """Take a source through an ingestor, to its end; yield its memory after every frame, and at the end.
+
+    What is said up to a frame is written down before it is yielded.
+    """
 
     def tell(chunk: Chunk | None) -> None:
         if chunk is not None and progress is not None:
@@ -282,7 +296,11 @@ def _read(source: FrameSource, ingestor: Ingestor, progress: Progress | None) ->
     with contextlib.closing(ahead(source, ingestor.length)) as frames:
         for frame in frames:
             tell(ingestor.add(frame))
+            if speech is not None:
+                ingestor.listen(speech, frame.pts)
             yield ingestor.memory
+    if speech is not None:
+        ingestor.listen(speech, math.inf)
     tell(ingestor.finish(source))
     yield ingestor.memory
 
@@ -338,10 +356,11 @@ def ingest_steps(
     *,
     store: ObjectStore | None = None,
     progress: Progress | None = None,
-    subtitles: Sequence[Cue] = (),
+    subtitles: Sequence[Cue] | Transcript = (),
 ) -> Iterator[Memory]:
     """Read `source` once; yield its memory so far after every frame, and at the end (`finished` returns that).
 
+    `subtitles`: cues, or what makes them of the video's sound while the video is read.
     Between two frames the caller may do other things with the model, such as ask. Closing the iterator stops the ingest
     behind its last whole chunk. With a `store` every chunk is on disk before the next one is read, and an ingest that
     was stopped goes on behind its last whole chunk. Raises VideoError if there are no frames, SettingsError, and
@@ -351,6 +370,9 @@ def ingest_steps(
     if isinstance(embedder, str):
         embedder = DualEncoder.from_pretrained(embedder, backbone.device)
     settings = IngestSettings.of(options, backbone, embedder)
+    speech, cues = (subtitles, ()) if isinstance(subtitles, Transcript) else (None, subtitles)
+    if speech is not None:
+        settings = replace(settings, speech=speech.identity)
     named = options.compressor is None or isinstance(options.compressor, str)
     compressor = compressor_by_name(settings.compressor) if named else options.compressor
     encoder = settings.encoder(backbone, compressor)
@@ -368,15 +390,15 @@ def ingest_steps(
         next_position=len(text),
         reposition="compact" if compressor.compact else "keep",
         complete=False,
-        subtitles=tuple(subtitles),
+        subtitles=tuple(cues),
     )
     if store is None and settings.l_bits is None and settings.h_bits is None:
-        yield from _read(source, Ingestor(memory, encoder, info=info, embedder=embedder), progress)
+        yield from _read(source, Ingestor(memory, encoder, info=info, embedder=embedder), progress, speech)
         return
     store = RamStore() if store is None else store
     with open_writer(store, head_of(memory)) as writer:
-        if subtitles:
-            writer.subtitles([asdict(line) for line in subtitles])
+        if cues:
+            writer.subtitles([asdict(line) for line in cues])
         memory = memory_of(writer.source)
         if memory.complete and not settings.live:
             yield memory
@@ -387,8 +409,59 @@ def ingest_steps(
                 "append to it, or ingest into a new folder"
             )
         encoder.restore(memory.prefix, memory.chunks)
+        if speech is not None and writer.journal.speech:
+            speech.resume(writer.journal.speech, memory.subtitles)
         ingestor = Ingestor(memory, encoder, info=info, writer=writer, resume=0, embedder=embedder)
-        yield from _read(source, ingestor, progress)
+        yield from _read(source, ingestor, progress, speech)
+
+
+def keep_speech(memory: Memory, speech: Transcript, second: float, writer: MemoryWriter | None) -> None:
+    """Write down what is said up to `second`, and keep it as the subtitles of a memory, on disk too with a writer."""
+    if not speech.until(second):
+        return
+    memory.subtitles = tuple(speech.cues)
+    if writer is not None:
+        writer.subtitles([asdict(line) for line in speech.cues], speech.state)
+
+
+def transcribe(
+    memory: Memory,
+    video: str | Path,
+    model: str | Path | Transcriber,
+    *,
+    language: str | None = None,
+    audio_track: int = 1,
+    device: str = "cpu",
+    progress: Callable[[float], None] | None = None,
+) -> None:
+    """Write down what is said in a memory's video, as its subtitles, in place of those that it has.
+
+    `model`: a Whisper model by size, folder or hub id, or a Transcriber; `language`: a code such as "en", by default
+    found. On disk the lines are kept block after block, and a transcription that was stopped goes on. `progress` gets
+    the second that was reached. Raises SettingsError, ModelError, VideoError without sound, and MemoryFileError where
+    the memory is not one of this video alone.
+    """
+    track = SoundTrack(video, audio_track)
+    known, here = memory.manifest.get("sha256"), content_hash(video)
+    several = memory.source is not None and bool(memory.source.journal.begun)
+    if known != here or several:
+        why = "it holds several videos" if several else f"its video has the hash {known}, this file {here}"
+        raise MemoryFileError(f"'{track.path.name}' is not what the memory was made of: {why}")
+    speech = Transcript(track, transcriber_of(model, device), language)
+    speech.reached, speech.end = memory.manifest.get("start") or 0.0, memory.manifest.get("end")
+    with contextlib.ExitStack() as stack:
+        writer = None if memory.source is None else stack.enter_context(continue_writer(memory.source))
+        if writer is not None:
+            state = writer.journal.speech
+            if {name: state.get(name) for name in speech.identity} == speech.identity:
+                speech.resume(state, memory_of(writer.source).subtitles)
+        while not speech.over:
+            keep_speech(memory, speech, speech.reached, writer)
+            if progress is not None:
+                progress(speech.reached)
+        memory.subtitles = tuple(speech.cues)
+        if writer is not None:
+            memory.source = writer.source
 
 
 def append(

@@ -148,6 +148,15 @@ class IngestOptions(OptionSet):
     subtitles: str | Path | Sequence[Cue] = option(
         (), 'An SRT or VTT file, or "embedded" for a text track of the video.', metavar="FILE|embedded", type=str
     )
+    transcribe: Any = option(
+        None,
+        "Write down what is said, as subtitles, with this Whisper model: base, large-v3, ..., a folder or a hub id. "
+        "Needs faster-whisper.",
+        metavar="MODEL",
+        type=str,
+    )
+    language: str | None = option(None, "With --transcribe: the language, such as en.", show="found in the sound")
+    audio_track: int = option(1, "With --transcribe: which sound track, counted from 1.")
     system: str | None = option(
         None, "The system text of the prompt. It stands before the video: a memory keeps it.", metavar="TEXT"
     )
@@ -166,7 +175,10 @@ class IngestOptions(OptionSet):
         self._check_choice("h_bits", BITS, optional=True)
         self._check_number("max_frames", 1)
         self._check_number("chunk_frames", 1)
+        self._check_number("audio_track", 1)
         self._check_text("system")
+        if self.transcribe is not None and self.subtitles not in ((), []):
+            raise SettingsError("subtitles and transcribe both make the subtitles of a memory: use one of them")
         if self.fps is not None:
             self._check_number("fps", 0, whole=False)
             if self.fps == 0:
@@ -444,6 +456,9 @@ class IngestKeywords(TypedDict, total=False):
     chunk_frames: int | None
     embedder: Any
     subtitles: str | Path | Sequence[Cue]
+    transcribe: Any
+    language: str | None
+    audio_track: int
     system: str | None
     live: bool
 

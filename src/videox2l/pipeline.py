@@ -32,7 +32,9 @@ from videox2l.options import (
 from videox2l.select import Selector, selector_by_name
 from videox2l.select.embedding import DualEncoder
 from videox2l.types import SOURCE, Turn
-from videox2l.video import FrameSampling, FrameSource, open_video
+from videox2l.video import FrameSampling, FrameSource, VideoReader, open_video
+from videox2l.video.audio import SoundTrack
+from videox2l.video.speech import Transcript, transcriber_of
 from videox2l.video.subtitles import read_subtitles
 
 
@@ -156,6 +158,10 @@ class VideoX2L:
             More will be appended: no chunk is treated as the last one of the video.
         subtitles
             An SRT or VTT file, "embedded" for a text track of the video, or cues; for selector "text" and for prompts.
+        transcribe, language, audio_track
+            Write down what is said while the video is read, as subtitles: with a Whisper model by size ("base"), folder
+            or hub id (extra `speech`), or an object with the Transcriber protocol; in this language, by default found
+            in the sound; of this sound track, counted from 1.
         chunk_frames
             Sampled frames per chunk, the unit of selection; default: 10 for Video-XL, 8 for all others.
         embedder
@@ -175,11 +181,23 @@ class VideoX2L:
         with contextlib.ExitStack() as stack:
             if isinstance(video, (str, Path)):
                 video = stack.enter_context(open_video(video, frame_sampling(options)))
+            said = cues if options.transcribe is None else self.transcript(video, options)
             return finished(
                 ingest_steps(
-                    video, self.backbone, options, self.identity, store=target, progress=progress, subtitles=cues
+                    video, self.backbone, options, self.identity, store=target, progress=progress, subtitles=said
                 )
             )
+
+    def transcript(self, video: FrameSource, options: IngestOptions) -> Transcript:
+        """Return the transcription of an opened video file's sound that the options ask for; nothing of it is made yet.
+
+        Raises SettingsError for a source that is no file, VideoError without sound, ModelError.
+        """
+        if not isinstance(video, VideoReader):
+            raise SettingsError("transcribe needs a video file: this source of frames has no sound")
+        track = SoundTrack(video.path, options.audio_track)
+        transcriber = transcriber_of(options.transcribe, str(self.backbone.device))
+        return Transcript(track, transcriber, options.language, options.start or 0.0, options.end)
 
     def append(
         self,

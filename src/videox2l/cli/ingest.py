@@ -34,6 +34,9 @@ _FLAGS = [
     "--chunk-frames",
     "--embedder",
     "--subtitles",
+    "--transcribe",
+    "--language",
+    "--audio-track",
     "--max-pixels",
     "--detail",
 ]
@@ -217,6 +220,10 @@ def _follow(
     from videox2l.video import FollowSource
     from videox2l.video.subtitles import read_subtitles
 
+    if options.transcribe is not None:
+        raise SettingsError(
+            "--transcribe does not go with --follow: add it when the video is over (x2l memory transcribe)"
+        )
     if options.max_frames is not None or options.start is not None or options.end is not None:
         raise SettingsError("--max-frames, --start and --end do not go with --follow: its end is not known")
     cues = read_subtitles(options.subtitles, video) if isinstance(options.subtitles, (str, Path)) else ()

@@ -182,6 +182,37 @@ def add_subtitles(
         screen.line(f"{memory}: {count} lines of subtitles")
 
 
+@app.command("transcribe")
+def transcribe(
+    memory: MemoryArg,
+    video: Annotated[Path, typer.Argument(help="The video file that the memory was made of.", metavar="VIDEO")],
+    model: Annotated[str, typer.Option(help="Whisper model: a size, a folder or a hub id.", metavar="MODEL")] = "base",
+    language: Annotated[str | None, typer.Option(help="Such as en. [default: found in the sound]")] = None,
+    audio_track: Annotated[int, typer.Option(min=1, help="Which sound track, counted from 1.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+) -> None:
+    """Write down what is said in a memory's video, as subtitles in place of those there. Goes on when stopped."""
+    with user_errors():
+        from videox2l.cli.console import Screen
+        from videox2l.ingest import transcribe as write_down
+        from videox2l.memory import Memory
+        from videox2l.units import format_time
+
+        screen, opened = Screen(), Memory.load(memory)
+        length = int(opened.manifest.get("duration") or 0) or None
+        with screen.bar(f"transcribing {video.name}") as update:
+            write_down(
+                opened,
+                video,
+                model,
+                language=language,
+                audio_track=audio_track,
+                device=device,
+                progress=lambda second: update(int(second), length, f"seconds, at {format_time(second)}"),
+            )
+        screen.line(f"{memory}: {len(opened.subtitles)} lines of subtitles")
+
+
 @app.command("gc")
 def collect(
     folder: FolderArg,

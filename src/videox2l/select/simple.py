@@ -95,7 +95,7 @@ class TextSelector:
         if not memory.subtitles:
             raise SettingsError(
                 "selector 'text' needs subtitles, and this memory has none: ingest with --subtitles, "
-                "or add them (x2l memory subtitles add)"
+                "or add them (x2l memory subtitles add, x2l memory transcribe)"
             )
         asked = question.text or backbone.decode(question.ids.tolist())
         texts = [" ".join(line.text for line in memory.lines(i)) for i in range(len(memory))]

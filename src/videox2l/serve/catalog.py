@@ -344,7 +344,7 @@ def ingest_options(keywords: Mapping[str, Any]) -> IngestOptions:
     """Return the options of an ingest that comes over the net. Raises SettingsError for what only a server's owner may
     choose: files and models by name.
     """
-    for name in ("embedder", "live"):
+    for name in ("embedder", "transcribe", "live"):
         if keywords.get(name):
             raise SettingsError(f"{name} cannot be chosen by a request")
     if keywords.get("subtitles", ()) not in ((), [], None, "embedded"):

@@ -141,7 +141,8 @@ class Journal:
     """A journal as it was read.
 
     `check`: seal of the last line; `facts`: what the end of an ingest recorded of its video, None while it is not
-    complete; `sources`: the same for each source that came to its end; `subtitles`: the last ones that were given;
+    complete; `sources`: the same for each source that came to its end; `subtitles`: the last ones that were given,
+    `speech`: where they were made of the video's sound, by what and how far, else empty;
     `begun`: what the line said with which the last source was appended, empty for the first one, and `first`: the
     number of its first chunk; `length`: bytes of whole lines; `torn`: bytes behind them, of a line that was being
     written.
@@ -152,6 +153,7 @@ class Journal:
     facts: dict[str, Any] | None = None
     sources: list[dict[str, Any]] = field(default_factory=list)
     subtitles: ObjectRef | None = None
+    speech: dict[str, Any] = field(default_factory=dict)
     begun: dict[str, Any] = field(default_factory=dict)
     first: int = 0
     length: int = 0
@@ -181,6 +183,7 @@ class Journal:
             self.facts = None
         elif values["kind"] == "subtitles":
             self.subtitles = ObjectRef.from_json(values["at"])
+            self.speech = dict(values.get("speech", {}))
         elif values["kind"] == "source":
             self.begun = {"content": dict(values["content"]), "shift": float(values["shift"])}
             self.first = len(self.chunks)

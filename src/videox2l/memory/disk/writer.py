@@ -127,13 +127,16 @@ class MemoryWriter:
         with _writing(self.place):
             self._journal({"kind": "source", "content": dict(content), "shift": shift})
 
-    def subtitles(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Keep subtitles, in place of earlier ones."""
+    def subtitles(self, lines: Sequence[Mapping[str, Any]], speech: Mapping[str, Any] | None = None) -> None:
+        """Keep subtitles, in place of earlier ones; `speech`: what made them of the video's sound, and how far."""
         data = json.dumps(list(lines), ensure_ascii=False, indent=1).encode()
         name = f"subtitles-{hashlib.sha256(data).hexdigest()[:16]}.json"
-        if self.journal.subtitles is None or self.journal.subtitles.name != name:
+        known = self.journal.subtitles
+        if known is None or known.name != name or self.journal.speech != (speech or {}):
             with _writing(self.place):
-                self._journal({"kind": "subtitles", "at": self._object(name, [memoryview(data)]).to_json()})
+                at = self._object(name, [memoryview(data)]) if known is None or known.name != name else known
+                told = {"speech": dict(speech)} if speech else {}
+                self._journal({"kind": "subtitles", "at": at.to_json(), **told})
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Record that the source came to its end, and what is known of it now."""
