@@ -85,3 +85,22 @@ def test_exit_status_tells_wrong_use_from_failure(tmp_path: Path) -> None:
     assert runner.invoke(app, ["ask", "v.mp4", "hi", "--nonsense"]).exit_code == 2
     assert runner.invoke(app, ["ask", str(tmp_path / "none.mp4"), "hi"]).exit_code == 1
     assert runner.invoke(app, ["memory", "verify", str(tmp_path / "none")]).exit_code == 1
+
+
+def test_small_models_run_on_one_thread_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from videox2l.cli.console import Screen
+    from videox2l.cli.options import load_model
+
+    before = torch.get_num_threads()
+    try:
+        for told, threads in (("2", 2), (None, 1)):
+            monkeypatch.setenv("OMP_NUM_THREADS", "2")
+            if told is None:
+                monkeypatch.delenv("OMP_NUM_THREADS")
+            torch.set_num_threads(2)
+            load_model("demo", LoadOptions(), Screen(quiet=True))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

@@ -10,8 +10,10 @@ from typing import Any
 
 from videox2l.ask.answer import Answer
 from videox2l.cli.console import Screen
+from videox2l.cli.options import load_model
 from videox2l.demo.render import render_video
 from videox2l.errors import SettingsError
+from videox2l.options import LoadOptions
 from videox2l.units import format_range
 
 PER_KIND = 2
@@ -39,13 +41,7 @@ def show(seed: int, minutes: float, reload: str) -> None:
         video = Path(folder) / f"demo-{seed}.mp4"
         with screen.waiting(f"rendering {minutes:g} minutes of video"):
             questions = pick(render_video(video, seed, minutes))
-        with screen.waiting("loading the demo model"):
-            from transformers.utils import logging
-
-            from videox2l.pipeline import VideoX2L
-
-            logging.disable_progress_bar()
-            x2l = VideoX2L.from_pretrained("demo")
+        x2l = load_model("demo", LoadOptions(), screen)
         with screen.ingest_bar(video.name) as progress:
             memory = x2l.ingest(video, progress=progress)
     screen.memory(memory.summary())

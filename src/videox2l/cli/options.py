@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -134,7 +134,22 @@ def load_model(model: str, options: LoadOptions, screen: Screen) -> VideoX2L:
         from videox2l.pipeline import VideoX2L
 
         logging.disable_progress_bar()
-        return VideoX2L.from_pretrained(model, options)
+        x2l = VideoX2L.from_pretrained(model, options)
+        choose_threads(x2l)
+        return x2l
+
+
+_SMALL = 20_000_000
+
+
+def choose_threads(x2l: VideoX2L) -> None:
+    """Let a small model on a CPU run on one thread, unless OMP_NUM_THREADS says how many: more wait for each other."""
+    import torch
+
+    weights: Iterable[Any] = getattr(getattr(x2l.backbone, "model", None), "parameters", tuple)()
+    small = sum(weight.numel() for weight in weights) < _SMALL
+    if small and x2l.backbone.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def json_value(text: str, what: str) -> Any:
