@@ -145,6 +145,19 @@ class Step:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """A token with its text behind those before it, and its log likelihood (nats) there.
+
+    It is of the model's own distribution in float32: temperature, penalties and a schema have no part in it.
+    """
+
+    id: int
+    text: str
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
 class Answer:
     """An answer with its evidence (all chunks, in order of time), its cost, and the steps it took.
 
@@ -153,6 +166,7 @@ class Answer:
     chunk, what the selector can say of its score, for the moments that `ask(..., why=...)` named. `confidence` is None
     for an answer without tokens; `choices` are those that were given, in that order, and `text` is the best of them.
     `draft`: what the model wrote, where `text` is `NOT_SHOWN` as it was too unsure for `abstain`; otherwise None.
+    `logprobs`: those of `ids` with the likeliest tokens in the place of each, where the options ask for them.
     """
 
     question: str
@@ -167,6 +181,7 @@ class Answer:
     confidence: Confidence | None = None
     choices: tuple[Choice, ...] = ()
     draft: str | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
     @property
     def reloaded(self) -> list[Evidence]:

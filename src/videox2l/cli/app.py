@@ -17,6 +17,7 @@ from videox2l.cli.options import (
     EscalateFrom,
     Model,
     Verbose,
+    check_there,
     command,
     escalation,
     load_model,
@@ -171,6 +172,7 @@ def ask(
         ingest.check_remote(given, {flag: value is not None for flag, value in alone.items() if flag != "--why"})
         _ask_server(server, videos, questions, None if model == "demo" else model, asking, ingesting, screen)
         return
+    check_there(*videos)
     from videox2l.memory.disk.writer import check_store
     from videox2l.select import budget_for, selector_by_name
 

@@ -15,6 +15,7 @@ from videox2l.cli.options import (
     MemoryArg,
     Model,
     Verbose,
+    check_there,
     command,
     escalation,
     load_model,
@@ -42,6 +43,7 @@ def chat(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per answer, each on a line.")] = False,
 ) -> None:
     """Talk about a video: each question sees the dialogue so far. One question a line; an empty input ends it."""
+    check_there(memory, memory=True)
     from videox2l.cli.console import Screen, open_memory
     from videox2l.select import budget_for, selector_by_name
 

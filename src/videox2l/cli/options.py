@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from videox2l.errors import MemoryWarning, ModelWarning, SettingsError, VideoWarning, X2LError
+from videox2l.errors import MemoryFileError, MemoryWarning, ModelWarning, SettingsError, VideoWarning, X2LError
 from videox2l.options import LoadOptions, OptionSet
 
 if TYPE_CHECKING:
@@ -169,6 +169,21 @@ def escalation(wanted: Any, below: float | None, start: int | None) -> bool | Es
             raise SettingsError(f"--escalate-{name} goes with --escalate: give both")
     plain = Escalation()
     return bool(wanted) and Escalation(plain.below if below is None else below, plain.start if start is None else start)
+
+
+def check_there(*places: str | Path, memory: bool = False) -> None:
+    """Raise VideoError, or MemoryFileError where only a `memory` will do, for a local path at which nothing is.
+
+    What opens them says the same, but seconds later: it needs torch.
+    """
+    for place in map(str, places):
+        if "://" in place or place == "-" or os.path.lexists(place):
+            continue
+        if memory:
+            raise MemoryFileError(f"no memory at '{place}': no such folder")
+        from videox2l.video.files import admit
+
+        admit(place)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import logging
 import signal
 import sys
 from pathlib import Path
@@ -58,8 +57,9 @@ def serve(
         return
     for risk in risks:
         sys.stderr.write(f"warning: {risk}\n")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    from videox2l.serve.logs import log_to_stderr
+
+    log_to_stderr(serving.log_format == "json")
     x2l = load_model(model, loading, screen)
     from videox2l.serve.service import Service
 
@@ -109,6 +109,7 @@ def run(service: Service) -> None:
 
     config = uvicorn.Config(
         make_app(service),
+        log_config=None,
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -270,7 +270,7 @@ async def _stream(conversation: Conversation, completion: Completion, usage: boo
                 break
             yield _event(completion.chunk({"content": piece}))
         reply = await conversation.reply()
-        yield _event(completion.chunk({}, reply.answer.finish, x2l=reply.x2l()))
+        yield _event(completion.last_chunk(reply))
         if usage:
             yield _event(completion.usage_chunk(reply))
         yield "data: [DONE]\n\n"

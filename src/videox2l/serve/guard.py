@@ -7,12 +7,13 @@ import secrets
 import time
 from http.cookies import SimpleCookie
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 
 from videox2l.serve.errors import APIError
+from videox2l.serve.logs import REQUEST
 from videox2l.serve.service import Service
 
 log = logging.getLogger("videox2l.serve")
@@ -47,7 +48,8 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        name, begun, status = secrets.token_hex(8), time.monotonic(), 500
+        name, begun, status, client = secrets.token_hex(8), time.monotonic(), 500, None
+        token = REQUEST.set(name)
 
         async def answer(message: Any) -> None:
             nonlocal status
@@ -61,14 +63,21 @@ class Guard:
 
         try:
             headers = Headers(scope=scope)
-            scope["state"]["client"] = self._admit(scope, headers)
+            client = scope["state"]["client"] = self._admit(scope, headers)
             await self.app(scope, self._bounded(scope, headers, receive), answer)
         except APIError as error:
             await JSONResponse(error.to_dict(), error.status, error.headers)(scope, receive, answer)
         finally:
             self.service.metrics.requests.labels(scope["method"], str(status)).inc()
             took = time.monotonic() - begun
-            log.info("%s %s %s %d %.3fs", name, scope["method"], scope["path"], status, took)
+            told = {
+                "method": scope["method"],
+                "path": quote(scope["path"]),
+                "status": status,
+                "seconds": round(took, 3),
+            }
+            log.info("request", extra={"fields": told | ({"client": client.name} if client is not None else {})})
+            REQUEST.reset(token)
 
     def _admit(self, scope: Any, headers: Headers) -> Any:
         """Return who asks. Raises APIError for unknown keys, foreign pages and foreign names of this machine."""
