@@ -121,6 +121,13 @@ def test_what_does_not_fit_is_named_and_not_mixed(x2l: VideoX2L, library: Path, 
     other = {"twin"} if "twin" not in asked else {"birch", "cedar", "daisy"}
     assert {name for name, why in found.left_out.items() if "other settings than" in why} == other
     assert "notes" not in found.left_out
+    x2l.ingest(ArraySource(video.render(), fps=1.0, name="told.mp4"), store=library / "told", system="red star")
+    (told,) = {one.memory for one in x2l.ask_library(library, text, system="red star", max_new_tokens=1).evidence}
+    assert told == "told"
+    plain = x2l.ask_library(library, text, searching=LibraryOptions(videos=9), max_new_tokens=1)
+    assert ("told" in plain.left_out) != ("told" in {one.memory for one in plain.evidence})
+    with pytest.raises(MemoryFileError, match="was made with the system text 'blue'"):
+        x2l.ask_library(library, text, system="blue")
     with pytest.raises(MemoryFileError, match=r"no memory that this model can be asked about; apple: "):
         VideoX2L.from_model(*make_qwen25(seed=5)).ask_library(library, "What happens?")
     with pytest.raises(MemoryFileError, match="is no folder"):
@@ -138,7 +145,7 @@ def test_times_and_words_hold_for_the_search(x2l: VideoX2L, library: Path) -> No
         x2l.ask_library(library, text, said="elm")
     with pytest.raises(SettingsError, match="said='elm' leaves no chunk"):
         x2l.ask(library / "apple", text, said="elm")
-    with pytest.raises(SettingsError, match="said must be a text that is not empty"):
+    with pytest.raises(SettingsError, match="said must be text that is not empty"):
         x2l.ask(library / "apple", text, said=" ")
     with pytest.raises(SettingsError, match=r"ExactSelector reads the KVs .* use exact:nothing, keys"):
         x2l.ask_library(library, text, searching=LibraryOptions(search="exact"))

@@ -320,8 +320,7 @@ class AskOptions(SamplingParams):
         self._check_text("prompt_template")
         if self.prompt_template is not None and self.prompt_template.count(_QUESTION) != 1:
             raise SettingsError(f"prompt_template must hold {_QUESTION} once, got {self.prompt_template!r}")
-        if self.said is not None and (not isinstance(self.said, str) or not self.said.strip()):
-            raise SettingsError(f"said must be a text that is not empty, got {self.said!r}")
+        self._check_text("said")
         self._check_number("reselect_every", 1)
         if self.reselect_every is not None and self.escalate:
             raise SettingsError("reselect_every and escalate both change what is re-loaded: use one of them")

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.disk.helpers import ASK, ONE_LOOK, QUESTION, content, frames, ingest, small_model
 from videox2l import ArraySource, Memory, MemoryFileError, SettingsError, VideoX2L
+from videox2l.cli.app import app
 from videox2l.memory.disk.folder import is_memory, verify
 from videox2l.memory.disk.library import export, import_
 from videox2l.memory.disk.reader import open_source
@@ -196,6 +198,20 @@ def test_a_memory_in_a_store_grows(x2l: VideoX2L, ram_url: str, tmp_path: Path) 
         x2l.append(ingest(x2l, store), ArraySource(frames(9, seed=2), fps=2.0, name="more"))
     assert objects(ram_url) == content(tmp_path / "a")
     assert len(Memory.load(ram_url)) == 8
+
+
+def test_the_command_line_writes_to_a_store(ram_url: str) -> None:
+    video = str(Path(__file__).parents[1] / "media" / "nasa_13013.mp4")
+    made = CliRunner().invoke(app, ["ingest", video, ram_url, "--fps", "1"])
+    assert made.exit_code == 0, made.output
+    assert len(Memory.load(ram_url)) == 2
+    saved = CliRunner().invoke(app, ["ask", video, "how many ?", "--fps", "1", "--save", f"{ram_url}2"])
+    assert saved.exit_code == 0, saved.output
+    assert objects(f"{ram_url}2") == objects(ram_url)
+    refused = CliRunner().invoke(app, ["ingest", video, "https://example.org/a"])
+    assert (refused.exit_code, "is no place for a memory" in refused.stderr) == (1, True)
+    several = CliRunner().invoke(app, ["ingest", video, ram_url, "more"])
+    assert (several.exit_code, "more: only with --library" in several.stderr) == (2, True)
 
 
 def test_what_is_read_is_kept_on_this_machine(

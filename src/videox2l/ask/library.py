@@ -18,6 +18,7 @@ from videox2l.ask.answer import Answer
 from videox2l.engine.backbone import Backbone
 from videox2l.errors import MemoryFileError, SettingsError
 from videox2l.memory import Chunk, Memory
+from videox2l.memory.disk.journal import ObjectRef
 from videox2l.memory.disk.library import locations
 from videox2l.memory.disk.reader import open_source, read_features, read_prefix, subtitles_of
 from videox2l.memory.disk.stores import open_store
@@ -119,8 +120,9 @@ class IndexedMemory:
 
     def joins(self) -> tuple[object, ...]:
         """Return what memories must agree on to be asked together."""
-        settings = self.head["settings"]
-        return (self.head["ratios"], self.head["reposition"], settings.get("index"), settings.get("embedder"))
+        settings, before = self.head["settings"], len(ObjectRef.from_json(self.head["prefix"]).parts[0])
+        alike = tuple(settings.get(name) for name in ("system", "index", "embedder"))
+        return (self.head["ratios"], self.head["reposition"], before, *alike)
 
 
 class LibraryIndex:
@@ -166,15 +168,19 @@ class LibraryIndex:
         best: dict[str, int] = {}
         for i in order:
             best.setdefault(owners[i][0].name, i)
-        first = owners[order[0]][0].joins()
         taken = list[int]()
         for name, i in best.items():
             if len(taken) == options.videos:
                 break
-            if owners[i][0].joins() == first:
-                taken.append(i)
+            memory, first = owners[i][0], owners[taken[0]][0] if taken else None
+            if asking.system not in (None, memory.head["settings"].get("system")):
+                left_out[name] = "found, but made with another system text than was asked for"
+            elif first is not None and memory.joins() != first.joins():
+                left_out[name] = f"found, but made with other settings than '{first.name}'"
             else:
-                left_out[name] = f"found, but made with other settings than '{owners[order[0]][0].name}'"
+                taken.append(i)
+        if not taken:
+            raise MemoryFileError(f"no memory in '{self.library}' was made with the system text {asking.system!r}")
         return Search(
             best=tuple(moment(i) for i in taken),
             opened=tuple(self._open(owners[i][0]) for i in taken),

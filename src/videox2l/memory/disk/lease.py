@@ -34,7 +34,7 @@ class Lease:
         if numbers and (owner := _owner(store, max(numbers))) is not None:
             raise _taken(store, owner)
         self._name = f"{FOLDER}/{max(numbers, default=0) + 1:06d}"
-        self._renewed = time.monotonic()
+        self._renewed, self._until = time.monotonic(), time.time() + SECONDS
         self._failure = ""
         try:
             store.create(self._name, _record(SECONDS))
@@ -48,7 +48,7 @@ class Lease:
 
     def check(self) -> None:
         """Raise MemoryFileError where the lease is lost: it could not be renewed in time, so others may write."""
-        if time.monotonic() - self._renewed > SECONDS:
+        if self._lost():
             why = f" ({self._failure})" if self._failure else ""
             raise MemoryFileError(
                 f"the lease of '{self._store}' could not be renewed for {SECONDS:g} s{why}, so that another writer may "
@@ -59,18 +59,22 @@ class Lease:
         """Let others write."""
         self._over.set()
         self._thread.join()
-        if time.monotonic() - self._renewed < SECONDS:
+        if not self._lost():
             with contextlib.suppress(OSError):  # it runs out by itself
                 self._store.put(self._name, _record(0))
 
+    def _lost(self) -> bool:
+        """Return whether it ran out, by either clock: one stands still while a machine sleeps, the other can be set."""
+        return time.monotonic() - self._renewed > SECONDS or time.time() > self._until
+
     def _renew(self) -> None:
         while not self._over.wait(SECONDS / 4):
-            begun = time.monotonic()
-            if begun - self._renewed > SECONDS:
+            begun, until = time.monotonic(), time.time() + SECONDS
+            if self._lost():
                 return
             try:
                 self._store.put(self._name, _record(SECONDS))
-                self._renewed = begun
+                self._renewed, self._until = begun, until
             except OSError as error:
                 self._failure = str(error)
 
