@@ -49,7 +49,7 @@ def test_the_truth_is_scored_one() -> None:
 
 
 def test_reciprocal_ranks_are_summed() -> None:
-    one, two = Given(0.9, 0.5, 0.1), Given(1.0, 0.0, 3.0)
+    one, two = Given(0.9, 0.5, 0.1), Given(1.0, 0.5, 3.0)
     found = FusionSelector((one, two)).score(NOTHING, bare_memory(3), NOTHING)
     torch.testing.assert_close(found, torch.tensor([1 / 61 + 1 / 62, 1 / 62 + 1 / 63, 1 / 63 + 1 / 61]))
     heavy = FusionSelector((one, two), (1.0, 2.0)).score(NOTHING, bare_memory(3), NOTHING)
@@ -72,3 +72,10 @@ def test_calibrated_scores_are_summed() -> None:
     ):
         with pytest.raises(SettingsError, match=why):
             FusionSelector(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_score_of_zero_is_no_rank_in_a_fusion() -> None:
+    looks, words = Given(0.9, 0.8, 0.7, 0.1), Given(0.0, 0.0, 0.0, 2.0)
+    fused = FusionSelector((looks, words)).score(None, range(4), None)  # type: ignore[arg-type]
+    assert fused.argmax() == 3  # the one chunk that the words name, though it looks least like it
+    assert fused[:3].tolist() == pytest.approx([1 / 61, 1 / 62, 1 / 63])

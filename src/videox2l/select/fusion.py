@@ -24,7 +24,8 @@ class FusionSelector:
     `how="rank"`: reciprocal rank fusion, 1 / (k + rank) (Cormack et al., SIGIR 2009), which needs no calibration and
     leaves little between two chunks, so that it fits budgets that count chunks. `"zscore"`: scores less their mean,
     by their standard deviation, shifted to begin at 0. `"share"`: scores by their sum, negative ones taken as 0.
-    Equal scores share their mean rank. `weights`, one per part, are all 1 by default.
+    Equal scores share their mean rank; a score of 0, such as of a chunk without a word of the question, is no rank and
+    adds nothing. `weights`, one per part, are all 1 by default.
     """
 
     parts: Sequence[Selector]
@@ -55,7 +56,7 @@ class FusionSelector:
 
     def _calibrated(self, scores: Tensor) -> Tensor:
         if self.how == "rank":
-            return 1 / (self.k + mean_ranks(scores))
+            return (scores != 0) / (self.k + mean_ranks(scores))
         if self.how == "share":
             positive = scores.clamp_min(0)
             return positive / positive.sum().clamp_min(torch.finfo(scores.dtype).tiny)
