@@ -182,3 +182,22 @@ def test_ask_about_a_picture_and_a_memory(tmp_path: Path) -> None:
     ):
         done = x2l("ask", *wrong)
         assert (done.exit_code, line in done.stderr, done.stderr.count("\n")) == (2, True, 1)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["ask", "none.mp4", "hi"], ["ingest", "none.mp4", "m.x2l"], ["memory", "inspect", "none"], ["chat", "none"]],
+    ids=" ".join,
+)
+def test_a_wrong_path_is_told_without_torch(words: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom videox2l.cli.app import app\n"
+        "try: app(sys.argv[1:])\nexcept SystemExit as end: print(end.code)\n"
+        "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.split() == ["1", "[]"]
+    assert len(done.stderr.splitlines()) == 1
+    assert "none" in done.stderr

@@ -18,6 +18,7 @@ from videox2l.compress import (
     ChunkKV,
     History,
     KeyDiffScorer,
+    PairCompressor,
     SnapScorer,
     UniformScorer,
     compressor_by_name,
@@ -134,6 +135,26 @@ def test_ranked_levels_are_nested_views_of_the_best_tokens(name: str, backbone: 
     kept = scores.gather(2, index)
     assert (kept[..., :-1] >= kept[..., 1:]).all()
     assert (kept.min(-1).values >= scores.scatter(2, index, -torch.inf).amax(-1)).all()
+
+
+def test_a_pair_makes_each_level_as_its_own_compressor_would(backbone: Any) -> None:
+    names, ratios = ("uniform", "keydiff"), (2.0, 9.0)
+    pair = PairCompressor(*map(compressor_by_name, names))
+    encoders = [
+        ChunkEncoder(backbone, each, ratios, History.parse("H")) for each in (pair, compressor_by_name("uniform"))
+    ]
+    for encoder in encoders:
+        encoder.prefix(backbone.prefix())
+    paired, plain = (encoder.make(chunk_of_tokens(0)) for encoder in encoders)
+    other = ChunkEncoder(backbone, compressor_by_name("keydiff"), ratios, History.parse("H"))
+    other.prefix(backbone.prefix())
+    coarse = other.make(chunk_of_tokens(0))[9.0]
+    assert sorted(paired) == list(ratios)
+    torch.testing.assert_close(paired[2.0].keys, plain[2.0].keys)
+    torch.testing.assert_close(paired[9.0].keys, coarse.keys)
+    assert not torch.equal(paired[9.0].index, plain[9.0].index)
+    assert torch.equal(pair.compress(chunk_of_tokens(0), encoders[0].streams[0].context, backbone, (2.0,))[2.0].index,
+                       plain[2.0].index)  # fmt: skip
 
 
 @pytest.mark.parametrize(

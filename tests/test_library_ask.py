@@ -71,6 +71,10 @@ def test_the_answer_is_that_of_the_memories_that_were_found(x2l: VideoX2L, libra
     assert found.text == right
     best = list(dict.fromkeys(moment.memory for moment in found.moments))[:2]
     assert best[0] == "birch"
+    opened = dict(x2l._libraries[str(library)]._opened)
+    again = x2l.ask_library(library, text, searching=LibraryOptions(videos=2), reload=2, max_new_tokens=6)
+    assert again.ids == found.ids
+    assert {id(one) for one in x2l._libraries[str(library)]._opened.values()} == {id(one) for one in opened.values()}
     plain = x2l.ask([library / name for name in best], text, reload=2, max_new_tokens=6)
     assert found.ids == plain.ids
     assert len(found.reloaded) == 2  # one budget over all

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import av
 import pytest
 
-from tests.test_cli import NASA, QUESTION, x2l
+from tests.test_cli import NASA, QUESTION
+from tests.test_cli_chat import x2l
 from tests.test_why_and_plot import made_up, moment
 from videox2l import Memory, SettingsError
+from videox2l.ask.answer import Answer
 from videox2l.takeaway import write_moments, write_report
 
 
@@ -66,6 +71,50 @@ def test_a_page_stands_alone_and_words_stay_words(tmp_path: Path, memory: Memory
     assert page.tags.count("b") == 0
     assert page.tags.count("svg") == page.tags.count("img") == 2
     assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+
+
+def test_moments_are_links_into_the_video(tmp_path: Path, memory: Memory) -> None:
+    """Relative to the page, so that both can be moved together; braces and spaces in names are no formats."""
+    video = tmp_path / "films" / "a {0} b.mp4"
+    video.parent.mkdir()
+    shutil.copy(NASA, video)
+    (tmp_path / "pages").mkdir()
+    page = tmp_path / "pages" / "a.html"
+    write_report([ANSWER], page, memory, link=video)
+    links = Tags()
+    links.feed(page.read_text())
+    (link,) = [source for source in links.sources if not source.startswith("data:")]
+    path, _, part = link.partition("#")
+    assert (page.parent / unquote(path)).resolve() == video
+    assert part == "t=8.000,16.000"
+    write_report([ANSWER], page, memory)
+    assert "href" not in page.read_text()
+
+
+def test_an_answer_is_read_again() -> None:
+    assert Answer.from_dict(json.loads(json.dumps(ANSWER.to_dict()))).to_dict() == ANSWER.to_dict()
+    for wrong in ({}, {**ANSWER.to_dict(), "cost": {}}, {**ANSWER.to_dict(), "evidence": [{"start": 1}]}):
+        with pytest.raises(SettingsError, match="this is no answer"):
+            Answer.from_dict(wrong)
+
+
+def test_a_dialogue_on_one_page(tmp_path: Path, memory: Memory) -> None:
+    kept, page = tmp_path / "kept.x2l", tmp_path / "a.html"
+    memory.save(kept)
+    asked = f"{QUESTION}\nand <then> ?\n"
+    args = ("chat", kept, "--max-new-tokens", 2, "--reload", 1, "--report", page)
+    done = x2l(*args, "--video", NASA, stdin=asked)
+    assert done.exit_code == 0, done.output
+    read = Tags()
+    read.feed(page.read_text())
+    assert (read.tags.count("h2"), read.tags.count("img")) == (2, 2)
+    assert QUESTION in page.read_text()
+    assert "and &lt;then&gt; ?" in page.read_text()
+    assert sum("nasa_13013.mp4#t=" in source for source in read.sources) == 2
+    other = x2l(*args, "--video", NASA.with_name("h265_video.mp4"), stdin=asked)
+    assert (other.exit_code, "is not the video that this memory was made of" in other.output) == (1, True)
+    assert x2l("chat", kept, "--video", NASA, stdin=asked).exit_code == 2
+    assert x2l("chat", kept, "--report", tmp_path / "a.txt", stdin=asked).exit_code == 2
 
 
 def test_the_command_takes_everything_away(tmp_path: Path) -> None:

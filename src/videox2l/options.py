@@ -217,6 +217,9 @@ class SamplingParams(OptionSet):
         None, "Subtracted from the logits of tokens that the answer holds.", type=float, show="the model's, else 0"
     )
     seed: int = option(0, "Seed of sampling.")
+    logprobs: int | None = option(
+        None, "Tell the log probability of each token, and of so many likely ones in its place (0 to 20).", type=int
+    )
     stop: tuple[str, ...] = option((), "End the answer before this text; repeatable.", metavar="TEXT", type=list[str])
 
     def __post_init__(self) -> None:
@@ -234,6 +237,7 @@ class SamplingParams(OptionSet):
         self._check_number("repetition_penalty", 1e-3, whole=False)
         self._check_number("presence_penalty", -2, whole=False, high=2)
         self._check_number("seed", 0, high=2**63 - 1)
+        self._check_number("logprobs", 0, high=20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -405,6 +409,7 @@ class ServeOptions(OptionSet):
     batch: int = option(8, "Questions that are answered together, a token of each at a time.")
     timeout: float = option(300.0, "Seconds in which a question must be answered, waiting included.")
     max_answer: int = option(4096, "Tokens that an answer may be asked to have at most.")
+    log_format: str = option("text", "How standard error is written: text or json, a line for each event.")
     demo: bool = option(False, "Render a video of the demo world and ingest it first.")
 
     def __post_init__(self) -> None:
@@ -412,6 +417,8 @@ class ServeOptions(OptionSet):
         self._set("max_upload", _size(self.max_upload, "max_upload"))
         self._set("device_kv", _size(self.device_kv, "device_kv"))
         self._set("quota", None if self.quota is None else _size(self.quota, "quota"))
+        if self.log_format not in ("text", "json"):
+            raise SettingsError(f"log_format must be text or json, got {self.log_format!r}")
         self._check_number("port", 0, high=65535)
         self._check_number("queue", 1)
         self._check_number("batch", 1)
@@ -485,6 +492,7 @@ class AskKeywords(TypedDict, total=False):
     repetition_penalty: float | None
     presence_penalty: float | None
     seed: int
+    logprobs: int | None
     stop: Sequence[str] | str
 
 

@@ -377,7 +377,7 @@ class VideoX2L:
             self._libraries[str(library)] = LibraryIndex(library, self.backbone, self.identity)
         asked = replace(self.backbone.suffix(question), text=question)
         found = self._libraries[str(library)].search(asked, searching, options)
-        memory = self.open(found.paths, found.memories)
+        memory = self.open(found.opened, found.memories)
         return LibraryAnswer.of(self.ask(memory, question, options, on_text=on_text), found)
 
     def chat(self, memory: Memory | str | Path | Sequence[Memory | str | Path], *, earlier: str = "keep") -> Chat:

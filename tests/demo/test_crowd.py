@@ -114,5 +114,5 @@ def test_the_shipped_model_needs_two_levels(tmp_path: Path) -> None:
 
 
 def test_names_of_models_that_ship() -> None:
-    assert set(SHIPPED) == {"demo", "demo-dense", "demo-xl"}
+    assert set(SHIPPED) == {"demo", "demo-dense", "demo-boards", "demo-xl"}
     assert all((folder / "model.safetensors").exists() for folder in SHIPPED.values())

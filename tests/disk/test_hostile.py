@@ -178,3 +178,40 @@ def test_verify_finds_what_the_journal_does_not_name(x2l: VideoX2L, tmp_path: Pa
     ingest(x2l, folder, n=8)
     (folder / "chunks" / "stranger.bin").write_bytes(b"x")
     assert any("in no line of its journal" in line for line in verify(folder))
+
+
+def test_thumbnails_are_small_jpegs_or_refused(stored: Path, tmp_path: Path) -> None:
+    """Their hashes fit; the first one, as it was written, is the control."""
+    import hashlib
+    import io
+
+    from PIL import Image
+
+    def encoded(side: int, kind: str) -> bytes:
+        file = io.BytesIO()
+        Image.new("RGB", (side, 200)).save(file, kind)
+        return file.getvalue()
+
+    manifest, lines = parts(stored)
+    name = lines[0]["thumb"]["name"]
+    cases = {
+        (stored / name).read_bytes(): None,
+        encoded(320, "JPEG"): None,
+        encoded(321, "JPEG"): "321 x 200 is no thumbnail",
+        encoded(160, "PNG"): "it is no JPEG",
+        b"<svg onload='alert(1)'/>": "it is no JPEG",
+    }
+    for number, (data, told) in enumerate(cases.items()):
+        folder = tmp_path / f"{number}.x2l"
+        shutil.copytree(stored, folder)
+        (folder / name).write_bytes(data)
+        changed_lines = copy.deepcopy(lines)
+        changed_lines[0]["thumb"] |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        write(folder, manifest, changed_lines)
+        if told is None:
+            assert Memory.load(folder).thumbnail(0) == data
+            assert verify(folder) == []
+            continue
+        with pytest.raises(MemoryFileError, match=told):
+            Memory.load(folder).thumbnail(0)
+        assert [told in line for line in verify(folder)] == [True]

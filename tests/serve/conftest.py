@@ -45,11 +45,12 @@ class Served:
         raise AssertionError(f"{found['state']} after two minutes")
 
 
-def start(library: Path, *more: str) -> Served:
-    """Start a server on a free port and wait until it answers."""
+def start(library: Path, *more: str, log: Path | None = None) -> Served:
+    """Start a server on a free port and wait until it answers; `log` gets its standard error."""
     command = [sys.executable, "-m", "videox2l.cli.app", "serve", "--library", str(library), "--port", "0", *more]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env)
+    with (log or Path(os.devnull)).open("w") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=env)
     assert process.stdout is not None
     line = process.stdout.readline()
     found = re.search(r"http://\S+", line)

@@ -125,3 +125,20 @@ def test_no_server_and_no_key(tmp_path: Path) -> None:
     assert done.exit_code == 2
     done = x2l("--server", "http://127.0.0.1:9", "--api-key-file", tmp_path / "none", "memory", "ls")
     assert "cannot read a key" in done.stderr
+
+
+def test_a_report_from_the_server(served: Served, demo: str, tmp_path: Path) -> None:
+    """The page of the command line as a client; its moments are places on the server's page."""
+    page = tmp_path / "a.html"
+    args = ("--server", served.url, "ask", demo, QUESTION, "what is in the video ?", "--reload", 1, "--report", page)
+    done = x2l(*args, "--json")
+    assert done.exit_code == 0, done.output
+    answers, text = json.loads(done.stdout)["answers"], page.read_text()
+    moments = [moment for answer in answers for moment in answer["evidence"] if moment["reloaded"]]
+    assert text.count("<h2>") == len(moments) == 2
+    for moment in moments:
+        assert f"<a href='{served.url}/#m={demo}&amp;t={moment['start']:.3f}'>" in text
+    assert x2l(*args[:-1], tmp_path / "a.txt").exit_code == 2
+    for wrong in ([{}], [{**answers[0], "evidence": [{**answers[0]["evidence"][0], "start": "<script>"}]}]):
+        reply = httpx.post(f"{served.url}/v1/memories/{demo}/report", json={"answers": wrong})
+        assert (reply.status_code, "<script>" in reply.text) == (400, False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -79,3 +81,18 @@ def test_a_name_whose_address_changes_is_refused_when_it_does(tmp_path: Path) ->
     found = Fetcher(["videos.example"], 1000, resolve=lambda *_: next(addresses), transport=transport)
     with pytest.raises(APIError, match="not public"):
         found.fetch("https://videos.example/a.mp4", tmp_path / "v")
+
+
+def test_a_server_that_sends_a_byte_at_a_time_is_given_up(tmp_path: Path) -> None:
+    sent = []
+
+    def drip() -> Iterator[bytes]:
+        for _ in range(1000):
+            sent.append(time.sleep(0.01))
+            yield b"v"
+
+    found, _ = fetcher(lambda _: httpx.Response(200, content=drip()))
+    found.seconds = 0.05
+    with pytest.raises(APIError, match="fetching took longer"):
+        found.fetch("https://videos.example/a.mp4", tmp_path / "v")
+    assert len(sent) < 1000

@@ -9,10 +9,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
 import pytest
+import torch
 
 from tests.serve.conftest import Served, start
 from videox2l import Memory, Turn, VideoX2L
@@ -306,6 +308,7 @@ def test_system_texts_stand_before_the_video_or_say_so(served: Served, demo: str
     wanted = x2l.ask(memories[demo], question, turns=[("which color ?", "red")], prompt_template=template)
     assert asked == list(wanted.ids)
     assert post(x2l={"turns": "/etc/passwd"}).status_code == 400
+    assert httpx.delete(f"{served.url}/v1/memories/{made}").status_code == 200  # other tests ask all memories at once
 
 
 def test_choices_confidence_and_schemas(served: Served, demo: str) -> None:
@@ -343,3 +346,38 @@ def test_response_formats_are_the_option() -> None:
     ):
         request = ChatRequest(messages=video("memory:x", "what ?"), response_format=wanted)  # type: ignore[call-arg]
         assert question_of(request, 4096).options.json_schema == option
+
+
+def test_log_likelihoods_are_those_of_the_models_own_logits(
+    served: Served, demo: str, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x2l, memory, rows = VideoX2L.from_pretrained("demo"), Memory.load(served.library / demo), list[torch.Tensor]()
+    made = x2l.backbone.logits
+
+    def noted(hidden: torch.Tensor) -> torch.Tensor:
+        rows.append(made(hidden)[-1])
+        return rows[-1][None]
+
+    monkeypatch.setattr(x2l.backbone, "logits", noted)
+    truth = x2l.ask(memory, QUESTIONS[1], max_new_tokens=5, reload="all")
+    create: Any = client.chat.completions.create
+    asked = {"model": "demo", "messages": video(f"memory:{demo}", QUESTIONS[1]), "max_tokens": 5}
+    asked["extra_body"] = {"x2l": {"reload": "all"}}
+    told = create(logprobs=True, top_logprobs=4, **asked).choices[0].logprobs.content
+    assert "".join(token.token for token in told).strip() == truth.text
+    assert len(told) == len(truth.ids) > 1
+    for token, row, id_ in zip(told, rows, truth.ids, strict=False):
+        expected = row.double().log_softmax(-1)
+        assert token.logprob == pytest.approx(float(expected[id_]), abs=1e-4)
+        best = expected.sort(descending=True).values[:4].tolist()
+        assert [top.logprob for top in token.top_logprobs] == pytest.approx(best, abs=1e-4)
+        assert bytes(token.bytes).decode() == token.token
+    parts = [part.choices[0].logprobs for part in create(logprobs=True, top_logprobs=4, stream=True, **asked)]
+    assert [token for part in parts if part for token in part.content] == told
+    plain = create(**asked).choices[0]
+    assert (plain.logprobs, plain.message.content) == (None, truth.text)
+    bare = create(logprobs=True, **asked).choices[0].logprobs.content
+    assert [(token.logprob, token.top_logprobs) for token in bare] == [(token.logprob, []) for token in told]
+    for wrong in ({"top_logprobs": 2}, {"logprobs": True, "top_logprobs": 21}):
+        with pytest.raises(openai.BadRequestError, match="logprobs"):
+            create(**asked, **wrong)

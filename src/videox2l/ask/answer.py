@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -145,6 +145,19 @@ class Step:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """A token with its text behind those before it, and its log likelihood (nats) there.
+
+    It is of the model's own distribution in float32: temperature, penalties and a schema have no part in it.
+    """
+
+    id: int
+    text: str
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
 class Answer:
     """An answer with its evidence (all chunks, in order of time), its cost, and the steps it took.
 
@@ -153,6 +166,7 @@ class Answer:
     chunk, what the selector can say of its score, for the moments that `ask(..., why=...)` named. `confidence` is None
     for an answer without tokens; `choices` are those that were given, in that order, and `text` is the best of them.
     `draft`: what the model wrote, where `text` is `NOT_SHOWN` as it was too unsure for `abstain`; otherwise None.
+    `logprobs`: those of `ids` with the likeliest tokens in the place of each, where the options ask for them.
     """
 
     question: str
@@ -167,6 +181,7 @@ class Answer:
     confidence: Confidence | None = None
     choices: tuple[Choice, ...] = ()
     draft: str | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
     @property
     def reloaded(self) -> list[Evidence]:
@@ -192,6 +207,24 @@ class Answer:
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as plain JSON values."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Answer:
+        """Read an answer that was plain JSON values. Raises SettingsError for what is none."""
+        try:
+            known = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+            known["evidence"] = tuple(Evidence(**moment) for moment in known["evidence"])
+            known["cost"] = Cost(**known["cost"])
+            known["steps"] = tuple(
+                Step(**{**step, "cost": Cost(**step["cost"]), "reloaded": tuple(step["reloaded"])})
+                for step in known["steps"]
+            )
+            known["ids"] = tuple(known["ids"])
+            known["choices"] = tuple(Choice(**choice) for choice in known["choices"])
+            known["confidence"] = None if known["confidence"] is None else Confidence(**known["confidence"])
+            return cls(**known)
+        except (KeyError, TypeError) as error:
+            raise SettingsError(f"this is no answer as to_dict() writes them: {error}") from None
 
 
 def evidence_of(memory: Memory, plan: Plan, owners: Sequence[tuple[str, int]]) -> tuple[Evidence, ...]:

@@ -5,6 +5,7 @@ Features of all chunks stand side by side in host memory; nothing else of a memo
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -27,6 +28,9 @@ from videox2l.select import selector_by_name
 from videox2l.select.base import compared_features
 from videox2l.types import TextTokens, without_source
 from videox2l.units import Cue, cues_within, format_range
+
+_OPEN = 4
+"""Memories that stay open between questions: their H is in host memory."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,10 @@ class LibraryAnswer(Answer):
 
 @dataclass(frozen=True)
 class Search:
-    """What a search found: the best moment of each memory that is to be asked, in `best`, best first."""
+    """What a search found: the memories that are to be asked, `opened`, and the `best` moment of each, best first."""
 
     best: tuple[Moment, ...]
-    paths: tuple[str, ...]
+    opened: tuple[Memory, ...]
     moments: tuple[Moment, ...]
     searched: tuple[int, int]
     left_out: dict[str, str]
@@ -130,6 +134,7 @@ class LibraryIndex:
         self._held: dict[str, dict[str, IndexedMemory]] = {}  # by the features that are held, by name
         self._wrong: dict[str, tuple[object, str]] = {}  # memories that cannot be read
         self._views: dict[str, tuple[list[IndexedMemory], SearchedMemory]] = {}
+        self._opened: OrderedDict[str, Memory] = OrderedDict()  # by seal, those that were asked last at the end
         self._lock = Lock()
 
     def search(self, question: TextTokens, options: LibraryOptions, asking: AskOptions) -> Search:
@@ -172,11 +177,20 @@ class LibraryIndex:
                 left_out[name] = f"found, but made with other settings than '{owners[order[0]][0].name}'"
         return Search(
             best=tuple(moment(i) for i in taken),
-            paths=tuple(owners[i][0].path for i in taken),
+            opened=tuple(self._open(owners[i][0]) for i in taken),
             moments=tuple(moment(i) for i in order[: options.moments]),
             searched=(len(indexed), len(owners)),
             left_out=left_out,
         )
+
+    def _open(self, memory: IndexedMemory) -> Memory:
+        """Return a memory with its levels; those that were asked last are kept."""
+        with self._lock:
+            opened = self._opened.pop(memory.seal, None) or Memory.load(memory.path)
+            self._opened[memory.seal] = opened
+            while len(self._opened) > _OPEN:
+                self._opened.popitem(last=False)
+            return opened
 
     def update(self, names: tuple[str, ...]) -> tuple[list[IndexedMemory], SearchedMemory, dict[str, str]]:
         """Return the memories whose features `names` are compared, these side by side, and why others are not."""

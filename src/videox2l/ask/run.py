@@ -17,6 +17,7 @@ from videox2l.ask.answer import (
     Confidence,
     Cost,
     Step,
+    TokenLogprob,
     chunk_index_at,
     evidence_of,
     part_thought,
@@ -200,6 +201,7 @@ def answering(run: QuestionRun, loaded: LoadedView | None = None, on_text: OnTex
         confidence=sure,
         choices=choices,
         draft=draft,
+        logprobs=None if run.options.logprobs is None else _logprobs(generator, run.backbone),
     )
     return Outcome(answer, reloaded, generator)
 
@@ -318,6 +320,21 @@ def _choose(run: QuestionRun, reloaded: Reloaded, generator: TokenGenerator, ste
 def _confidence(generator: TokenGenerator) -> Confidence | None:
     n = len(generator.ids)
     return Confidence(sum(generator.entropies) / n, -sum(generator.surprises) / n) if n else None
+
+
+def _logprobs(generator: TokenGenerator, backbone: Backbone) -> tuple[TokenLogprob, ...]:
+    """Return the tokens of an answer with their log likelihoods, and those of the alternatives."""
+
+    def token(before: list[int], id_: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        text = backbone.decode([*before, id_])[len(backbone.decode(before)) :]  # a space may belong to a token
+        return TokenLogprob(id_, text, logprob, top)
+
+    found = []
+    for i, (id_, surprise) in enumerate(zip(generator.ids, generator.surprises, strict=True)):
+        before = generator.ids[max(0, i - 1) : i]
+        top = tuple(token(before, *one) for one in generator.alternatives[i]) if generator.alternatives else ()
+        found.append(token(before, id_, -surprise, top))
+    return tuple(found)
 
 
 def _decode(

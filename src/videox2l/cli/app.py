@@ -16,7 +16,9 @@ from videox2l.cli.options import (
     EscalateBelow,
     EscalateFrom,
     Model,
+    Report,
     Verbose,
+    check_there,
     command,
     escalation,
     load_model,
@@ -61,10 +63,6 @@ Clips = Annotated[
 ExportMoments = Annotated[
     Path | None,
     typer.Option(help="Write the re-loaded moments to this file: .srt, .vtt, .csv or .edl.", metavar="FILE"),
-]
-Report = Annotated[
-    Path | None,
-    typer.Option(help="Write questions, answers and pictures as one page that stands alone.", metavar="FILE.html"),
 ]
 Library = Annotated[
     str | None,
@@ -168,9 +166,12 @@ def ask(
     _check_several(questions, videos, [name for name, value in alone.items() if value])
     if (server := server_client()) is not None:
         alone |= {"--video": pictures, "--escalate-below": escalate_below, "--escalate-from": escalate_from}
-        ingest.check_remote(given, {flag: value is not None for flag, value in alone.items() if flag != "--why"})
-        _ask_server(server, videos, questions, None if model == "demo" else model, asking, ingesting, screen)
+        served = ("--why", "--report")
+        ingest.check_remote(given, {flag: value is not None for flag, value in alone.items() if flag not in served})
+        _check_outputs(None, None, None, None, report)
+        _ask_server(server, videos, questions, None if model == "demo" else model, asking, ingesting, screen, report)
         return
+    check_there(*videos)
     from videox2l.memory.disk.writer import check_store
     from videox2l.select import budget_for, selector_by_name
 
@@ -224,6 +225,7 @@ def _ask_server(
     asking: AskOptions,
     ingesting: IngestOptions,
     screen: Screen,
+    report: Path | None,
 ) -> None:
     """Ask a running server about one video or memory."""
     if len(videos) > 1:
@@ -232,6 +234,8 @@ def _ask_server(
     summary = server.summary(memory_id)
     screen.memory(summary)
     replies = [server.ask(memory_id, question, model, asking, screen) for question in questions]
+    if report is not None:
+        report.write_bytes(server.report(memory_id, replies))
     if screen.quiet:
         screen.json({"answers": replies, "memory": summary})
 
@@ -280,7 +284,7 @@ def _take_away(
     if moments is not None:
         takeaway.write_moments(answers, moments, memory)
     if report is not None:
-        takeaway.write_report(answers, report, memory, named)
+        takeaway.write_report(answers, report, memory, named, named or (None if is_memory(video) else video))
 
 
 def _check_several(questions: list[str], videos: list[str], alone: list[str]) -> None:
@@ -295,16 +299,18 @@ def _check_outputs(
     plot: Path | None, video: str | None, clips: Path | None, moments: Path | None, report: Path | None
 ) -> None:
     """Raise SettingsError for a file that cannot be written, before the work."""
-    from videox2l import takeaway
-
     if plot is not None:
         from videox2l.plot import check_plot
 
         check_plot(plot)
     if moments is not None:
-        takeaway.check_moments(moments)
+        from videox2l.takeaway import check_moments
+
+        check_moments(moments)
     if report is not None:
-        takeaway.check_report(report)
+        from videox2l.takeaway import check_report
+
+        check_report(report)
     if video is not None and plot is None and clips is None and report is None:
         raise SettingsError("--video goes with --plot, --clips or --report: say what it is for")
 

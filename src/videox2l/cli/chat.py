@@ -14,7 +14,9 @@ from videox2l.cli.options import (
     EscalateFrom,
     MemoryArg,
     Model,
+    Report,
     Verbose,
+    check_there,
     command,
     escalation,
     load_model,
@@ -37,11 +39,20 @@ def chat(
             "--recompute", help="Read the whole dialogue again for each question, instead of keeping its KVs."
         ),
     ] = False,
+    report: Report = None,
+    pictures: Annotated[
+        str | None,
+        typer.Option(
+            "--video", help="With --report: the video, for its pictures and for links to moments.", metavar="FILE"
+        ),
+    ] = None,
     loading: LoadOptions,
     verbose: Verbose = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per answer, each on a line.")] = False,
 ) -> None:
     """Talk about a video: each question sees the dialogue so far. One question a line; an empty input ends it."""
+    check_there(memory, memory=True)
+    from videox2l import takeaway
     from videox2l.cli.console import Screen, open_memory
     from videox2l.select import budget_for, selector_by_name
 
@@ -50,10 +61,17 @@ def chat(
     budget_for(asking.reload, asking.pinned, asking.excluded)
     escalate = escalation(asking.escalate, escalate_below, escalate_from)
     asking = AskOptions.from_keywords(asking, {"selector": selector, "escalate": escalate})
+    if report is not None:
+        takeaway.check_report(report)
+    elif pictures is not None:
+        raise SettingsError("--video goes with --report: give both")
     opened = open_memory(memory)
+    if pictures is not None:
+        takeaway.find_video(opened, pictures)  # another file shows before the dialogue
     x2l = load_model(model, loading, screen)
     dialogue = x2l.chat(opened, earlier="recompute" if recompute else "keep")
     screen.memory(opened.summary())
+    answers = []
     for question in _questions():
         screen.question(question, echo=not sys.stdin.isatty())
         try:
@@ -63,6 +81,9 @@ def chat(
             sys.stderr.write(f"error: {error}\n")
             continue
         screen.answer(answer)
+        answers.append(answer)
+        if report is not None:  # after each answer, so that a dialogue that breaks off is there
+            takeaway.write_report(answers, report, opened, pictures)
         if as_json:
             sys.stdout.write(json.dumps(answer.to_dict(), ensure_ascii=False) + "\n")
             sys.stdout.flush()

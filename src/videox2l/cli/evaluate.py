@@ -8,21 +8,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from videox2l.cli.options import command, load_model, user_errors
+from videox2l.errors import SettingsError
 from videox2l.options import LoadOptions
 
 if TYPE_CHECKING:
     from videox2l.cli.console import Screen
+    from videox2l.evaluate.base import Benchmark, BenchmarkOptions
     from videox2l.pipeline import VideoX2L
 
+MADE_FOR = {"dense": "demo-dense", "boards": "demo-boards"}
+"""Benchmark -> the shipped model that was trained for it; others take "demo"."""
+
 Bench = Annotated[
-    str,
+    str | None,
     typer.Argument(
-        help="haystack, dense, film (all generated), videomme, mlvu, longvideobench, vnbench or lvbench.",
+        help="haystack, dense, boards, film (all generated), videomme, mlvu, longvideobench, vnbench or lvbench.",
         metavar="BENCH",
     ),
 ]
 ModelFor = Annotated[
-    str | None, typer.Option(help="As of ask. [default: demo; dense: demo-dense; film: smollm2]", metavar="demo|ID|DIR")
+    str | None,
+    typer.Option(
+        help="As of ask. [default: demo; dense: demo-dense; boards: demo-boards; film: smollm2]", metavar="demo|ID|DIR"
+    ),
 ]
 Names = Annotated[
     str,
@@ -41,8 +49,13 @@ def register(app: typer.Typer) -> None:
 
 @command
 def evaluate(
-    bench: Bench,
+    bench: Bench = None,
+    *,
     out: Annotated[Path, typer.Option(help="Folder of the run; a run that was stopped goes on there.")],
+    describe: Annotated[
+        Path | None,
+        typer.Option(help="In place of BENCH: a file that describes a multiple-choice benchmark.", metavar="FILE.yaml"),
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the benchmark, as downloaded.")] = None,
     model: ModelFor = None,
     methods: Names = "full,x2l,H,uniform",
@@ -73,7 +86,6 @@ def evaluate(
         bool, typer.Option("--strict", help="End the run at a video or question that cannot be used.")
     ] = False,
     chunk_frames: Annotated[int | None, typer.Option(help="Sampled frames per chunk. [default: the model's]")] = None,
-    *,
     loading: LoadOptions,
 ) -> None:
     """Run a benchmark with several methods at equal bytes, each video read once.
@@ -83,7 +95,7 @@ def evaluate(
     with user_errors():
         from videox2l.cli.console import Screen
         from videox2l.evaluate.base import BenchmarkOptions, parse_budget
-        from videox2l.evaluate.registry import benchmark_by_name, methods_by_names
+        from videox2l.evaluate.registry import methods_by_names
         from videox2l.evaluate.runner import Run, run
 
         options = BenchmarkOptions(
@@ -101,8 +113,9 @@ def evaluate(
             max_new_tokens=max_new_tokens,
             strict=strict,
         )
+        benchmark = _benchmark(bench, describe, options)
         work = Run(
-            benchmark_by_name(bench, options),
+            benchmark,
             methods_by_names(_parts(methods)),
             [parse_budget(part) for part in _parts(budget)],
             chunk_frames,
@@ -111,17 +124,28 @@ def evaluate(
         )
         work.benchmark.check()  # before the model: what is missing shows at once
         screen = Screen()
-        x2l = _model_for(bench, model, loading, screen)
-        with screen.bar(f"{bench}") as update:
+        x2l = _model_for(benchmark.name, model, loading, screen)
+        with screen.bar(benchmark.name) as update:
             summary = run(x2l, work, out, update)
         _show(screen, summary)
         screen.line(f"{out}: samples.jsonl, summary.json")
 
 
+def _benchmark(name: str | None, description: Path | None, options: BenchmarkOptions) -> Benchmark:
+    """Return the benchmark of a name or of a file. Raises SettingsError."""
+    from videox2l.evaluate.registry import benchmark_by_name, from_description
+
+    if name is not None and description is None:
+        return benchmark_by_name(name, options)
+    if name is not None or description is None:
+        raise SettingsError("name a benchmark, or give --describe FILE.yaml: one of them")
+    return from_description(description, options)
+
+
 def _model_for(bench: str, model: str | None, options: LoadOptions, screen: Screen) -> VideoX2L:
     """Load the model: a film of text is read by a text decoder, all else by a video LLM."""
     if bench != "film":
-        return load_model(model or ("demo-dense" if bench == "dense" else "demo"), options, screen)
+        return load_model(model or MADE_FOR.get(bench, "demo"), options, screen)
     from videox2l.conformance.check_cache import votes_once
     from videox2l.evaluate.film_model import load_film_model
     from videox2l.pipeline import VideoX2L

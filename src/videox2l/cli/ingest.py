@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from videox2l.cli.options import AsJson, Model, Verbose, command, flag_names, load_model
+from videox2l.cli.options import AsJson, Model, Verbose, check_there, command, flag_names, load_model
 from videox2l.errors import SettingsError
 from videox2l.options import IngestOptions, LoadOptions, ScaleOptions
 
@@ -103,6 +103,8 @@ def ingest(
         return
     if memory is None:
         raise SettingsError("MEMORY is missing: name the folder to write")
+    if not follow:
+        check_there(video)
     from videox2l.memory.disk.writer import check_store
 
     check_store(memory)

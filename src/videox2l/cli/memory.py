@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from videox2l.cli.options import AsJson, MemoryArg, user_errors
+from videox2l.cli.options import AsJson, MemoryArg, check_there, user_errors
 from videox2l.errors import SettingsError
 from videox2l.units import parse_bytes
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 def inspect(memory: MemoryArg, as_json: AsJson = False) -> None:
     """Show what a memory is made of: levels, bytes, times, settings, and the model that made it."""
     with user_errors():
+        check_there(memory, memory=True)
         from videox2l.cli.console import Screen
         from videox2l.memory.disk.library import inspect as look
         from videox2l.units import format_bytes, format_range
@@ -48,6 +49,7 @@ def inspect(memory: MemoryArg, as_json: AsJson = False) -> None:
 def verify(memory: MemoryArg) -> None:
     """Read every byte of a memory against its hash. Exit status 1 and the names of what is damaged, if anything is."""
     with user_errors():
+        check_there(memory, memory=True)
         from videox2l.cli.console import Screen
         from videox2l.memory.disk.folder import verify as check
         from videox2l.memory.disk.reader import open_source
@@ -111,6 +113,7 @@ def remove(
                 server.get(f"/v1/memories/{path}", "DELETE")
                 Screen().line(f"deleted {path}")
             return
+        check_there(*memories, memory=True)
         from videox2l.memory.disk.library import remove as delete
 
         for path in memories:
@@ -124,6 +127,7 @@ def export(
 ) -> None:
     """Pack a memory into one file (a zip archive without compression), to be moved or kept."""
     with user_errors():
+        check_there(memory, memory=True)
         from videox2l.cli.console import Screen
         from videox2l.memory.disk.library import export as pack
         from videox2l.units import format_bytes

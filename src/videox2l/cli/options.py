@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from videox2l.errors import MemoryWarning, ModelWarning, SettingsError, VideoWarning, X2LError
+from videox2l.errors import MemoryFileError, MemoryWarning, ModelWarning, SettingsError, VideoWarning, X2LError
 from videox2l.options import LoadOptions, OptionSet
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 Model = Annotated[
     str,
     typer.Option(
-        help='"demo", "demo-dense", "demo-xl", a local directory, or a Hugging Face hub id.', metavar="demo|ID|DIR"
+        help='"demo", "demo-dense", "demo-boards", "demo-xl", a local directory, or a Hugging Face hub id.',
+        metavar="demo|ID|DIR",
     ),
 ]
 MemoryArg = Annotated[str, typer.Argument(help="A memory: a folder, or a URL such as s3://...", metavar="MEMORY")]
@@ -40,6 +41,10 @@ EscalateBelow = Annotated[
 EscalateFrom = Annotated[
     int | None,
     typer.Option(help="With --escalate: chunks to begin with; 0 begins from H. [default: 1]", metavar="CHUNKS"),
+]
+Report = Annotated[
+    Path | None,
+    typer.Option(help="Write questions, answers and pictures as one page that stands alone.", metavar="FILE.html"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell scores, levels, stages and bytes too.")]
@@ -169,6 +174,21 @@ def escalation(wanted: Any, below: float | None, start: int | None) -> bool | Es
             raise SettingsError(f"--escalate-{name} goes with --escalate: give both")
     plain = Escalation()
     return bool(wanted) and Escalation(plain.below if below is None else below, plain.start if start is None else start)
+
+
+def check_there(*places: str | Path, memory: bool = False) -> None:
+    """Raise VideoError, or MemoryFileError where only a `memory` will do, for a local path at which nothing is.
+
+    What opens them says the same, but seconds later: it needs torch.
+    """
+    for place in map(str, places):
+        if "://" in place or place == "-" or os.path.lexists(place):
+            continue
+        if memory:
+            raise MemoryFileError(f"no memory at '{place}': no such folder")
+        from videox2l.video.files import admit
+
+        admit(place)
 
 
 @contextlib.contextmanager

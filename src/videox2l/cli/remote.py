@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videox2l.ask.answer import Answer, Choice, Confidence, Cost, Evidence, Step
+from videox2l.ask.answer import Answer
 from videox2l.cli.console import Screen
 from videox2l.errors import SettingsError, X2LError
 from videox2l.options import AskOptions, IngestOptions, OptionSet
@@ -134,6 +134,11 @@ class ServerClient:
         """Return `Memory.summary()` of a memory."""
         return dict(self.get(f"/v1/memories/{memory}/summary"))
 
+    def report(self, memory: str, answers: Sequence[dict[str, Any]]) -> bytes:
+        """Return answers about a memory as one page."""
+        with self.send("POST", f"/v1/memories/{memory}/report", json={"answers": list(answers)}) as reply:
+            return reply.read()
+
     def add_subtitles(self, memory: str, file: str, screen: Screen) -> int:
         """Send subtitles, or a video with some, or name the track of the memory's own; return how many lines it has."""
         where, path = f"/v1/memories/{memory.removeprefix('memory:')}/subtitles", Path(file)
@@ -161,20 +166,11 @@ class ServerClient:
             screen.piece((event["choices"][0]["delta"] or {}).get("content") or "")
             if "x2l" in event:
                 ours = event["x2l"]
-                screen.answer(_answer(ours["answer"]))
+                screen.answer(Answer.from_dict(ours["answer"]))
                 for why in ours["why"]:
                     screen.why(why.pop("lines"))
                 return {**ours["answer"], "why": ours["why"]}
         raise X2LError("the server broke off before the answer was whole: ask again")
-
-
-def _answer(values: dict[str, Any]) -> Answer:
-    steps = tuple(Step(**{**step, "cost": Cost(**step["cost"])}) for step in values["steps"])
-    evidence = tuple(Evidence(**moment) for moment in values["evidence"])
-    choices = tuple(Choice(**choice) for choice in values["choices"])
-    sure = None if values["confidence"] is None else Confidence(**values["confidence"])
-    read = {"evidence": evidence, "cost": Cost(**values["cost"]), "steps": steps}
-    return Answer(**{**values, **read, "choices": choices, "confidence": sure})
 
 
 def _told(reply: httpx.Response) -> X2LError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import logging
 import signal
 import sys
 from pathlib import Path
@@ -58,8 +57,9 @@ def serve(
         return
     for risk in risks:
         sys.stderr.write(f"warning: {risk}\n")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    from videox2l.serve.logs import log_to_stderr
+
+    log_to_stderr(serving.log_format == "json")
     x2l = load_model(model, loading, screen)
     from videox2l.serve.service import Service
 
@@ -92,6 +92,7 @@ def check_options(options: ServeOptions) -> list[str]:
 
 def run(service: Service) -> None:
     """Serve until a signal ends it."""
+    import resource
     import socket
 
     import uvicorn
@@ -102,6 +103,9 @@ def run(service: Service) -> None:
     if options.demo:
         add_demo(service)
 
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection takes a file
+
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: Any) -> None:
             service.stopping.set()  # ends event streams
@@ -109,6 +113,7 @@ def run(service: Service) -> None:
 
     config = uvicorn.Config(
         make_app(service),
+        log_config=None,
         log_level="warning",
         access_log=False,
         server_header=False,

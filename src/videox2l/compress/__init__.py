@@ -5,7 +5,7 @@ from collections.abc import Callable
 from videox2l.compress.base import ChunkContext, ChunkKV, Compressor, Scorer
 from videox2l.compress.history import ChunkEncoder, History
 from videox2l.compress.pool import PoolCompressor
-from videox2l.compress.ranked import RankedCompressor
+from videox2l.compress.ranked import PairCompressor, RankedCompressor
 from videox2l.compress.scorers import EchoScorer, KeyDiffScorer, SnapScorer, UniformScorer
 from videox2l.compress.summary_tokens import SummaryTokenCompressor
 from videox2l.errors import SettingsError
@@ -36,6 +36,7 @@ __all__ = [
     "EchoScorer",
     "History",
     "KeyDiffScorer",
+    "PairCompressor",
     "PoolCompressor",
     "RankedCompressor",
     "Scorer",

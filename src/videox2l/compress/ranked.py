@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from videox2l.compress.base import FIRST_CHUNK, ChunkContext, ChunkKV, Scorer
+from videox2l.compress.base import FIRST_CHUNK, ChunkContext, ChunkKV, Compressor, Scorer
 from videox2l.engine.attention import Probe
 from videox2l.engine.backbone import Backbone
 from videox2l.engine.cache import BufferCache
@@ -82,3 +82,31 @@ class RankedCompressor:
         pick = index[..., None].expand(-1, -1, -1, chunk.keys.shape[-1])
         level = LevelKV(chunk.keys.gather(2, pick), chunk.values.gather(2, pick), index.int(), ranked=True)
         return {ratio: level.first(kept_tokens(len(tokens), ratio)) for ratio in sorted(ratios)}
+
+
+@dataclass(frozen=True)
+class PairCompressor:
+    """Makes the coarsest of several levels with `coarse`, all others, or a single one, with `fine`.
+
+    Two forward passes per chunk, and no level is a prefix of the other: both are stored whole, so that H costs its own
+    bytes beside those of L (at 2 and 32 a sixteenth more).
+    """
+
+    fine: Compressor
+    coarse: Compressor
+    compact: ClassVar[bool] = False
+
+    def compress(
+        self,
+        tokens: VisualTokens,
+        context: BufferCache,
+        backbone: Backbone,
+        ratios: Sequence[float],
+        task: ChunkContext = FIRST_CHUNK,
+    ) -> dict[float, LevelKV]:
+        """Prefill `tokens` behind `context` twice and return a level per ratio."""
+        *finer, coarsest = sorted(ratios)
+        if not finer:
+            return self.fine.compress(tokens, context, backbone, ratios, task)
+        levels = self.fine.compress(tokens, context, backbone, finer, task)
+        return levels | self.coarse.compress(tokens, context, backbone, (coarsest,), task)

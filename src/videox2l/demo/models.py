@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from videox2l.backbones.transformers_backbone import TransformersBackbone
 
 FOLDER = Path(__file__).parent / "model"
-SHIPPED = {"demo": FOLDER, "demo-dense": FOLDER.with_name("model_dense"), "demo-xl": FOLDER}
+SHIPPED = {
+    "demo": FOLDER,
+    "demo-dense": FOLDER.with_name("model_dense"),
+    "demo-boards": FOLDER.with_name("model_boards"),
+    "demo-xl": FOLDER,
+}
 """Name -> folder of the checkpoint."""
 
 

@@ -137,6 +137,7 @@ class TokenGenerator:
     `ids` are the tokens so far; `finish` is None until the answer is over: "stop" when the model ended it, "length"
     when `max_new_tokens` did. `entropies` (nats) and `surprises` (the log likelihood of each token, negated) are of the
     model's own distributions, in float32: one for each of `ids`; temperature and penalties have no part in them.
+    `alternatives` are the likeliest tokens at the place of each, with their log likelihoods, where `logprobs` asks so.
     `unread` is the last token while the cache does not hold it yet. `prompt` returns the ids of the tokens before the
     answer, for penalties; a `constraint` says which tokens may follow.
     """
@@ -151,10 +152,12 @@ class TokenGenerator:
         self.ids: list[int] = []
         self.entropies: list[float] = []
         self.surprises: list[float] = []
+        self.alternatives: list[list[tuple[int, float]]] = []
         self.finish: str | None = None
         self.unread: int | None = None
         self._backbone = backbone
         self._most, self._ends = sampling.max_new_tokens, backbone.stop_ids
+        self._told = sampling.logprobs or 0
         self._constraint = constraint
         config = getattr(backbone, "generation_config", None)
         self._choose = chooser(sampling, config)
@@ -231,6 +234,9 @@ class TokenGenerator:
         self.ids.append(token)
         self.entropies.append(entropy)
         self.surprises.append(-likelihood)
+        if self._told:
+            best = likelihoods.topk(min(self._told, len(likelihoods)))
+            self.alternatives.append(list(zip(best.indices.tolist(), best.values.tolist(), strict=True)))
 
     def end(self, text: str) -> None:
         """End the answer behind the tokens that `text` is whole of; those that follow are forgotten, their KVs too."""
@@ -242,6 +248,7 @@ class TokenGenerator:
             self._cache.crop(len(self._cache) - (held - n))
             self.ids, self.unread = self.ids[:n], None
             self.entropies, self.surprises = self.entropies[:n], self.surprises[:n]
+            self.alternatives = self.alternatives[:n]
         self.finish = "stop"
 
     def _processed(self, logits: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from videox2l.errors import SettingsError
 from videox2l.evaluate.base import Benchmark, BenchmarkOptions, Method
-from videox2l.evaluate.benchmarks import PUBLIC
+from videox2l.evaluate.benchmarks import PUBLIC, from_description
+from videox2l.evaluate.boards import Boards
 from videox2l.evaluate.dense import Dense
 from videox2l.evaluate.film import Film
 from videox2l.evaluate.haystack import Haystack
@@ -15,6 +16,7 @@ from videox2l.evaluate.methods import FAMILIES, METHODS, STANDARD
 BENCHMARKS: dict[str, Callable[[BenchmarkOptions], Benchmark]] = {
     "haystack": Haystack,
     "dense": Dense,
+    "boards": Boards,
     "film": Film,
     **PUBLIC,
 }
@@ -44,4 +46,4 @@ def method_by_name(name: str) -> Method:
     return METHODS[name]()
 
 
-__all__ = ["BENCHMARKS", "METHODS", "benchmark_by_name", "method_by_name", "methods_by_names"]
+__all__ = ["BENCHMARKS", "METHODS", "benchmark_by_name", "from_description", "method_by_name", "methods_by_names"]

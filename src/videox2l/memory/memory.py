@@ -199,7 +199,7 @@ class Memory:
         found = self.chunks[chunk]
         for entry in self.source.journal.chunks if self.source is not None else ():
             if self.source is not None and entry.start == found.start and entry.thumb is not None:
-                return self.source.whole(entry.thumb)
+                return self.source.picture(entry.thumb)
         return found.thumbnail
 
     def has(self, ratio: float) -> bool:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from videox2l.errors import MemoryFileError, ModelError, SettingsError, VideoError, X2LError
-from videox2l.memory.disk.stores import LocalStore, ObjectStore, make_folder, open_store
+from videox2l.memory.disk.stores import ObjectStore, open_store
+from videox2l.memory.disk.writer import locked
 from videox2l.options import IngestOptions, LoadOptions, ScaleOptions
 from videox2l.video.files import FORMATS
 
@@ -118,7 +119,7 @@ def ingest_many(
     scaling = ScaleOptions() if scaling is None else scaling
     jobs = [_Job(video, name) for video, name in named(videos).items()]
     place = open_store(library)
-    with _ray(scaling), Report(place) as report:
+    with locked(place), _ray(scaling), Report(place) as report:
         return _Run(place, jobs, report, scaling, progress).finish(
             (model, loading or LoadOptions(), options or IngestOptions())
         )
@@ -134,6 +135,7 @@ class _Run:
     scaling: ScaleOptions
     progress: Progress | None
     last: dict[str, IngestRecord] = field(default_factory=dict)
+    lost: int = 0
 
     def finish(self, made_of: tuple[Any, ...]) -> list[IngestRecord]:
         """Work until every job is done or has failed."""
@@ -157,8 +159,17 @@ class _Run:
             for reference in done:
                 if reference in starting:
                     worker = starting.pop(reference)
-                    names[worker] = _loaded(reference)
-                    idle.append(worker)
+                    if (name := _loaded(reference)) is not None:
+                        names[worker] = name
+                        idle.append(worker)
+                        continue
+                    self.lost += 1
+                    if self.lost > number + self.scaling.retries:
+                        raise ModelError(
+                            f"{self.lost} workers died while they loaded the model: is there memory for it?"
+                        )
+                    another = actor.remote(*made_of)
+                    starting[another.name.remote()] = another
                     continue
                 worker, job = busy.pop(reference)
                 try:
@@ -166,8 +177,8 @@ class _Run:
                     idle.append(worker)
                 except ray.exceptions.RayError as error:  # it was killed, or its machine is gone
                     found = {"state": "retry", "error": f"the worker died: {str(error).splitlines()[0]}"}
-                    worker_again = actor.remote(*made_of)
-                    starting[worker_again.name.remote()] = worker_again
+                    another = actor.remote(*made_of)
+                    starting[another.name.remote()] = another
                 self._note(job, found, names.get(worker, ""), queue)
             self._tell(len(order), [worker for worker, _ in busy.values()])
         return [self.last[video] for video in order]
@@ -210,8 +221,6 @@ class Report:
 
     def __enter__(self) -> Report:
         try:
-            if isinstance(self._place, LocalStore) and not self._place.folder.exists():
-                make_folder(self._place.folder)
             try:
                 data = self._place.read(REPORT)
             except FileNotFoundError:
@@ -311,15 +320,22 @@ def _places(gpus: float) -> int:
     return max(1, len([node for node in ray.nodes() if node["Alive"]]))
 
 
-def _loaded(reference: Any) -> str:
-    """Return a worker's name once it has loaded the model. Raises ModelError with the reason where it could not."""
+def _loaded(reference: Any) -> str | None:
+    """Return a worker's name once it has loaded the model, or None where it was killed meanwhile.
+
+    Raises ModelError with the reason where the model cannot be loaded.
+    """
     import ray
 
     try:
         return str(ray.get(reference))
     except ray.exceptions.RayError as error:
+        if not getattr(error, "actor_init_failed", False):
+            return None
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ModelError(f"a worker could not load the model: {lines[-1] if lines else error}") from None
+        raise ModelError(
+            f"a worker could not load the model: {lines[-1].split('Error: ', 1)[-1] if lines else error}"
+        ) from None
 
 
 def _ready(queue: deque[_Job], now: float) -> _Job | None:

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Request, UploadFile
 from fastapi.concurrency import run_in_threadpool
@@ -24,6 +25,7 @@ from starlette.background import BackgroundTask
 from starlette.datastructures import UploadFile as StarletteUpload
 from starlette.exceptions import HTTPException
 
+from videox2l.ask.answer import Answer
 from videox2l.errors import X2LError
 from videox2l.memory.disk import library
 from videox2l.serve.catalog import ACTIVE, MemoryRecord
@@ -44,11 +46,13 @@ from videox2l.serve.schema import (
     MemoryList,
     MemoryReply,
     MemoryRequest,
+    ReportRequest,
     SubtitlesRequest,
     UploadRequest,
     content,
 )
 from videox2l.serve.service import Service
+from videox2l.takeaway import report_page
 from videox2l.version import __version__
 from videox2l.video.subtitles import parse_subtitles
 
@@ -86,13 +90,16 @@ def make_app(service: Service) -> Any:
         return JSONResponse(APIError(400, f"{param or 'the request'}: {first['msg']}", param=param).to_dict(), 400)
 
     async def missing(request: Request, error: Exception) -> Response:
+        if isinstance(error.__cause__, (X2LError, OSError)):  # on the way of a form
+            return await refused(request, error.__cause__)
         found = cast("HTTPException", error)
         told = APIError(found.status_code, str(found.detail), headers=dict(found.headers or {}))
         if told.status == 405:  # of all routes with this path; the header that is there tells of the first one alone
             told.headers["allow"] = ", ".join(sorted(methods_of(request.url.path)))
         return JSONResponse(told.to_dict(), told.status, told.headers)
 
-    app.add_exception_handler(X2LError, refused)
+    for kind in (X2LError, OSError, Exception):
+        app.add_exception_handler(kind, refused)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, missing)
     guard = Guard(app, service)
@@ -270,7 +277,7 @@ async def _stream(conversation: Conversation, completion: Completion, usage: boo
                 break
             yield _event(completion.chunk({"content": piece}))
         reply = await conversation.reply()
-        yield _event(completion.chunk({}, reply.answer.finish, x2l=reply.x2l()))
+        yield _event(completion.last_chunk(reply))
         if usage:
             yield _event(completion.usage_chunk(reply))
         yield "data: [DONE]\n\n"
@@ -522,6 +529,19 @@ def video(request: Request, name: str) -> FileResponse:
     if record.video is None or not Path(record.video).is_file():
         raise APIError(404, "the video of this memory is not here")
     return FileResponse(record.video, media_type="video/mp4")
+
+
+@router.post("/v1/memories/{name}/report", response_class=Response, responses={200: content("text/html", "The page.")})
+def report(request: Request, name: str, body: ReportRequest) -> Response:
+    """Answers about a memory as one page that stands alone, with links to their moments on the page of the server."""
+    catalog = _service(request).catalog
+    memory = catalog.memory(catalog.get(name, _client(request, "ask"))).snapshot()
+    place = f"{quote(str(request.base_url), safe=':/[]')}#m={quote(name)}&t={{start:.3f}}"
+    try:
+        page = report_page([Answer.from_dict(values) for values in body.answers], memory, place=place)
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise APIError(400, f"these are no answers about this memory: {error}", param="answers") from None
+    return Response(page, media_type="text/html", headers={"Content-Disposition": 'attachment; filename="report.html"'})
 
 
 @router.get(

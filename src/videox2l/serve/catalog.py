@@ -308,7 +308,7 @@ class Catalog:
                     self._remove(record)
                 else:
                     self._keep(record)
-            log.info("ingest of %s is %s", record.id, record.state)
+            log.info("ingest", extra={"fields": {"memory": record.id, "state": record.state}})
         except Exception as error:
             self._failed(record, error)
 
@@ -326,14 +326,18 @@ class Catalog:
 
     def _failed(self, record: MemoryRecord, error: Exception) -> None:
         told = isinstance(error, X2LError)
-        log.warning("ingest of %s failed: %s", record.id, error, exc_info=not told)
+        fields = {"memory": record.id, "state": "failed", "reason": str(error)}
+        log.warning("ingest", extra={"fields": fields}, exc_info=not told)
         with self._lock:
             record.state = "failed"
             record.error = str(error) if told else f"the server failed ({type(error).__name__}): its log says more"
-            if record.id in self._deleted:
-                self._remove(record)
-            else:
-                self._keep(record)
+            try:
+                if record.id in self._deleted:
+                    self._remove(record)
+                else:
+                    self._keep(record)
+            except (OSError, X2LError):  # such as on a full disk: the next start goes on with the ingest
+                log.warning("record", extra={"fields": {"memory": record.id}}, exc_info=True)
 
 
 def ingest_options(keywords: Mapping[str, Any]) -> IngestOptions:

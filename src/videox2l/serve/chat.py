@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from videox2l.ask.answer import Answer, score_ranks
+from videox2l.ask.answer import Answer, TokenLogprob, score_ranks
 from videox2l.errors import SettingsError
 from videox2l.memory import Memory
 from videox2l.options import AskOptions
@@ -20,8 +20,6 @@ from videox2l.types import Turn
 _FORBIDDEN = {
     "tools": (None, []),
     "functions": (None, []),
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
     "frequency_penalty": (None, 0),
     "logit_bias": (None, {}),
     "audio": (None,),
@@ -53,6 +51,8 @@ class ChatRequest(BaseModel):
     top_p: float | None = None
     presence_penalty: float | None = None
     seed: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
     stop: str | list[str] | None = None
     x2l: dict[str, Any] | None = None
     mm_processor_kwargs: dict[str, Any] | None = None
@@ -149,12 +149,15 @@ def _memories(given: Any) -> tuple[str, ...] | str:
 
 
 def _ask_options(request: ChatRequest, ours: dict[str, Any], longest: int) -> AskOptions:
+    if request.top_logprobs is not None and not request.logprobs:
+        raise APIError(400, "top_logprobs goes with logprobs: true", param="top_logprobs")
     wanted = {
         "max_new_tokens": request.max_completion_tokens or request.max_tokens,
         "temperature": request.temperature,
         "top_p": request.top_p,
         "presence_penalty": request.presence_penalty,
         "seed": request.seed,
+        "logprobs": (request.top_logprobs or 0) if request.logprobs else None,
         "stop": request.stop,
     }
     keywords = {name: value for name, value in {**wanted, **ours}.items() if value is not None}
@@ -264,6 +267,18 @@ class Reply:
             "prompt_tokens_details": {"cached_tokens": cached},
         }
 
+    def logprobs(self) -> dict[str, Any] | None:
+        """Return OpenAI's logprobs of all tokens, or None where they were not asked for."""
+
+        def token(one: TokenLogprob) -> dict[str, Any]:
+            whole = "\ufffd" not in one.text  # else it is a part of a character
+            return {"token": one.text, "logprob": one.logprob, "bytes": list(one.text.encode()) if whole else None}
+
+        told = self.answer.logprobs
+        if told is None:
+            return None
+        return {"content": [{**token(one), "top_logprobs": [token(top) for top in one.top]} for one in told]}
+
     def x2l(self) -> dict[str, Any]:
         """Return what is ours of a response."""
         answer, ranks = self.answer, score_ranks(self.answer.evidence)
@@ -300,14 +315,19 @@ class Completion:
         message: dict[str, Any] = {"role": "assistant", "content": reply.answer.text, "refusal": None}
         if reply.answer.thought:
             message["reasoning_content"] = reply.answer.thought
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reply.answer.finish}
+        choice = {"index": 0, "message": message, "logprobs": reply.logprobs(), "finish_reason": reply.answer.finish}
         head = {**self._head, "object": "chat.completion"}
         return {**head, "choices": [choice], "usage": reply.usage(), "x2l": reply.x2l()}
 
-    def chunk(self, delta: Mapping[str, Any], finish: str | None = None, **more: Any) -> dict[str, Any]:
+    def chunk(self, delta: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         """Return a piece of a stream."""
-        choice = {"index": 0, "delta": dict(delta), "logprobs": None, "finish_reason": finish}
-        return {**self._head, "object": "chat.completion.chunk", "choices": [choice], **more}
+        choice = {"index": 0, "delta": dict(delta), "logprobs": None, "finish_reason": None, **more}
+        return {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
+
+    def last_chunk(self, reply: Reply) -> dict[str, Any]:
+        """Return the piece that ends the answer: it tells how, the log likelihoods of all tokens, and what is ours."""
+        ended = self.chunk({}, finish_reason=reply.answer.finish, logprobs=reply.logprobs())
+        return {**ended, "x2l": reply.x2l()}
 
     def usage_chunk(self, reply: Reply) -> dict[str, Any]:
         """Return the piece of a stream that tells the usage."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 from videox2l.errors import MemoryFileError, ModelError, SettingsError, VideoError, X2LError
@@ -45,6 +46,8 @@ def api_error(error: BaseException) -> APIError:
         return APIError(400, str(error))
     if isinstance(error, MemoryFileError):
         return APIError(409, str(error), code="memory_error")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return APIError(507, "the server's disk is full: delete something", code="disk_full")
     if isinstance(error, ModelError):
         return APIError(500, str(error), code="model_error")
     return APIError(500, f"the server failed ({type(error).__name__}): its log says more", code="internal_error")

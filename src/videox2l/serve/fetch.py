@@ -108,9 +108,9 @@ class Fetcher:
             raise APIError(400, f"the video's server answered {reply.status_code}", code="fetch")
         if reply.headers.get("content-encoding", "identity") != "identity":
             raise APIError(400, "the video's server sent it compressed, which is not taken", code="fetch")
-        size = 0
+        size = 0  # pieces as they come: a collected one would wait for a server that sends a byte at a time
         with target.open("wb") as file:
-            for piece in reply.iter_raw(1 << 20):
+            for piece in reply.iter_raw():
                 size += len(piece)
                 if size > self.limit:
                     raise APIError(413, f"the video has more than {self.limit} bytes (--max-upload)", code="too_large")

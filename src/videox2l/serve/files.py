@@ -75,6 +75,8 @@ class FileStore:
         self._lock = threading.Lock()
         self._writing: set[str] = set()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for half in (*folder.glob(".fetch-*"), *folder.glob(".data-*")):  # of a server that was killed
+            half.unlink(missing_ok=True)
         self._records = {record.id: record for record in self._read()}
 
     def _read(self) -> Iterator[FileRecord]:

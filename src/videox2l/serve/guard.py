@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import time
 from http.cookies import SimpleCookie
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 
 from videox2l.serve.errors import APIError
+from videox2l.serve.logs import REQUEST
 from videox2l.serve.service import Service
 
 log = logging.getLogger("videox2l.serve")
 BODY = 64 << 20
 """Bytes of a request's body at most, uploads aside."""
+PATIENCE = 60.0
+"""Seconds between two pieces of a request's body at most."""
 COOKIE = "x2l_session"
 OPEN = ("/", "/health", "/ready", "/page/app.js", "/page/style.css", "/favicon.ico")
 CSP = (
@@ -47,7 +51,9 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        name, begun, status = secrets.token_hex(8), time.monotonic(), 500
+        name, begun, status, client = secrets.token_hex(8), time.monotonic(), 500, None
+        body: Body | None = None
+        token = REQUEST.set(name)
 
         async def answer(message: Any) -> None:
             nonlocal status
@@ -55,20 +61,30 @@ class Guard:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = name
+                if body is None or body.rest:  # what still comes of the request is not read
+                    headers["Connection"] = "close"
                 for key, value in SECURITY.items():
                     headers.setdefault(key, value)
             await send(message)
 
         try:
             headers = Headers(scope=scope)
-            scope["state"]["client"] = self._admit(scope, headers)
-            await self.app(scope, self._bounded(scope, headers, receive), answer)
+            client = scope["state"]["client"] = self._admit(scope, headers)
+            body = Body(scope, headers, receive, self.service.options.max_upload)
+            await self.app(scope, body.receive, answer)
         except APIError as error:
             await JSONResponse(error.to_dict(), error.status, error.headers)(scope, receive, answer)
         finally:
             self.service.metrics.requests.labels(scope["method"], str(status)).inc()
             took = time.monotonic() - begun
-            log.info("%s %s %s %d %.3fs", name, scope["method"], scope["path"], status, took)
+            told = {
+                "method": scope["method"],
+                "path": quote(scope["path"]),
+                "status": status,
+                "seconds": round(took, 3),
+            }
+            log.info("request", extra={"fields": {**told, "client": None if client is None else client.name}})
+            REQUEST.reset(token)
 
     def _admit(self, scope: Any, headers: Headers) -> Any:
         """Return who asks. Raises APIError for unknown keys, foreign pages and foreign names of this machine."""
@@ -92,21 +108,32 @@ class Guard:
             )
         return client
 
-    def _bounded(self, scope: Any, headers: Headers, receive: Any) -> Any:
-        """Return `receive` that refuses more bytes than may come."""
+
+class Body:
+    """The body of a request as it comes: `receive` refuses more bytes than may come, and a body that stands still.
+
+    `rest` says whether some of it is still to come. Raises APIError 413 where it is announced as too long.
+    """
+
+    def __init__(self, scope: Any, headers: Headers, receive: Any, max_upload: int) -> None:
         upload = scope["path"].startswith("/v1/files")
-        limit = self.service.options.max_upload + (1 << 20) if upload else BODY
-        length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > limit:
-            raise APIError(413, f"the request has more than {limit} bytes", code="too_large")
-        size = 0
+        self._receive, self._limit = receive, max_upload + (1 << 20) if upload else BODY
+        self._size, length = 0, headers.get("content-length", "0")
+        self.rest = length != "0" or "transfer-encoding" in headers
+        if not length.isdigit() or int(length) > self._limit:
+            raise self._too_large()
 
-        async def bounded() -> Any:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > limit:
-                raise APIError(413, f"the request has more than {limit} bytes", code="too_large")
-            return message
+    async def receive(self) -> Any:
+        """Return the next message. Raises APIError 408, 413."""
+        try:
+            message = await asyncio.wait_for(self._receive(), PATIENCE if self.rest else None)
+        except TimeoutError:
+            raise APIError(408, f"nothing of the request came for {PATIENCE:g} s", code="timeout") from None
+        self._size += len(message.get("body", b""))
+        if self._size > self._limit:
+            raise self._too_large()
+        self.rest = message.get("more_body", False)
+        return message
 
-        return bounded
+    def _too_large(self) -> APIError:
+        return APIError(413, f"the request has more than {self._limit} bytes", code="too_large")

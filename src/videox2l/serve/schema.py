@@ -37,6 +37,12 @@ class SubtitlesRequest(BaseModel):
         return self
 
 
+class ReportRequest(BaseModel):
+    """Answers, each as `x2l.answer` of a response with `"detail": true`."""
+
+    answers: list[dict[str, Any]] = Field(min_length=1, max_length=1000)
+
+
 class ErrorBody(BaseModel):
     """What is wrong: the parameter, if it is one, and a short code."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -56,6 +57,8 @@ class Service:
         folder = Path(options.library)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder = folder.resolve()
+        for half in self.folder.glob(".export-*"):  # of a server that was killed
+            shutil.rmtree(half, ignore_errors=True)
         self.keys = None if options.api_key_file is None else KeyFile(Path(options.api_key_file))
         self.roots = [Path(root).resolve(strict=True) for root in options.allow_files]
         self.scheduler = Scheduler(options.queue, options.timeout, options.batch)

@@ -2,6 +2,6 @@
 
 from videox2l.takeaway.clips import find_video, save_clips
 from videox2l.takeaway.moments import check_moments, write_moments
-from videox2l.takeaway.report import check_report, write_report
+from videox2l.takeaway.report import check_report, report_page, write_report
 
-__all__ = ["check_moments", "check_report", "find_video", "save_clips", "write_moments", "write_report"]
+__all__ = ["check_moments", "check_report", "find_video", "report_page", "save_clips", "write_moments", "write_report"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 from videox2l.ask.answer import Answer
 from videox2l.memory import Memory
@@ -27,29 +29,46 @@ def check_report(path: str | Path) -> Path:
     return check_target_file(path, (".html", ".htm"), "a report")
 
 
-def write_report(answers: Sequence[Answer], path: str | Path, memory: Memory, video: str | Path | None = None) -> None:
+def write_report(
+    answers: Sequence[Answer],
+    path: str | Path,
+    memory: Memory,
+    video: str | Path | None = None,
+    link: str | Path | None = None,
+) -> None:
     """Write questions, or the turns of a dialogue, and their answers as one page.
 
-    Pictures are those that the memory keeps, or frames of `video`, the file that it was made of. Raises SettingsError,
-    and VideoError where `video` is another file.
+    Pictures are those that the memory keeps, or frames of `video`, the file that it was made of. Moments are links into
+    `link`, a file of the video, by default `video`. Raises SettingsError, and VideoError where `video` is another file.
     """
-    target = check_report(path)
+    target, link = check_report(path), video if link is None else link
+    place = ""
+    if link is not None:
+        place = quote(os.path.relpath(Path(link).resolve(), target.parent.resolve())) + "#t={start:.3f},{end:.3f}"
+    target.write_text(report_page(answers, memory, video, place), encoding="utf-8")
+
+
+def report_page(answers: Sequence[Answer], memory: Memory, video: str | Path | None = None, place: str = "") -> str:
+    """Return the page of `write_report`. `place`: the address of a moment, with {start} and {end} (seconds) in it."""
     source = escape(str(memory.manifest.get("source", "video")))
     head = f"<!doctype html>\n<html lang='en'><meta charset='utf-8'><title>{source}</title><style>{_STYLE}</style>"
     facts = f"{format_time(memory.duration)}, {len(memory)} chunks"
-    parts = [_section(answer, memory, thumbnails_of(answer.reloaded, memory, video)) for answer in answers]
+    parts = [_section(answer, memory, thumbnails_of(answer.reloaded, memory, video), place) for answer in answers]
     body = f"<h1>{source}</h1><p class='quiet'>{facts}</p>" + "\n".join(parts)
-    target.write_text(f"{head}\n<body>{body}</body></html>\n", encoding="utf-8")
+    return f"{head}\n<body>{body}</body></html>\n"
 
 
-def _section(answer: Answer, memory: Memory, pictures: Sequence[Thumbnail]) -> str:
+def _section(answer: Answer, memory: Memory, pictures: Sequence[Thumbnail], place: str) -> str:
     images = {picture.moment.chunk: _data_uri(picture) for picture in pictures}
     figures = []
     for moment in answer.reloaded:
         image = f"<img alt='' src='{images[moment.chunk]}'>" if moment.chunk in images else ""
         said = " ".join(line.text for line in cues_within(memory.subtitles, moment.start, moment.end))
         score = "" if moment.score is None else f", score {moment.score:.3g}"
-        told = f"{format_range(moment.start, moment.end)} <span class='quiet'>{escape(moment.reason)}{score}</span>"
+        times = format_range(moment.start, moment.end)
+        if place:
+            times = f"<a href='{escape(place.format(start=moment.start, end=moment.end))}'>{times}</a>"
+        told = f"{times} <span class='quiet'>{escape(moment.reason)}{score}</span>"
         words = f"<br><q>{escape(said)}</q>" if said else ""
         figures.append(f"<figure>{image}<figcaption>{told}{words}</figcaption></figure>")
     thought = f"<details><summary>thought</summary>{escape(answer.thought)}</details>" if answer.thought else ""

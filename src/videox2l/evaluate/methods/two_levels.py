@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from torch import Tensor
 
 from videox2l.compress import (
-    ChunkContext,
     Compressor,
+    PairCompressor,
     PoolCompressor,
     RankedCompressor,
     UniformScorer,
     compressor_by_name,
 )
 from videox2l.engine.backbone import Backbone
-from videox2l.engine.cache import BufferCache
 from videox2l.evaluate.base import MethodOutput, Sample, VideoSession
 from videox2l.evaluate.encode import EncodedVideo
 from videox2l.evaluate.flop_counter import Count, FlopCounter
 from videox2l.evaluate.static_cache import generate_answer, prompt_of
-from videox2l.memory import LevelKV, Memory, Plan, build_cache
+from videox2l.memory import Memory, Plan, build_cache
 from videox2l.options import DEFAULT_SELECTOR
 from videox2l.select import ManualSelector, RandomSelector, Selector, selector_by_name
 from videox2l.select.exact import ExactSelector
-from videox2l.types import TextTokens, VisualTokens
+from videox2l.types import TextTokens
 
 
 @dataclass(frozen=True)
@@ -66,29 +64,6 @@ class Greedy:
             reasons[i] = f"score rank {rank}"
             left -= more
         return Plan(tuple(ratios), tuple(float(score) for score in scores), tuple(reasons))
-
-
-@dataclass(frozen=True)
-class DenseAndPooled:
-    """Video-XL-2's two levels (arXiv 2506.19225): a chunk's full KVs, or means of neighbouring ones.
-
-    The finest level keeps its tokens in an order in which any number of the first ones are evenly spread.
-    """
-
-    compact: ClassVar[bool] = False
-
-    def compress(
-        self,
-        tokens: VisualTokens,
-        context: BufferCache,
-        backbone: Backbone,
-        ratios: Sequence[float],
-        task: ChunkContext,
-    ) -> dict[float, LevelKV]:
-        """Prefill `tokens` behind `context` and return both levels."""
-        dense, pooled = min(ratios), max(ratios)
-        fine = RankedCompressor(UniformScorer()).compress(tokens, context, backbone, (dense,), task)
-        return fine if dense == pooled else fine | PoolCompressor().compress(tokens, context, backbone, (pooled,), task)
 
 
 @dataclass(frozen=True)
@@ -220,16 +195,17 @@ def x2l_method(selector: str = "") -> TwoLevelMethod:
 def xl2_method(selector: str = "") -> TwoLevelMethod:
     """Return Video-XL-2's way: pooled KVs everywhere, full KVs of selected chunks.
 
-    Its published evaluation uses picks made in advance by another model; here the package's selector picks.
+    Its published evaluation uses picks made in advance by another model; here the package's selector picks. Full KVs
+    keep their tokens in an order in which any number of the first ones are evenly spread.
     """
     return TwoLevelMethod(
         name=f"xl2:{selector}" if selector else "xl2",
         about="Video-XL-2's levels, arXiv 2506.19225: dense or mean-pooled chunks",
         select=selecting(selector or DEFAULT_SELECTOR),
-        compressor=DenseAndPooled(),
+        compressor=PairCompressor(RankedCompressor(UniformScorer()), PoolCompressor()),
         finest=1.0,
         split=1,
     )
 
 
-__all__ = ["DenseAndPooled", "Greedy", "TwoLevelMethod", "selecting", "x2l_method", "xl2_method"]
+__all__ = ["Greedy", "TwoLevelMethod", "selecting", "x2l_method", "xl2_method"]

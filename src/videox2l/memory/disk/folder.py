@@ -192,6 +192,12 @@ def verify(where: str | os.PathLike[str]) -> list[str]:
             found.append(f"{source.where(at.name)} is missing: copy the memory again, or ingest the video again")
         except (MemoryFileError, OSError) as error:
             found.append(str(error))
+    for entry in source.journal.chunks if not found else ():
+        try:
+            if entry.thumb is not None:
+                source.picture(entry.thumb)
+        except MemoryFileError as error:
+            found.append(str(error))
     return found or _not_finite(source)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import warnings
@@ -48,6 +49,8 @@ from videox2l.memory.levels import Chunk, Columns, LevelCache, LevelKV, Levels
 from videox2l.types import KVShape, VisualTokens
 from videox2l.units import Cue
 
+PICTURE = 320
+"""Pixels of a thumbnail at most, on each side."""
 THREADS = 4
 """Chunks that are read at once from a folder."""
 
@@ -105,6 +108,20 @@ class Source:
         """Return an object, checked. Raises MemoryFileError."""
         (data,) = self.ranges([at], [(at.start, at.start + at.nbytes)])
         check_hash(data, at.sha256, self.where(at.name))
+        return data
+
+    def picture(self, at: ObjectRef) -> bytes:
+        """Return a thumbnail, checked: a JPEG of at most `PICTURE` pixels a side. Raises MemoryFileError."""
+        from PIL import Image
+
+        data = self.whole(at)
+        try:
+            with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:  # reads the header alone
+                width, height = image.size
+        except (OSError, ValueError, Image.DecompressionBombError):
+            raise damaged(self.where(at.name), "it is no JPEG") from None
+        if max(width, height) > PICTURE:
+            raise damaged(self.where(at.name), f"a picture of {width} x {height} is no thumbnail")
         return data
 
     def ranges(self, objects: Sequence[ObjectRef], spans: Sequence[tuple[int, int]]) -> list[bytes]:
