@@ -172,13 +172,13 @@ def test_the_commands_from_ingest_to_gc(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["verify", "none"], "no memory at 'none': no such folder"),
+        (["verify", "none"], "'none' holds no memory: make one"),
         (["inspect", NASA], "it is a file"),
         (["ls", "none"], "'none' is no folder"),
-        (["rm", "none"], "nothing was deleted"),
+        (["rm", "none"], "'none' holds no memory"),
         (["gc", ".", "--quota", "lots"], "quota must be a size such as 500MB or 20GB, got 'lots'"),
         (["import", NASA, "none/a"], "folder 'none' does not exist"),
-        (["export", "none", "a.zip"], "no memory at 'none'"),
+        (["export", "none", "a.zip"], "'none' holds no memory"),
         (["ingest", NASA, "none/a"], "folder 'none' does not exist"),
         (["ingest", NASA, "a", "--l-bits", "3"], "l_bits must be one of 8, 4, got 3"),
         (["verify", "https://example.org/a"], "no place for a memory"),

@@ -185,7 +185,7 @@ def check_there(*places: str | Path, memory: bool = False) -> None:
         if "://" in place or place == "-" or os.path.lexists(place):
             continue
         if memory:
-            raise MemoryFileError(f"no memory at '{place}': no such folder")
+            raise MemoryFileError(f"'{place}' holds no memory: make one of a video with x2l ingest VIDEO {place}")
         from videox2l.video.files import admit
 
         admit(place)
