@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo serve test test-scale lint bench eval lmms-eval clean
+.PHONY: demo serve test test-fast test-scale lint bench eval lmms-eval clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,9 @@ serve: $(READY)  ## the demo model with a rendered video, as an API and a page a
 
 test: lint  ## lint, types and all tests
 	$(BIN)/python -m pytest
+
+test-fast: $(READY)  ## without the slow tests, on two processes
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 # Ray is large (1 GB with what it needs), so that it is installed for its tests alone.
 $(VENV)/.scale: $(READY)

@@ -12,6 +12,8 @@ import av
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # Peak RSS of the command itself, as the operating system counts it for the one child of this small process.
 MEASURE = """
 import json, resource, subprocess, sys

@@ -170,6 +170,7 @@ def ask(home: Path, *names: str, **env: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_hub_ids_offline(saved: Path, tmp_path: Path) -> None:
     """A cache in the hub's layout; the commit is recorded, and what is missing is said with the cache's folder."""
     repository = tmp_path / "hub" / "models--owner--name"
@@ -215,6 +216,7 @@ def endpoint() -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_a_hub_that_says_no(endpoint: str, tmp_path: Path) -> None:
     names = ("owner/gated", "", "owner/absent", "", "owner/name", "v9", "too/many/../parts", "")
     gated, absent, revision, odd = ask(tmp_path, *names, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0", NO_PROXY="*")

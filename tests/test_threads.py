@@ -16,6 +16,8 @@ from tests.conftest import make_qwen25
 from tests.families.models import MAKERS
 from videox2l import ArraySource, Memory, VideoX2L
 
+pytestmark = pytest.mark.slow
+
 SECONDS = float(os.environ.get("X2L_THREADS_SECONDS", "6"))
 QUESTION = "What happens?"
 

@@ -359,6 +359,7 @@ def test_without_summary_tokens_it_is_stock_qwen2() -> None:
 
 
 @pytest.mark.parametrize("history", ["own", "fused"])
+@pytest.mark.slow
 def test_a_memory_of_summary_tokens_is_saved_and_asked_again(x2l: VideoX2L, history: str, tmp_path: Path) -> None:
     """The ends' levels are one set of KVs under two ratios."""
     frames = np.random.default_rng(1).integers(0, 255, (35, 24, 24, 3), np.uint8)

@@ -102,6 +102,7 @@ def test_a_large_picture_scales_down_to_a_small_one() -> None:
     assert np.abs(np.asarray(large).astype(float) - video.render(3, 4, noise=0)[0]).mean() > 6
 
 
+@pytest.mark.slow
 def test_the_shipped_model_needs_two_levels(tmp_path: Path) -> None:
     """Eight facts in 8 frames: full KV and true chunks read them, one level at an eighth does not."""
     x2l = VideoX2L.from_pretrained("demo-dense")

@@ -81,6 +81,7 @@ def test_template_takes_parts_and_plain_text_over_several_turns(tokenizer: Any) 
     assert twice == once + "yes<|im_end|>\n<|im_start|>user\nwhen ?<|im_end|>\n<|im_start|>assistant\n"
 
 
+@pytest.mark.slow
 def test_it_answers_better_than_chance() -> None:
     counts = evaluate_model(MODEL, [16], 12, split="dev")
     right, n = (sum(values) for values in zip(*counts.values(), strict=True))

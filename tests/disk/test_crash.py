@@ -17,7 +17,7 @@ from videox2l import Memory, MemoryFileError, VideoX2L
 from videox2l.errors import MemoryWarning
 from videox2l.memory.disk.folder import is_memory, verify
 
-pytestmark = pytest.mark.filterwarnings("ignore::videox2l.errors.MemoryWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::videox2l.errors.MemoryWarning")]
 
 CHANGING = ("open", "write", "fsync", "replace", "ftruncate", "rename", "mkdir", "unlink", "pwrite")
 

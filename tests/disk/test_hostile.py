@@ -19,6 +19,8 @@ from videox2l import ArraySource, Memory, MemoryFileError, VideoX2L, X2LError
 from videox2l.memory.disk.folder import verify
 from videox2l.memory.disk.journal import _sealed
 
+pytestmark = pytest.mark.slow
+
 EVIL: tuple[Any, ...] = (
     None, -1, 0, 1, 7, 10**9, 2**70, 1e400, float("nan"), -0.5,
     "", "zzz", "../x", "\udc80", [], [[]], {}, True, [1, 2, 3],

@@ -75,6 +75,7 @@ def test_answers_are_the_same_from_disk_and_after_a_stop(family: str, settings: 
         assert content(tmp_path / "a") == expected
 
 
+@pytest.mark.slow
 def test_opening_two_thousand_chunks_reads_no_fine_level(
     x2l: VideoX2L, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,5 +288,6 @@ assert verify(path) == []
 """
 
 
+@pytest.mark.slow
 def test_three_readers_see_whole_chunks_while_a_fourth_process_appends(tmp_path: Path) -> None:
     run(MANY, tmp_path / "a")

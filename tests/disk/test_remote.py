@@ -23,6 +23,8 @@ from videox2l.memory.disk.reader import open_source
 from videox2l.memory.disk.stores import RemoteStore
 from videox2l.memory.disk.writer import MemoryWriter, continue_writer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def x2l() -> VideoX2L:

@@ -148,6 +148,7 @@ def render(path: Path, seconds: int = 12) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_growing_file_is_followed_and_followed_on(x2l: VideoX2L, tmp_path: Path) -> None:
     data = render(tmp_path / "whole.ts")
     growing = tmp_path / "growing.ts"

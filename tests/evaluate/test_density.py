@@ -18,6 +18,8 @@ from videox2l.evaluate.haystack import Haystack
 from videox2l.evaluate.registry import method_by_name
 from videox2l.evaluate.runner import Run, run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("density", "redundancy"), [(1, 1), (1, 4), (2, 1), (2, 2), (4, 1), (8, 1)])
 def test_every_chunk_has_its_facts(density: int, redundancy: int) -> None:

@@ -25,6 +25,8 @@ from videox2l.evaluate.runfile import read_rows
 from videox2l.evaluate.runner import Run, recall, run
 from videox2l.evaluate.summary import cell_summary, outcomes, paired
 
+pytestmark = pytest.mark.slow
+
 METHODS = "full,x2l,x2l:oracle,uniform"
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks.cache_simulation import Load, che, simulate
 
+pytestmark = pytest.mark.slow
+
 ONE = Load([1.0] * 200, 0.9, rate=0.01, replicas=1, questions=8_000)
 
 

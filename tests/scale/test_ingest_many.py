@@ -28,6 +28,8 @@ from videox2l.memory.disk.stores import RamStore
 from videox2l.scale import IngestRecord, videos_in
 from videox2l.scale.ingest import REPORT, Report, named
 
+pytestmark = pytest.mark.slow
+
 VIDEOS = 6
 
 

@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from tests.serve.conftest import Served
 from videox2l.cli.app import app
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "which digit does the blue cross carry ?"
 _ALONE = """
 import sys

@@ -25,6 +25,8 @@ from tests.serve.conftest import Served, start
 from tests.serve.test_server import QUESTIONS, ask, video
 from videox2l.memory.disk.folder import verify
 
+pytestmark = pytest.mark.slow
+
 CONNECTIONS = int(os.environ.get("VIDEOX2L_CONNECTIONS", "1200"))
 """Connections that are opened at once; the server takes 1,000."""
 ENDLESS = int(os.environ.get("VIDEOX2L_UPLOAD", str(32 << 20)))

@@ -12,6 +12,8 @@ import pytest
 from videox2l.serve.errors import APIError
 from videox2l.serve.fetch import Fetcher, is_public
 
+pytestmark = pytest.mark.slow
+
 PUBLIC = "93.184.216.34"
 
 

@@ -12,6 +12,8 @@ import pytest
 from tests.serve.conftest import Served
 from videox2l import Memory, VideoX2L
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "what is in the video ?"
 SCRIPT = """
 import OpenAI from "openai";

@@ -14,6 +14,8 @@ from videox2l.options import ServeOptions
 from videox2l.serve.keys import add_key
 from videox2l.serve.logs import LineFormatter
 
+pytestmark = pytest.mark.slow
+
 
 def test_lines_are_json_with_request_ids_and_without_secrets(tmp_path: Path, clip: Path) -> None:
     log, file = tmp_path / "log", tmp_path / "keys"

@@ -18,6 +18,8 @@ from tests.serve.conftest import Served, start
 schemathesis = pytest.importorskip("schemathesis")
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = int(os.environ.get("VIDEOX2L_FUZZ", "4"))
 """Requests of each kind."""
 QUIET = settings(

@@ -20,6 +20,8 @@ from tests.serve.conftest import Served, start
 from videox2l import Memory, Turn, VideoX2L
 from videox2l.memory.disk import library
 
+pytestmark = pytest.mark.slow
+
 QUESTIONS = ("which digit does the blue cross carry ?", "what is in the video ?", "is there a red star ?")
 
 

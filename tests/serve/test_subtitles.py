@@ -14,6 +14,8 @@ from tests.serve.conftest import Served, start
 from videox2l import Memory
 from videox2l.cli.app import app
 
+pytestmark = pytest.mark.slow
+
 VTT = "WEBVTT\n\n00:06.500 --> 00:07.500\nA green lamp blinks.\n"
 
 

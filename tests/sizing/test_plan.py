@@ -32,6 +32,8 @@ from videox2l.sizing.shadow import Shadow, weight_bytes
 from videox2l.sizing.sketch import Sketch, sketch
 from videox2l.sizing.wish import EstimateRequest
 
+pytestmark = pytest.mark.slow
+
 MEDIA = Path(__file__).parent.parent / "media"
 FRAMES, CHUNK = 96, 24
 CPU = device_for("cpu")
