@@ -5,6 +5,8 @@ Costs about 40 bytes of memory per frame of the video: 4 MB for an hour at 30 fr
 
 from __future__ import annotations
 
+import os
+import struct
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +29,8 @@ _NONE = -(2**63)  # no time
 class Packets:
     """Iterates over the packets of one stream that carry a picture, in decode order, with repaired times.
 
-    Where decoding times start anew (joined or wrapped transport streams), later times are continued.
+    Where decoding times start anew (joined or wrapped transport streams), later times are continued. An AVI file has no
+    times, its frames are counted: where damage swallows some, those behind it get the numbers of the file's index.
     Survives demuxer errors. Two passes over the same file give the same packets with the same times.
     """
 
@@ -39,9 +42,20 @@ class Packets:
     def __iter__(self) -> Iterator[Any]:
         offset, last = 0, None
         back = int(_JUMP / self.stream.time_base)
+        numbers = (
+            avi_index(self.container.name.removeprefix("file:"), self.stream.index)
+            if self.container.format.name == "avi"
+            else {}
+        )
+        lost = 0
         for packet in self._demux():
             if not packet.size:  # end of the stream; to a decoder it would mean "no more packets"
                 continue
+            if packet.dts is not None and packet.pos in numbers:
+                lost = max(lost, numbers[packet.pos] - packet.dts)
+            if lost and packet.dts is not None:
+                packet.dts += lost
+                packet.pts = None if packet.pts is None else packet.pts + lost
             dts = packet.dts
             if dts is not None:
                 if last is not None and dts + offset < last - back:
@@ -64,6 +78,33 @@ class Packets:
             except av.error.FFmpegError:
                 failures += 1
                 self.errors += 1
+
+
+def avi_index(path: str, stream: int) -> dict[int, int]:
+    """Return the numbers of a stream's frames by the position of their bytes, from an AVI file's index (chunk idx1).
+
+    Empty where there is none, as in files beyond 1 GB (OpenDML), or where it is damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            size, at, movi, index = os.fstat(file.fileno()).st_size, 12, 0, b""
+            while at + 8 <= size:
+                file.seek(at)
+                name, length = struct.unpack("<4sI", file.read(8))
+                if name == b"LIST" and file.read(4) == b"movi":
+                    movi = at + 8
+                elif name == b"idx1":
+                    index = file.read(min(length, size - at - 8))
+                    break
+                at += 8 + length + length % 2
+    except OSError:
+        return {}
+    entries = [struct.unpack_from("<4s4xI4x", index, start) for start in range(0, len(index) - 15, 16)]
+    frames = [offset for name, offset in entries if name in (b"%02ddc" % stream, b"%02ddb" % stream)]
+    if not movi or not frames or frames != sorted(frames):
+        return {}
+    base = 0 if frames[0] > movi else movi  # offsets count from the file's begin, or from the list's
+    return {base + offset + 8: number for number, offset in enumerate(frames)}
 
 
 @dataclass(frozen=True, eq=False)
