@@ -51,7 +51,7 @@ class Packets:
         for packet in self._demux():
             if not packet.size:  # end of the stream; to a decoder it would mean "no more packets"
                 continue
-            if packet.dts is not None and packet.pos in numbers:
+            if numbers and packet.dts is not None and packet.pos in numbers:
                 lost = max(lost, numbers[packet.pos] - packet.dts)
             if lost and packet.dts is not None:
                 packet.dts += lost
