@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -202,3 +203,24 @@ def test_content_hash(tmp_path, clip):
     assert open_video(path).manifest.sha256 == digest
     with pytest.raises(VideoError, match="does not exist"):
         content_hash(tmp_path / "gone")
+
+
+@pytest.mark.filterwarnings("ignore::videox2l.errors.VideoWarning")
+@pytest.mark.parametrize(("container", "told"), [("matroska", True), ("asf", True), ("flv", True), ("mp4", False)])
+def test_a_late_first_frame_is_told_and_is_no_hole_at_the_end(tmp_path, container, told):
+    """Where times start at 0 by custom, what was before may be lost; an MP4 says itself that it was cut."""
+    path = tmp_path / "late"
+    for late in (0, 2):
+        with av.open(str(path), "w", format=container) as box:
+            stream = box.add_stream("mpeg4" if container == "asf" else "libx264", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+            for number in range(50):
+                frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), number * 4, np.uint8), format="rgb24")
+                frame.pts, frame.time_base = number + 10 * late, Fraction(1, 10)
+                box.mux(stream.encode(frame))
+            box.mux(stream.encode())
+        with VideoReader(path, FrameSampling(fps=None)) as reader:
+            assert len(list(reader)) == 50
+        assert reader.manifest.holes == ()
+        said = [text for text in reader.manifest.warnings if "the first frame stands at 2.000 s" in text]
+        assert len(said) == (told and late == 2)

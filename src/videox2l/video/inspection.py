@@ -12,7 +12,7 @@ from videox2l.video.decode import Damage, decode, exact_plan, find_stream, first
 from videox2l.video.files import admit, open_container
 from videox2l.video.holes import Gaps
 from videox2l.video.orientation import Display
-from videox2l.video.reader import declared_seconds, oddities
+from videox2l.video.reader import declared_seconds, late_start, oddities
 from videox2l.video.sampling import FrameSampling, choose
 from videox2l.video.timeline import Timeline, scan
 
@@ -90,7 +90,8 @@ def inspect_video(path: str | os.PathLike[str], *, decode_all: bool = False, fps
         stream = find_stream(container, local.name)
         streams = tuple(_summary(one, one.index == stream.index) for one in container.streams)
         timeline = scan(container, stream, picture.pts, local.name, fps)
-        declared, aspect, name = declared_seconds(container, stream), stream.sample_aspect_ratio, container.format.name
+        declared, late = declared_seconds(container, stream), late_start(container, stream)
+        aspect, name = stream.sample_aspect_ratio, container.format.name
     choice = choose(timeline.seconds, timeline.duration, FrameSampling(fps=None))
     gaps, damage, decoded = Gaps.of(timeline, choice, declared), Damage(), None
     if decode_all:
@@ -123,7 +124,7 @@ def inspect_video(path: str | os.PathLike[str], *, decode_all: bool = False, fps
         hdr=_HDR.get(picture.color_trc),
         key_interval=_key_interval(timeline),
         holes=tuple(gaps.found),
-        problems=tuple(display.remarks() + oddities(timeline) + damage.sentences() + gaps.sentences()),
+        problems=tuple(display.remarks() + oddities(timeline, late) + damage.sentences() + gaps.sentences()),
         damaged=bool(gaps.found or damage.sentences() or timeline.demux_errors or timeline.torn),
         decoded=decoded,
     )

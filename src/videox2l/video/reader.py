@@ -14,7 +14,7 @@ import numpy as np
 from videox2l.errors import VideoError, VideoWarning
 from videox2l.video.decode import Damage, DecodePlan, decode, find_stream, first_frame, plan_decoding
 from videox2l.video.files import PICTURES, admit, content_hash, open_container
-from videox2l.video.holes import Gaps
+from videox2l.video.holes import LEAST, Gaps
 from videox2l.video.orientation import Display
 from videox2l.video.sampling import FrameChoice, FrameSampling, choose
 from videox2l.video.source import Frame, Manifest, OpenSource
@@ -78,7 +78,7 @@ class VideoReader:
             choice = choose(timeline.seconds, timeline.duration, self.sampling)
             plan = plan_decoding(timeline, choice, self.sampling.mode, stream)
             gaps = Gaps.of(timeline, choice, declared_seconds(container, stream))
-            found = display.remarks() + oddities(timeline) + gaps.sentences()
+            found = display.remarks() + oddities(timeline, late_start(container, stream)) + gaps.sentences()
             self._state = _State(
                 container=container.format.name,
                 codec=stream.codec.canonical_name,
@@ -229,9 +229,14 @@ def open_video(path: str | os.PathLike[str], sampling: FrameSampling | None = No
     return reader
 
 
-def oddities(timeline: Timeline) -> list[str]:
-    """Return what the scan tells about the state of the file, a sentence each."""
+def oddities(timeline: Timeline, late: float) -> list[str]:
+    """Return what the scan tells about the state of the file, a sentence each; `late` is its `late_start`."""
     found = []
+    if late > LEAST:
+        found.append(
+            f"the first frame stands at {late:.3f} s of the file's own times, where times count from here: what was "
+            "before it is lost, or never was"
+        )
     if timeline.demux_errors:
         found.append(f"damaged: the container could not be read in {timeline.demux_errors} place(s)")
     if timeline.torn:
@@ -245,13 +250,20 @@ def oddities(timeline: Timeline) -> list[str]:
     return found
 
 
+def late_start(container: Any, stream: Any) -> float:
+    """Return the second of the file's own times at which its first frame stands, in containers that count from 0."""
+    counts = {"matroska", "webm", "asf", "flv"} & set(container.format.name.split(","))
+    return max(0.0, float(stream.start_time * stream.time_base)) if counts and stream.start_time else 0.0
+
+
 def declared_seconds(container: Any, stream: Any) -> float | None:
-    """Return the seconds of video that the headers declare, if they do."""
+    """Return the seconds of video, from its first frame on, that the headers declare, if they do."""
+    late = 0.0 if container.format.name == "flv" else late_start(container, stream)  # an FLV declares its length
     if stream.duration:
-        return float(stream.duration * stream.time_base)
+        return float(stream.duration * stream.time_base) - late
     text = stream.metadata.get("DURATION", "")
     try:
         hours, minutes, seconds = text.split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds) - late
     except ValueError:
-        return container.duration / 1e6 if container.duration else None
+        return container.duration / 1e6 - late if container.duration else None
