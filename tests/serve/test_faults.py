@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import http.client
 import io
 import json
 import os
@@ -245,3 +246,21 @@ def test_what_is_no_video_is_refused_and_opens_no_other_file(served: Served, cli
     assert all(state["error"] and SECRET not in str(state) for state in states)
     polyglot = made("both.mp4", clip.read_bytes() + zipped())  # a video is read as a video, whatever stands behind it
     assert (polyglot["state"], polyglot["chunks"]) == ("complete", made("clip.mp4", clip.read_bytes())["chunks"])
+
+
+def test_a_reply_that_did_not_want_the_body_is_read_whole(served: Served) -> None:
+    """A small body is read before the reply, so that the connection stays; of a large one the rest is not."""
+    host, port = served.url.removeprefix("http://").split(":")
+    local = set()
+    with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=30)) as connection:
+        for size, kept in [(100_000, True)] * 20 + [(2_000_000, False)]:
+            connection.putrequest("POST", "/v1/files")
+            connection.putheader("Content-Type", "text/plain")
+            connection.putheader("Content-Length", str(size))
+            connection.endheaders(bytes(100_000))
+            local.add(connection.sock.getsockname())
+            with connection.getresponse() as reply:
+                assert reply.status == 400
+                assert "error" in json.loads(reply.read())
+                assert (reply.getheader("Connection") != "close") is kept
+    assert len(local) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -22,6 +23,8 @@ BODY = 64 << 20
 """Bytes of a request's body at most, uploads aside."""
 PATIENCE = 60.0
 """Seconds between two pieces of a request's body at most."""
+LINGER = 256 << 10
+"""Bytes of a request that are still read before a reply that did not want them."""
 COOKIE = "x2l_session"
 OPEN = ("/", "/health", "/ready", "/page/app.js", "/page/style.css", "/favicon.ico")
 CSP = (
@@ -52,38 +55,39 @@ class Guard:
             await self.app(scope, receive, send)
             return
         name, begun, status, client = secrets.token_hex(8), time.monotonic(), 500, None
-        body: Body | None = None
+        headers = Headers(scope=scope)
+        body = Body(scope, headers, receive, self.service.options.max_upload)
         token = REQUEST.set(name)
 
         async def answer(message: Any) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
+                await body.drain()
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = name
-                if body is None or body.rest:  # what still comes of the request is not read
-                    headers["Connection"] = "close"
+                told = MutableHeaders(scope=message)
+                told["X-Request-Id"] = name
+                if body.rest:  # what still comes of the request is not read
+                    told["Connection"] = "close"
                 for key, value in SECURITY.items():
-                    headers.setdefault(key, value)
+                    told.setdefault(key, value)
             await send(message)
 
         try:
-            headers = Headers(scope=scope)
             client = scope["state"]["client"] = self._admit(scope, headers)
-            body = Body(scope, headers, receive, self.service.options.max_upload)
+            body.check_length()
             await self.app(scope, body.receive, answer)
         except APIError as error:
             await JSONResponse(error.to_dict(), error.status, error.headers)(scope, receive, answer)
         finally:
             self.service.metrics.requests.labels(scope["method"], str(status)).inc()
             took = time.monotonic() - begun
-            told = {
+            fields = {
                 "method": scope["method"],
                 "path": quote(scope["path"]),
                 "status": status,
                 "seconds": round(took, 3),
             }
-            log.info("request", extra={"fields": {**told, "client": None if client is None else client.name}})
+            log.info("request", extra={"fields": {**fields, "client": None if client is None else client.name}})
             REQUEST.reset(token)
 
     def _admit(self, scope: Any, headers: Headers) -> Any:
@@ -112,16 +116,33 @@ class Guard:
 class Body:
     """The body of a request as it comes: `receive` refuses more bytes than may come, and a body that stands still.
 
-    `rest` says whether some of it is still to come. Raises APIError 413 where it is announced as too long.
+    `rest` says whether some of it is still to come.
     """
 
     def __init__(self, scope: Any, headers: Headers, receive: Any, max_upload: int) -> None:
         upload = scope["path"].startswith("/v1/files")
         self._receive, self._limit = receive, max_upload + (1 << 20) if upload else BODY
-        self._size, length = 0, headers.get("content-length", "0")
-        self.rest = length != "0" or "transfer-encoding" in headers
-        if not length.isdigit() or int(length) > self._limit:
+        self._size, self._length = 0, headers.get("content-length", "0")
+        self._waits = "expect" in headers  # for a word before it sends anything
+        self.rest = self._length != "0" or "transfer-encoding" in headers
+
+    def check_length(self) -> None:
+        """Raise APIError 413 where the body is announced as too long."""
+        if not self._length.isdigit() or int(self._length) > self._limit:
             raise self._too_large()
+
+    async def drain(self) -> None:
+        """Read what is left, up to `LINGER` bytes, for a second at most.
+
+        Closed on unread bytes, a connection is reset, and a client may lose the reply that told it why.
+        """
+        left = 0 if self._waits else LINGER
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                while self.rest and left > 0:
+                    message = await self._receive()
+                    left -= len(message.get("body", b""))
+                    self.rest = message.get("more_body", False)
 
     async def receive(self) -> Any:
         """Return the next message. Raises APIError 408, 413."""
