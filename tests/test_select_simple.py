@@ -12,6 +12,7 @@ from tests.test_select import bare_memory
 from videox2l import SettingsError
 from videox2l.select import FusionSelector, ManualSelector, OracleSelector, UniformSelector
 from videox2l.select.fusion import mean_ranks
+from videox2l.select.simple import TextSelector
 
 NOTHING: Any = SimpleNamespace()
 
@@ -49,7 +50,7 @@ def test_the_truth_is_scored_one() -> None:
 
 
 def test_reciprocal_ranks_are_summed() -> None:
-    one, two = Given(0.9, 0.5, 0.1), Given(1.0, 0.5, 3.0)
+    one, two = Given(0.9, 0.5, 0.1), Given(1.0, 0.0, 3.0)
     found = FusionSelector((one, two)).score(NOTHING, bare_memory(3), NOTHING)
     torch.testing.assert_close(found, torch.tensor([1 / 61 + 1 / 62, 1 / 62 + 1 / 63, 1 / 63 + 1 / 61]))
     heavy = FusionSelector((one, two), (1.0, 2.0)).score(NOTHING, bare_memory(3), NOTHING)
@@ -74,8 +75,13 @@ def test_calibrated_scores_are_summed() -> None:
             FusionSelector(**wrong)  # type: ignore[arg-type]
 
 
-def test_a_score_of_zero_is_no_rank_in_a_fusion() -> None:
-    looks, words = Given(0.9, 0.8, 0.7, 0.1), Given(0.0, 0.0, 0.0, 2.0)
+class GivenWords(Given):
+    unranked_at_0 = True
+
+
+def test_a_chunk_without_a_word_of_the_question_is_not_ranked_by_words() -> None:
+    assert TextSelector.unranked_at_0
+    looks, words = Given(0.9, 0.8, 0.7, 0.1), GivenWords(0.0, 0.0, 0.0, 2.0)
     fused = FusionSelector((looks, words)).score(None, range(4), None)  # type: ignore[arg-type]
     assert fused.argmax() == 3  # the one chunk that the words name, though it looks least like it
     assert fused[:3].tolist() == pytest.approx([1 / 61, 1 / 62, 1 / 63])

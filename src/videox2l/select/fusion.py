@@ -24,8 +24,8 @@ class FusionSelector:
     `how="rank"`: reciprocal rank fusion, 1 / (k + rank) (Cormack et al., SIGIR 2009), which needs no calibration and
     leaves little between two chunks, so that it fits budgets that count chunks. `"zscore"`: scores less their mean,
     by their standard deviation, shifted to begin at 0. `"share"`: scores by their sum, negative ones taken as 0.
-    Equal scores share their mean rank; a score of 0, such as of a chunk without a word of the question, is no rank and
-    adds nothing. `weights`, one per part, are all 1 by default.
+    Equal scores share their mean rank; where a part says so (`unranked_at_0`, as `TextSelector` does for chunks without
+    a word of the question), a score of 0 is no rank and adds nothing. `weights`, one per part, are all 1 by default.
     """
 
     parts: Sequence[Selector]
@@ -51,12 +51,16 @@ class FusionSelector:
         weights = self.weights or (1.0,) * len(self.parts)
         total = torch.zeros(len(memory))
         for part, weight in zip(self.parts, weights, strict=True):
-            total += weight * self._calibrated(part.score(question, memory, backbone).float())
+            scores = part.score(question, memory, backbone).float()
+            calibrated = self._calibrated(scores)
+            if self.how == "rank" and getattr(part, "unranked_at_0", False):
+                calibrated = calibrated.where(scores != 0, 0.0)
+            total += weight * calibrated
         return total - total.min() if self.how == "zscore" else total
 
     def _calibrated(self, scores: Tensor) -> Tensor:
         if self.how == "rank":
-            return (scores != 0) / (self.k + mean_ranks(scores))
+            return 1 / (self.k + mean_ranks(scores))
         if self.how == "share":
             positive = scores.clamp_min(0)
             return positive / positive.sum().clamp_min(torch.finfo(scores.dtype).tiny)

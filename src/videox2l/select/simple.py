@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -76,9 +77,10 @@ class TextSelector:
     """BM25 between the question and the subtitles that are shown during each chunk (library: bm25s).
 
     Words are compared as they are written, without stop words of `language` (None keeps all). Chunks that share no
-    word with the question get 0.
+    word with the question get 0, and are not ranked in a fusion (`unranked_at_0`).
     """
 
+    unranked_at_0: ClassVar[bool] = True
     language: str | None = "en"
 
     @property
