@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from torch.utils._python_dispatch import TorchDispatchMode
+from cpu_cost import Operations
 
 from videox2l import ArraySource, Memory, VideoX2L
 from videox2l.ask.run import AskOptions
@@ -41,17 +41,6 @@ SHAPES = {  # layers, hidden, MLP, heads, kv heads, vocabulary; depth and width 
     "small": (12, 1024, 4096, 16, 4, 32000, 4, 256, 224),
     "tiny": (4, 128, 256, 4, 2, 512, 2, 64, 56),
 }
-
-
-class Operations(TorchDispatchMode):
-    """Counts the operations that reach the device."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Count one."""
-        self.count += 1
-        return func(*args, **(kwargs or {}))
 
 
 class Bench:

@@ -8,23 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.cpu_cost import Operations
 from tests.conftest import make_qwen25
 from videox2l import ArraySource, Memory, SettingsError, VideoX2L
 from videox2l.memory import Plan, build_cache, resident
 
 QUESTION = "What happens?"
-
-
-class Operations(TorchDispatchMode):
-    """Counts the operations that reach a device: launches and copies."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        return func(*args, **(kwargs or {}))
 
 
 def operations(call: Callable[[], object]) -> int:
