@@ -83,7 +83,8 @@ def main() -> None:
         first, *later = seconds
         print(
             f"{frames} frames, {len(memory)} chunks: ingest {ingest:.2f} s ({parts}); "
-            f"first question {1e3 * first:.1f} ms, each later one {1e3 * median(later):.1f} ms, {counted.count} operations"
+            f"first question {1e3 * first:.1f} ms, each later one {1e3 * median(later):.1f} ms, "
+            f"{counted.count} operations"
         )
 
 
