@@ -33,7 +33,7 @@ from videox2l.demo.render import write_video
 from videox2l.demo.world import WorldVideo, make_video
 from videox2l.evaluate.statistics import cluster_bootstrap
 from videox2l.memory import Chunk
-from videox2l.memory.features import INDEX, KEYS
+from videox2l.memory.features import INDEX, KEYS, index_size, key_index, read_index
 from videox2l.options import LibraryOptions
 from videox2l.select import selector_by_name
 
@@ -132,15 +132,14 @@ def grown(
     """Return `size` chunks: those of `keep`, and made-up ones like all that show nothing `asked` for."""
     own = [view.chunks[i] for i in keep][:size]
     pool = [chunk for i, chunk in enumerate(view.chunks) if i not in asked]
-    rows = torch.cat([chunk.features[INDEX] for chunk in pool], 2)  # (layers, heads, all, d + 4)
+    rows = torch.cat([read_index(chunk.features[INDEX]) for chunk in pool], 2)  # (layers, heads, all, d)
+    width = rows.std(2, keepdim=True)
     spread = torch.stack([chunk.features[KEYS] for chunk in pool]).std(0)
-    most = max(chunk.features[INDEX].shape[2] for chunk in pool)
+    most = max(index_size(chunk.features[INDEX]) for chunk in pool)
     made = []
     for _ in range(size - len(own)):
-        index = rows[:, :, torch.from_numpy(rng.integers(0, rows.shape[2], most))].clone()
-        codes = index[..., :-4].view(torch.int8)
-        noise = torch.from_numpy((127 * NOISE * rng.standard_normal(codes.shape, np.float32)).round().astype(np.int8))
-        codes.copy_((codes.short() + noise).clamp(-127, 127).to(torch.int8))
+        index = rows[:, :, torch.from_numpy(rng.integers(0, rows.shape[2], most))]
+        index = key_index(index + NOISE * width * torch.from_numpy(rng.standard_normal(index.shape, np.float32)))
         keys = pool[int(rng.integers(len(pool)))].features[KEYS]
         keys = keys + NOISE * spread * torch.from_numpy(rng.standard_normal(keys.shape, np.float32))
         made.append(Chunk(0.0, 8.0, 8, view.chunks[0].positions, {}, features={INDEX: index, KEYS: keys}))

@@ -153,8 +153,8 @@ def test_other_places_are_refused(tmp_path: Path) -> None:
 def test_a_newer_format_is_named(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made[1].save(tmp_path / "new.x2l")
     manifest = tmp_path / "new.x2l" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 99'))
-    with pytest.raises(MemoryFileError, match="format version 99, this release reads version 1"):
+    manifest.write_text(manifest.read_text().replace('"version": 2', '"version": 99'))
+    with pytest.raises(MemoryFileError, match="format version 99, this release reads version 2"):
         Memory.load(tmp_path / "new.x2l")
 
 

@@ -87,7 +87,7 @@ def test_keys_are_those_of_the_stock_models_projections(family: str, video: np.n
         torch.testing.assert_close(found, wanted.mean(0), atol=1e-5, rtol=1e-3)
         assert found.sum() == pytest.approx(1, abs=1e-5)
     assert (upper[:, -1].mean(0) - mean[:, -1].mean(0)).abs().max() > 1e-3
-    # The exact selector: the largest product with any key, as far as 8 bits keep it; the control is another layer.
+    # The exact selector: the largest product with any key, as far as 4 bits keep it; the control is another layer.
     exact = shares(lambda q, k: (k @ q).max())
     wanted = (exact.amax(1) / exact.amax(1).sum(-1, keepdim=True) + exact[:, -1]).mean(0)
     selector = ExactSelector(votes=((1, "best"),), behind="nothing")
@@ -96,9 +96,8 @@ def test_keys_are_those_of_the_stock_models_projections(family: str, video: np.n
     other = ExactSelector(votes=((0, "best"),), behind="nothing").score(prompt, memory, x2l.backbone)
     assert (other - wanted / wanted.sum()).abs().max() > 0.02
     stored = read_index(memory.chunks[0].features[INDEX])[1]
-    torch.testing.assert_close(
-        stored.sort(1).values, chunks[0].sort(1).values, atol=float(chunks[0].abs().max()) / 100, rtol=0
-    )
+    steps = (chunks[0].amax(1, keepdim=True) - chunks[0].amin(1, keepdim=True)) / 15
+    assert ((stored - chunks[0]).abs() <= 0.51 * steps + 1e-3).all()  # as they stood, half a step of each channel off
     # A bound is one: no key of a chunk has a larger product with a query.
     for h, q in enumerate(queries):
         for c in chunks:

@@ -107,7 +107,7 @@ def test_find_and_collect_by_last_use(library: Path) -> None:
     os.utime(library / "b" / ".used", (9, 9))
     assert [entry.path.name for entry in collect(library, entries[1].nbytes)] == ["c"]
     assert sorted(path.name for path in library.iterdir()) == ["b", "notes.txt"]
-    (library / "b" / "manifest.json").write_text('{"format": "videox2l-memory", "version": 1}')
+    (library / "b" / "manifest.json").write_text('{"format": "videox2l-memory", "version": 2}')
     assert len(find(library)[1]) == 1
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -30,17 +30,23 @@ class ChunkKV:
     scaling: float
 
 
+def ignore_keys(keys: Tensor) -> None:
+    """Do nothing with the keys of a chunk."""
+
+
 @dataclass(frozen=True)
 class ChunkContext:
     """What a compressor is told of a chunk besides its tokens.
 
     `before`: the visual tokens of each earlier chunk of the video; `last`: no chunk follows; `fused`: make all levels
-    in one forward, even where one forward per level would be truer to the model's training.
+    in one forward, even where one forward per level would be truer to the model's training; `on_keys`: called by
+    compressors that have them with all keys of the chunk (layers, heads, n, head_dim), rotated, before any are dropped.
     """
 
     before: tuple[int, ...] = ()
     last: bool = False
     fused: bool = False
+    on_keys: Callable[[Tensor], None] = ignore_keys
 
 
 FIRST_CHUNK = ChunkContext()

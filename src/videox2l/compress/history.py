@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from videox2l.compress.base import ChunkContext, Compressor
+from videox2l.compress.base import ChunkContext, Compressor, ignore_keys
 from videox2l.engine.backbone import Backbone
 from videox2l.engine.cache import BufferCache
 from videox2l.errors import SettingsError
@@ -88,9 +88,11 @@ class ChunkEncoder:
         self.extend(levels, tokens.positions)
         return levels
 
-    def make(self, tokens: VisualTokens, last: bool = False) -> dict[float, LevelKV]:
+    def make(
+        self, tokens: VisualTokens, last: bool = False, on_keys: Callable[[Tensor], None] = ignore_keys
+    ) -> dict[float, LevelKV]:
         """Encode the next chunk, but leave the context as it is: `extend` must follow, with what was kept of it."""
-        task = ChunkContext(self.sizes, last, fused=self.history.kind == "fused")
+        task = ChunkContext(self.sizes, last, fused=self.history.kind == "fused", on_keys=on_keys)
         levels: dict[float, LevelKV] = {}
         for stream in self.streams:
             if self.sizes or not levels:

@@ -62,6 +62,7 @@ class PoolCompressor:
     ) -> dict[float, LevelKV]:
         """Prefill `tokens` behind `context` and return a level per ratio."""
         chunk = prefill_chunk(tokens, context, backbone)
+        task.on_keys(chunk.keys)
         cos, sin = backbone.rotation(tokens.positions)
         plain = unrotate(chunk.keys, cos.to(chunk.keys.device), sin.to(chunk.keys.device))
         levels = {}

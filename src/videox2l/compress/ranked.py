@@ -77,6 +77,7 @@ class RankedCompressor:
     ) -> dict[float, LevelKV]:
         """Prefill `tokens` behind `context` and return a level per ratio, the coarser as views of the finest."""
         chunk = prefill_chunk(tokens, context, backbone, self.scorer.window, self.scorer.echo)
+        task.on_keys(chunk.keys)
         finest = kept_tokens(len(tokens), min(ratios))
         index = self.scorer.score(chunk).topk(finest, dim=-1, sorted=True).indices  # (layers, heads, finest)
         pick = index[..., None].expand(-1, -1, -1, chunk.keys.shape[-1])

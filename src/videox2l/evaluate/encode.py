@@ -20,7 +20,7 @@ from videox2l.errors import SettingsError, VideoError
 from videox2l.evaluate.flop_counter import FlopCounter
 from videox2l.ingest import IngestSettings, check_chunk_frames, facts_of, info_of, runs
 from videox2l.memory import Chunk, Memory
-from videox2l.memory.features import chunk_features, votes_of
+from videox2l.memory.features import KeyTap, chunk_features, votes_of
 from videox2l.types import VideoCursor, VisualTokens
 from videox2l.units import Cue
 
@@ -167,8 +167,10 @@ class EncodedVideo:
             for number, chunk in enumerate(chunks, 1):
                 last = number == len(chunks)
                 tokens = chunk.tokens.to(self.backbone.device)
-                levels = encoder.add(tokens, last)
-                features = chunk_features(levels, tokens, self.backbone)
+                tap = KeyTap(tokens, self.backbone)
+                levels = encoder.make(tokens, last, tap)
+                encoder.extend(levels, tokens.positions)
+                features = chunk_features(levels, tokens, self.backbone, tap.keys)
                 memory.add(
                     Chunk(
                         start=chunk.start,

@@ -24,11 +24,14 @@ if TYPE_CHECKING:
 KEYS = "keys"
 """(3, layers, heads, head_dim): least, mean and greatest value of a chunk's keys per channel, RoPE undone."""
 INDEX = "index"
-"""(layers, heads, n, head_dim + 4) bytes: keys of the finest level in a few layers, RoPE undone; see `key_index`."""
+"""(layers, heads, 8 + n, head_dim / 2) bytes: all keys of the chunk in a few layers, RoPE undone; see `key_index`."""
 VISUAL = "visual"
 """(groups, hidden): mean of the visual tokens of each group of frames."""
 PICTURES = "pictures"
 """(pictures, width) float16: unit vectors of some frames, by the vision tower of a dual encoder."""
+HEADER = 8
+"""Rows of an `INDEX` before those of its keys."""
+_LEVELS = 15
 
 
 Votes = tuple[tuple[int, str], ...]
@@ -49,15 +52,7 @@ def key_features(level: LevelKV, positions: Tensor, backbone: Backbone) -> Tenso
     Keys are compared without their positions: what is late in a video would otherwise be near to the question, and
     means of rotated keys mix phases.
     """
-    layers = feature_layers(level.keys.shape[0])
-    keys = level.keys[:layers].to(backbone.device)
-    if level.positions is None:
-        cos, sin = backbone.rotation(positions)
-        index = level.index[:layers].long().to(cos.device)
-        cos, sin = cos[index], sin[index]
-    else:
-        cos, sin = backbone.rotation(level.positions)
-    plain = unrotate(keys, cos, sin)
+    plain = plain_keys(level, positions, backbone, range(feature_layers(level.keys.shape[0])))
     found = torch.stack((plain.amin(2), plain.mean(2), plain.amax(2)))
     return found.to(level.keys.dtype).cpu()
 
@@ -82,30 +77,47 @@ def index_layers(backbone: Backbone) -> tuple[int, ...]:
     return tuple(sorted({layer for layer, _ in votes_of(backbone)}))
 
 
-def key_index(level: LevelKV, positions: Tensor, backbone: Backbone, layers: Sequence[int]) -> Tensor:
-    """Return the feature `INDEX` of a level: its keys in `layers`, RoPE undone, in 8 bits.
+def key_index(keys: Tensor) -> Tensor:
+    """Return the feature `INDEX` of keys (layers, heads, n, head_dim), RoPE undone: 4 bits each.
 
-    A row is a key as int8 and its scale, a float32; uint8 stands for bytes. `positions` (axes, n)
-    are those of the chunk's visual tokens.
+    Every channel of a layer and head has its own zero and step in a chunk, since keys have channels of their own size
+    (KIVI, arXiv 2402.02750). Both stand, in float16, in the first rows; uint8 stands for bytes.
+    """
+    keys = keys.float()
+    low = keys.amin(2, keepdim=True).half()
+    step = ((keys.amax(2, keepdim=True) - low.float()) / _LEVELS).half()
+    codes = ((keys - low.float()) / step.float().clamp_min(1e-12)).round().clamp(0, _LEVELS).to(torch.uint8)
+    rows = codes[..., 0::2] | codes[..., 1::2] << 4
+    header = torch.cat((low, step), 2).view(torch.uint8).reshape(*rows.shape[:2], HEADER, -1)
+    return torch.cat((header, rows), 2).cpu()
+
+
+def read_index(index: Tensor) -> Tensor:
+    """Return the keys (..., n, head_dim) float32 of a feature `INDEX` (..., HEADER + n, head_dim / 2)."""
+    header, rows = index[..., :HEADER, :], index[..., HEADER:, :]
+    scales = header.reshape(*rows.shape[:-2], 2, -1).view(torch.float16).float()
+    keys: Tensor = torch.stack((rows & 15, rows >> 4), -1).flatten(-2).float()
+    return keys * scales[..., 1:, :] + scales[..., :1, :]
+
+
+def index_size(index: Tensor) -> int:
+    """Return of how many keys per head a feature `INDEX` is."""
+    return index.shape[-2] - HEADER
+
+
+def plain_keys(level: LevelKV, positions: Tensor, backbone: Backbone, layers: Sequence[int]) -> Tensor:
+    """Return the keys of a level in some layers, (layers, heads, n, head_dim), RoPE undone, on the device.
+
+    `positions` (axes, n) are those of the chunk's visual tokens.
     """
     picked = list(layers)
-    keys = level.keys[picked].to(backbone.device)
     if level.positions is None:
         cos, sin = backbone.rotation(positions)
         index = level.index[picked].long().to(cos.device)
         cos, sin = cos[index], sin[index]
     else:
         cos, sin = backbone.rotation(level.positions)
-    plain = unrotate(keys, cos, sin).float()
-    scale = plain.abs().amax(-1, keepdim=True).clamp_min(1e-12) / 127
-    rows = (plain / scale).round().to(torch.int8)
-    return torch.cat((rows, scale.contiguous().view(torch.int8)), -1).view(torch.uint8).cpu()
-
-
-def read_index(index: Tensor) -> Tensor:
-    """Return the keys (layers, heads, n, head_dim) float32 of a feature `INDEX`."""
-    rows, scale = index[..., :-4].view(torch.int8), index[..., -4:].contiguous().view(torch.float32)
-    return rows.float() * scale
+    return unrotate(level.keys[picked].to(backbone.device), cos, sin)
 
 
 def visual_features(tokens: VisualTokens) -> Tensor:
@@ -113,12 +125,37 @@ def visual_features(tokens: VisualTokens) -> Tensor:
     return tokens.group_means().to(tokens.embeds).cpu()
 
 
-def chunk_features(levels: Mapping[float, LevelKV], tokens: VisualTokens, backbone: Backbone) -> dict[str, Tensor]:
-    """Return the features of a chunk that was just encoded."""
+class KeyTap:
+    """Keeps all keys of a chunk in the layers that are indexed, RoPE undone, when a compressor has them.
+
+    The first time counts: where every level has a forward of its own, the finest one's comes first.
+    """
+
+    def __init__(self, tokens: VisualTokens, backbone: Backbone) -> None:
+        self.keys: Tensor | None = None
+        self._tokens, self._backbone = tokens, backbone
+
+    def __call__(self, keys: Tensor) -> None:
+        """Take the keys (layers, heads, n, head_dim) of all layers, rotated."""
+        if self.keys is None:
+            cos, sin = self._backbone.rotation(self._tokens.positions)
+            self.keys = unrotate(keys[list(index_layers(self._backbone))].to(cos.device), cos, sin)
+
+
+def chunk_features(
+    levels: Mapping[float, LevelKV], tokens: VisualTokens, backbone: Backbone, keys: Tensor | None
+) -> dict[str, Tensor]:
+    """Return the features of a chunk that was just encoded.
+
+    `keys`: what a `KeyTap` saw while it was; None where the compressor never has all keys of a chunk, as with summary
+    tokens: those that the finest level keeps are indexed then.
+    """
     finest = levels[min(levels)]
+    if keys is None:
+        keys = plain_keys(finest, tokens.positions, backbone, index_layers(backbone))
     return {
         KEYS: key_features(finest, tokens.positions, backbone),
-        INDEX: key_index(finest, tokens.positions, backbone, index_layers(backbone)),
+        INDEX: key_index(keys),
         VISUAL: visual_features(tokens),
     }
 

@@ -1,4 +1,4 @@
-"""Selection by exact keys: what the words of a question look for, against every key that L keeps of a few layers."""
+"""Selection by exact keys: what the words of a question look for, against every key of a few layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from videox2l.engine.backbone import Backbone
 from videox2l.engine.rope import unrotate
 from videox2l.errors import SettingsError
 from videox2l.memory import Chunk, Memory, build_cache, uniform_plan
-from videox2l.memory.features import INDEX, Votes, key_index, read_index, votes_of
+from videox2l.memory.features import INDEX, Votes, index_size, key_index, plain_keys, read_index, votes_of
 from videox2l.select.probes import Attribution, QueryProbe, attribution, partial_prefill
 from videox2l.types import TextTokens
 
@@ -28,7 +28,10 @@ _CHUNKS = 4096
 
 @dataclass(frozen=True)
 class ExactSelector:
-    """Compares the question's queries with all keys that L keeps in a few layers, RoPE undone on both sides.
+    """Compares the question's queries with all keys of a chunk in a few layers, RoPE undone on both sides.
+
+    Those are all that the chunk had when it was prefilled, whatever L keeps of them; of a memory without an index, or
+    made with summary tokens, they are L's.
 
     Per layer, head and word of the question, a chunk's value is the largest product with any of its keys. Two votes
     can be made of it. *Confident*: values less those of neutral questions become shares among chunks (softmax); each
@@ -154,7 +157,7 @@ class ExactSelector:
     def _table(self, memory: Memory, backbone: Backbone, layers: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Return keys (layers * kv_heads, n_chunks, m, d) float32 on the device, and which are real (n_chunks, m).
 
-        Of many chunks they are rows of the feature `INDEX`, (..., d + 4) bytes, a quarter as large.
+        Of many chunks they are left as they stand in the feature `INDEX`, an eighth as large.
         """
         rows = list[Tensor]()
 
@@ -170,18 +173,19 @@ class ExactSelector:
             return whole if len(memory) > _CHUNKS else read_index(whole)
 
         def sizes() -> Tensor:
-            return torch.tensor([part.shape[2] for part in stored()], device=backbone.device)
+            return torch.tensor([index_size(part) for part in stored()], device=backbone.device)
 
         keys = memory.feature_cache.get((INDEX, layers), memory.chunks, make)
         known = memory.feature_cache.get((INDEX, layers, "sizes"), memory.chunks, sizes)
-        return keys, torch.arange(keys.shape[2], device=keys.device) < known[:, None]
+        most = keys.shape[2] if keys.is_floating_point() else index_size(keys)
+        return keys, torch.arange(most, device=keys.device) < known[:, None]
 
     def _index(self, chunk: Chunk, memory: Memory, backbone: Backbone, layers: tuple[int, ...]) -> Tensor:
-        """Return the rows of the feature `INDEX` (layers, kv_heads, m, d + 4) of a chunk."""
+        """Return the feature `INDEX` of a chunk in some layers."""
         stored, held = chunk.features.get(INDEX), tuple(sorted({layer for layer, _ in memory_votes(memory, backbone)}))
         if stored is None or not set(layers) <= set(held):
             level = chunk.level(memory.finest if memory.finest in chunk.levels else memory.coarsest)
-            stored, held = key_index(level, chunk.positions, backbone, layers), layers
+            stored, held = key_index(plain_keys(level, chunk.positions, backbone, layers)), layers
         return stored[[held.index(layer) for layer in layers]]
 
 

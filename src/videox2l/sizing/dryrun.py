@@ -14,7 +14,7 @@ from videox2l.engine.backbone import Backbone
 from videox2l.engine.cache import BufferCache
 from videox2l.flops import kept_tokens
 from videox2l.ingest import IngestSettings
-from videox2l.memory.features import chunk_features
+from videox2l.memory.features import KeyTap, chunk_features
 from videox2l.memory.levels import LevelKV
 from videox2l.sizing.shadow import Shadow
 from videox2l.sizing.sketch import models_of
@@ -82,8 +82,9 @@ def run_chunk(backbone: Backbone, settings: IngestSettings, vision: VisionRun, b
         _fill(encoder, vision.prefix, n, before)
         shadow.lap()
         context = sum(_allocated(stream.context) for stream in encoder.streams)
-        levels = encoder.make(tokens)
-        features = chunk_features(levels, tokens, backbone)
+        tap = KeyTap(tokens, backbone)
+        levels = encoder.make(tokens, on_keys=tap)
+        features = chunk_features(levels, tokens, backbone, tap.keys)
         encoder.extend(levels, tokens.positions)
         peak = max(shadow.lap() - weights, context + vision.peak)
     finest = levels[min(levels)]

@@ -10,8 +10,11 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from videox2l.memory.disk.journal import COARSE, ChunkEntry, ObjectRef
 from videox2l.memory.disk.layout import coarse_fields, level_fields
+from videox2l.memory.features import HEADER, INDEX
 from videox2l.types import KVShape
 
 if TYPE_CHECKING:
@@ -134,6 +137,12 @@ def _check_chunk(source: Source, entry: ChunkEntry, after: float) -> None:
     if entry.features:
         need(all(n >= 0 for field in entry.features for n in field.shape), f"{name} features")
         _cover(entry.coarse, 1, sum(field.nbytes for field in entry.features), f"{name} features")
+        layers = {layer for layer, _ in source.head["settings"].get("index", ())}
+        for field in entry.features:
+            if field.name == INDEX:
+                fits = field.shape[:2] == (len(layers), shape.heads) and 2 * field.shape[-1] == shape.head_dim
+                need(fits and field.dtype == torch.uint8 and len(field.shape) == 4, f"{name} index")
+                need(0 < field.shape[2] - HEADER <= entry.tokens, f"{name} index")
     if entry.thumb is not None:
         need(0 <= entry.thumb.nbytes <= THUMBNAIL and entry.thumb.start == 0, f"{name} thumbnail")
     if entry.grid is not None:

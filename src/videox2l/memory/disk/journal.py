@@ -16,7 +16,7 @@ from videox2l.errors import MemoryFileError
 from videox2l.memory.disk.layout import Segment, TensorSpec
 
 FORMAT = "videox2l-memory"
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
 COARSE = "coarse.pack"
