@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from tests.disk.helpers import ingest, small_model
 from videox2l.cli.app import app
 from videox2l.units import format_range, format_time, parse_range, parse_time
 
@@ -184,20 +185,33 @@ def test_ask_about_a_picture_and_a_memory(tmp_path: Path) -> None:
         assert (done.exit_code, line in done.stderr, done.stderr.count("\n")) == (2, True, 1)
 
 
+def in_a_process(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command; its output ends with its exit status and which of torch and transformers it imported."""
+    code = (
+        "import sys\nfrom videox2l.cli.app import app\n"
+        "try: app(sys.argv[1:])\nexcept SystemExit as end: print(end.code)\n"
+        "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    run = [sys.executable, "-c", code, *words]
+    return subprocess.run(run, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    "words", [["ls", "."], ["inspect", "a"], ["rm", "a"], ["gc", ".", "--quota", "1G"]], ids=" ".join
+)
+def test_memories_are_listed_without_torch(words: list[str], tmp_path: Path) -> None:
+    ingest(small_model(), tmp_path / "a")
+    done = in_a_process(["memory", *words], tmp_path)
+    assert done.stdout.split()[-2:] == ["0", "[]"], done.stderr
+
+
 @pytest.mark.parametrize(
     "words",
     [["ask", "none.mp4", "hi"], ["ingest", "none.mp4", "m.x2l"], ["memory", "inspect", "none"], ["chat", "none"]],
     ids=" ".join,
 )
 def test_a_wrong_path_is_told_without_torch(words: list[str], tmp_path: Path) -> None:
-    code = (
-        "import sys\nfrom videox2l.cli.app import app\n"
-        "try: app(sys.argv[1:])\nexcept SystemExit as end: print(end.code)\n"
-        "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = in_a_process(words, tmp_path)
     assert done.stdout.split() == ["1", "[]"]
     assert len(done.stderr.splitlines()) == 1
     assert "none" in done.stderr

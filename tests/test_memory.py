@@ -17,7 +17,7 @@ from tests.conftest import make_llava_onevision, make_qwen25
 from videox2l import ArraySource, Memory, MemoryFileError, Plan, SettingsError, VideoX2L
 from videox2l.engine.rope import rotate, unrotate
 from videox2l.memory import build_cache
-from videox2l.memory.disk.folder import is_memory
+from videox2l.memory.disk.source import is_memory
 
 Made = tuple[VideoX2L, Memory]
 

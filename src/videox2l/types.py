@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
 
 SOURCE = "source"
 """The entry of an identity that says where a model was fetched from. It is told; memories need not agree on it."""
@@ -66,6 +68,8 @@ class TextTokens:
 
     def then(self, *others: TextTokens) -> TextTokens:
         """Return these tokens with others behind them, and the plain words of these."""
+        import torch
+
         parts = (self, *others)
         return replace(self, ids=torch.cat([part.ids for part in parts]), embeds=torch.cat([p.embeds for p in parts]))
 

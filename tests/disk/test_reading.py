@@ -17,6 +17,7 @@ from videox2l import Memory, MemoryFileError, VideoX2L
 from videox2l.compress import compressor_by_name
 from videox2l.compress.history import ChunkEncoder, History
 from videox2l.memory import Plan, build_cache
+from videox2l.memory.disk import reader
 from videox2l.memory.disk.folder import load, verify
 from videox2l.select import AttentionSelector
 
@@ -128,7 +129,7 @@ def test_a_coarser_level_reads_the_first_parts_alone(x2l: VideoX2L, stored: Path
 def test_levels_go_straight_into_the_cache(x2l: VideoX2L, stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = Memory.load(stored)
     whole = build_cache(memory, Plan.at([2.0] * 5), x2l.backbone).cache.columns(0)
-    monkeypatch.setattr("videox2l.memory.disk.reader.Source.read_levels", None)  # the way with a copy
+    monkeypatch.setattr("videox2l.memory.disk.reader.read_levels", None)  # the way with a copy
     again = build_cache(memory, Plan.at([2.0] * 5), x2l.backbone).cache.columns(0)
     assert torch.equal(whole[0], again[0])
     assert len(memory.source.cache) == 0
@@ -140,9 +141,7 @@ def test_layer_by_layer_through_staging_is_the_same(
     """The way to another device, here without one: the copies are the same, only not asynchronous."""
     memory = Memory.load(stored)
     expected = build_cache(memory, Plan.at([2.0, 4.0] * 2 + [2.0]), x2l.backbone).cache.columns(0)
-    source = Memory.load(stored).source
-    monkeypatch.setattr(type(source), "_straight", None)
-    monkeypatch.setattr("videox2l.memory.disk.reader.Source._straight", type(source)._staged)
+    monkeypatch.setattr("videox2l.memory.disk.reader._straight", reader._staged)
     other = Memory.load(stored)
     got = build_cache(other, Plan.at([2.0, 4.0] * 2 + [2.0]), x2l.backbone).cache.columns(0)
     assert torch.equal(expected[0], got[0])

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from tests.disk.helpers import ASK, ONE_LOOK, QUESTION, content, frames, ingest, small_model
 from videox2l import ArraySource, Memory, MemoryFileError, SettingsError, VideoX2L
 from videox2l.cli.app import app
-from videox2l.memory.disk.folder import is_memory, verify
+from videox2l.memory.disk.folder import verify
 from videox2l.memory.disk.library import export, import_
-from videox2l.memory.disk.reader import open_source
+from videox2l.memory.disk.source import is_memory, open_source
 from videox2l.memory.disk.stores import RemoteStore
 from videox2l.memory.disk.writer import MemoryWriter, continue_writer
 

@@ -20,10 +20,12 @@ from videox2l.errors import MemoryFileError, SettingsError
 from videox2l.memory import Chunk, Memory
 from videox2l.memory.disk.journal import ObjectRef
 from videox2l.memory.disk.library import locations
-from videox2l.memory.disk.reader import open_source, read_features, read_prefix, subtitles_of
+from videox2l.memory.disk.reader import read_features, read_prefix
+from videox2l.memory.disk.source import open_source, subtitles_of
 from videox2l.memory.disk.stores import open_store
 from videox2l.memory.features import INDEX, PICTURES, votes_of
-from videox2l.memory.levels import LevelCache, Levels
+from videox2l.memory.level_cache import LevelCache
+from videox2l.memory.levels import Levels
 from videox2l.options import AskOptions, LibraryOptions
 from videox2l.select import selector_by_name
 from videox2l.select.base import compared_features

@@ -172,7 +172,7 @@ def ask(
         _ask_server(server, videos, questions, None if model == "demo" else model, asking, ingesting, screen, report)
         return
     check_there(*videos)
-    from videox2l.memory.disk.writer import check_store
+    from videox2l.memory.disk.locks import check_store
     from videox2l.select import budget_for, selector_by_name
 
     # Whatever can be wrong is found before the hours of an ingest, not after them.
@@ -257,7 +257,7 @@ def _check_clips(video: str, named: str | None) -> None:
     """Raise SettingsError or VideoError where clips are wanted of a memory whose video is not there."""
     from videox2l import takeaway
     from videox2l.memory import Memory
-    from videox2l.memory.disk.folder import is_memory
+    from videox2l.memory.disk.source import is_memory
 
     if is_memory(video):
         takeaway.find_video(Memory.load(video), named)
@@ -276,7 +276,7 @@ def _take_away(
 ) -> None:
     """Write clips, lists of moments and a page of answers, those that are wanted."""
     from videox2l import takeaway
-    from videox2l.memory.disk.folder import is_memory
+    from videox2l.memory.disk.source import is_memory
 
     if clips is not None:
         source = named or (None if is_memory(video) else video)

@@ -45,7 +45,7 @@ def progress_of(summary: Mapping[str, Any]) -> str:
 def open_memory(where: str) -> Memory:
     """Open a memory. Raises MemoryFileError that says how one is made."""
     from videox2l.memory import Memory
-    from videox2l.memory.disk.folder import is_memory
+    from videox2l.memory.disk.source import is_memory
 
     if not is_memory(where):
         raise MemoryFileError(f"'{where}' holds no memory: make one of a video with x2l ingest VIDEO {where}")

@@ -105,7 +105,7 @@ def ingest(
         raise SettingsError("MEMORY is missing: name the folder to write")
     if not follow:
         check_there(video)
-    from videox2l.memory.disk.writer import check_store
+    from videox2l.memory.disk.locks import check_store
 
     check_store(memory)
     if follow:
@@ -185,7 +185,7 @@ def open_videos(
 ) -> tuple[VideoX2L, Memory]:
     """Load a model, open memories and read videos, in the order in which they are asked about; tell what they hold."""
     from videox2l.memory import Memory
-    from videox2l.memory.disk.folder import is_memory
+    from videox2l.memory.disk.source import is_memory
 
     if all(map(is_memory, videos)):
         check_unused(given, videos[0])
@@ -216,7 +216,7 @@ def _follow(
 ) -> Memory:
     """Read a video that still runs: into a new memory, or behind the end of the one that is there."""
     from videox2l.memory import Memory
-    from videox2l.memory.disk.folder import is_memory
+    from videox2l.memory.disk.source import is_memory
     from videox2l.video import FollowSource
     from videox2l.video.subtitles import read_subtitles
 

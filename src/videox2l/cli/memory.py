@@ -52,7 +52,7 @@ def verify(memory: MemoryArg) -> None:
         check_there(memory, memory=True)
         from videox2l.cli.console import Screen
         from videox2l.memory.disk.folder import verify as check
-        from videox2l.memory.disk.reader import open_source
+        from videox2l.memory.disk.source import open_source
         from videox2l.memory.disk.stores import open_store
 
         wrong = check(memory)

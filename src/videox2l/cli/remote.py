@@ -13,7 +13,6 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videox2l.ask.answer import Answer
 from videox2l.cli.console import Screen
 from videox2l.errors import SettingsError, X2LError
 from videox2l.options import AskOptions, IngestOptions, OptionSet
@@ -166,6 +165,8 @@ class ServerClient:
             screen.piece((event["choices"][0]["delta"] or {}).get("content") or "")
             if "x2l" in event:
                 ours = event["x2l"]
+                from videox2l.ask.answer import Answer
+
                 screen.answer(Answer.from_dict(ours["answer"]))
                 for why in ours["why"]:
                     screen.why(why.pop("lines"))

@@ -16,7 +16,7 @@ from typing import Any
 
 from videox2l.errors import SettingsError, VideoWarning, X2LError
 from videox2l.memory import Memory
-from videox2l.memory.disk.folder import is_memory
+from videox2l.memory.disk.source import is_memory
 from videox2l.options import DEFAULT_SELECTOR
 from videox2l.pipeline import VideoX2L
 from videox2l.select import budget_for, selector_by_name

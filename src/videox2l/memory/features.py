@@ -1,7 +1,8 @@
 """Features: the little that selectors compare with a question, kept of every chunk beside its levels.
 
 A feature is a small tensor with a name. A memory without features is still asked: what can be made from its levels is
-made when it is first wanted.
+made when it is first wanted. `INDEX`, (layers, heads, 8 + n, head_dim / 2) bytes, holds all n keys of a chunk in a few
+layers, RoPE undone; see `key_index`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from videox2l.engine.backbone import Backbone
 from videox2l.engine.rope import unrotate
+from videox2l.memory.disk.objects import HEADER
+from videox2l.memory.disk.objects import INDEX as INDEX
 from videox2l.memory.levels import LevelKV
 from videox2l.types import VisualTokens
 
@@ -23,14 +26,10 @@ if TYPE_CHECKING:
 
 KEYS = "keys"
 """(3, layers, heads, head_dim): least, mean and greatest value of a chunk's keys per channel, RoPE undone."""
-INDEX = "index"
-"""(layers, heads, 8 + n, head_dim / 2) bytes: all keys of the chunk in a few layers, RoPE undone; see `key_index`."""
 VISUAL = "visual"
 """(groups, hidden): mean of the visual tokens of each group of frames."""
 PICTURES = "pictures"
 """(pictures, width) float16: unit vectors of some frames, by the vision tower of a dual encoder."""
-HEADER = 8
-"""Rows of an `INDEX` before those of its keys."""
 _LEVELS = 15
 
 

@@ -14,13 +14,14 @@ from torch import Tensor
 from videox2l.errors import MemoryFileError, SettingsError
 from videox2l.memory.cache_layout import DialogueKV, Placement, planned_tokens, uniform_plan
 from videox2l.memory.features import FeatureCache
-from videox2l.memory.levels import Chunk, LevelCache, LevelKV, Levels
+from videox2l.memory.level_cache import LevelCache
+from videox2l.memory.levels import Chunk, LevelKV, Levels
 from videox2l.memory.resident import ResidentLevel
 from videox2l.types import SOURCE, KVShape, without_source
 from videox2l.units import Cue, cues_within
 
 if TYPE_CHECKING:
-    from videox2l.memory.disk.reader import Source
+    from videox2l.memory.disk.source import Source
 
 
 @dataclass

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from videox2l.errors import MemoryFileError, ModelError, SettingsError, VideoError, X2LError
+from videox2l.memory.disk.locks import locked
 from videox2l.memory.disk.stores import ObjectStore, open_store
-from videox2l.memory.disk.writer import locked
 from videox2l.options import IngestOptions, LoadOptions, ScaleOptions
 from videox2l.video.files import FORMATS
 

@@ -19,7 +19,7 @@ from videox2l.errors import MemoryFileError, SettingsError, X2LError
 from videox2l.ingest import ingest_steps
 from videox2l.memory import Memory
 from videox2l.memory.disk import library
-from videox2l.memory.disk.folder import is_memory
+from videox2l.memory.disk.source import is_memory
 from videox2l.memory.disk.stores import open_store
 from videox2l.options import IngestOptions
 from videox2l.pipeline import VideoX2L, frame_sampling

@@ -8,7 +8,7 @@ from typing import Any
 from videox2l.engine.backbone import Backbone
 from videox2l.flops import DecoderShape, SummaryPlan, early_look, ingest_cost, kept_tokens, ranked_ingest_cost, text
 from videox2l.ingest import check_chunk_frames
-from videox2l.memory.disk.layout import coarse_fields, level_fields
+from videox2l.memory.disk.objects import StoredShape, coarse_fields, level_fields
 from videox2l.memory.features import index_layers
 from videox2l.sizing.devices import USED_BANDWIDTH, USED_COMPUTE, Device
 from videox2l.sizing.dryrun import ChunkRun, VisionRun, counts, run_chunk, run_question, run_vision
@@ -196,9 +196,9 @@ def _host(backbone: Backbone, settings: Any, run: ChunkRun, each: list[int], lev
     """Return the bytes of host memory that all levels take when they are not on disk."""
     lazy = settings.l_tier == "lazy"
     own = backbone.axes if run.compact else 0
-    found = 0
+    found, stored = 0, StoredShape.of(backbone.shape)
     for ratio in _stored(run, settings.ratios, lazy):
-        found += sum(f.nbytes for n in levels[ratio] for f in level_fields(backbone.shape, n, None, own))
+        found += sum(f.nbytes for n in levels[ratio] for f in level_fields(stored, n, None, own))
     found += sum(each) * 8 * backbone.axes + run.features * sum(each) // run.tokens
     return found + (sum(each) * run.width * backbone.shape.dtype.itemsize if lazy else 0)
 
@@ -207,7 +207,7 @@ def _disk(
     backbone: Backbone, settings: Any, run: ChunkRun, each: list[int], levels: dict[float, list[int]]
 ) -> dict[str, int]:
     """Return the bytes on disk per level; thumbnails and the journal (some kB per chunk) are left out."""
-    shape, coarsest = backbone.shape, settings.ratios[-1]
+    shape, stored, coarsest = backbone.shape, StoredShape.of(backbone.shape), settings.ratios[-1]
     own = backbone.axes if run.compact else 0
     found: dict[str, int] = {}
     if settings.l_tier == "lazy":
@@ -216,10 +216,12 @@ def _disk(
         for ratio in _stored(run, settings.ratios, False):
             if ratio != coarsest:
                 name = "L" if ratio == settings.ratios[0] else f"1/{ratio:g}"
-                found[name] = sum(f.nbytes for n in levels[ratio] for f in level_fields(shape, n, settings.l_bits, own))
+                found[name] = sum(
+                    f.nbytes for n in levels[ratio] for f in level_fields(stored, n, settings.l_bits, own)
+                )
     pairs = zip(each, levels[coarsest], strict=True)
     found["H"] = sum(
-        f.nbytes for n, m in pairs for f in coarse_fields(shape, backbone.axes, n, m, settings.h_bits, own)
+        f.nbytes for n, m in pairs for f in coarse_fields(stored, backbone.axes, n, m, settings.h_bits, own)
     )
     found["H"] += run.features * sum(each) // run.tokens  # what selectors compare lies beside it
     return found

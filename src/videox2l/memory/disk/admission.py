@@ -10,15 +10,11 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from videox2l.memory.disk.journal import COARSE, ChunkEntry, ObjectRef
-from videox2l.memory.disk.layout import coarse_fields, level_fields
-from videox2l.memory.features import HEADER, INDEX
-from videox2l.types import KVShape
+from videox2l.memory.disk.objects import HEADER, INDEX, StoredShape, coarse_fields, level_fields
 
 if TYPE_CHECKING:
-    from videox2l.memory.disk.reader import Source
+    from videox2l.memory.disk.source import Source
 
 DTYPES = ("float32", "float16", "bfloat16")
 BITS = (None, 8, 4)
@@ -55,7 +51,7 @@ def check_source(source: Source) -> None:
     need(isinstance(head["video"], dict) and isinstance(head["content"], dict), "video or content")
     need(head["reposition"] in ("keep", "compact"), f"reposition {head['reposition']!r:.40}")
     need(settings.get("l_bits") in BITS and settings.get("h_bits") in BITS, "l_bits or h_bits")
-    _check_settings(settings, source.shape.layers)
+    _check_settings(settings, source.stored.layers)
     need(isinstance(head["ratios"], list) and len(head["ratios"]) > 0, "ratios")
     ratios = [_ratio(ratio) for ratio in head["ratios"]]
     need(ratios == sorted(set(ratios)), f"ratios {ratios}")
@@ -106,8 +102,8 @@ def _check_facts(facts: Mapping[str, Any]) -> None:
 
 
 def _check_prefix(source: Source, at: ObjectRef) -> None:
-    shape = source.shape
-    each = 2 * shape.layers * shape.heads * shape.head_dim * shape.dtype.itemsize
+    shape = source.stored
+    each = shape.token_bytes
     need(at.start == 0 and len(at.parts) == 1 and at.parts[0].end == at.nbytes, "prefix")
     size = at.nbytes - at.parts[0].data
     need(size > 0 and size % each == 0 and size // each == at.parts[0].stop, "prefix")
@@ -116,7 +112,7 @@ def _check_prefix(source: Source, at: ObjectRef) -> None:
 
 def _check_chunk(source: Source, entry: ChunkEntry, after: float) -> None:
     """Check one line of the journal. What it claims is bounded by its piece of the pack, which is there."""
-    name, shape = f"chunk {entry.number}:", source.shape
+    name, shape = f"chunk {entry.number}:", source.stored
     times = (entry.start, *entry.pts, entry.end)
     need(all(math.isfinite(t) and abs(t) < _SECONDS for t in times), f"{name} times")
     need(len(entry.pts) == len(entry.indices) > 0, f"{name} frames")
@@ -141,7 +137,7 @@ def _check_chunk(source: Source, entry: ChunkEntry, after: float) -> None:
         for field in entry.features:
             if field.name == INDEX:
                 fits = field.shape[:2] == (len(layers), shape.heads) and 2 * field.shape[-1] == shape.head_dim
-                need(fits and field.dtype == torch.uint8 and len(field.shape) == 4, f"{name} index")
+                need(fits and field.dtype == "U8" and len(field.shape) == 4, f"{name} index")
                 need(0 < field.shape[2] - HEADER <= entry.tokens, f"{name} index")
     if entry.thumb is not None:
         need(0 <= entry.thumb.nbytes <= THUMBNAIL and entry.thumb.start == 0, f"{name} thumbnail")
@@ -152,7 +148,7 @@ def _check_chunk(source: Source, entry: ChunkEntry, after: float) -> None:
         _check_fine(source, entry, shape, name)
 
 
-def _check_fine(source: Source, entry: ChunkEntry, shape: KVShape, name: str) -> None:
+def _check_fine(source: Source, entry: ChunkEntry, shape: StoredShape, name: str) -> None:
     """Check that the parts of the finer levels cover exactly the tokens that are claimed."""
     need(entry.fine is not None and entry.fine.start == 0, f"{name} fine")
     assert entry.fine is not None

@@ -12,27 +12,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videox2l.errors import MemoryFileError
-from videox2l.memory.disk.journal import COARSE, FORMAT, JOURNAL, MANIFEST, ObjectRef
-from videox2l.memory.disk.layout import check_hash, damaged
-from videox2l.memory.disk.reader import Source, open_source, read_chunks, read_prefix, subtitles_of, video_facts
+from videox2l.memory.disk.journal import COARSE, JOURNAL, MANIFEST
+from videox2l.memory.disk.locks import check_target
+from videox2l.memory.disk.objects import check_hash, damaged
+from videox2l.memory.disk.reader import read_chunks, read_prefix
+from videox2l.memory.disk.source import (
+    USED,
+    Source,
+    is_memory,
+    objects_of,
+    open_source,
+    remove_hidden,
+    subtitles_of,
+    video_facts,
+)
 from videox2l.memory.disk.stores import LocalStore, ObjectStore, RamStore, RemoteStore, flush_folder, open_store
-from videox2l.memory.disk.writer import Head, check_target, open_writer
-from videox2l.memory.levels import LevelCache
+from videox2l.memory.disk.writer import Head, open_writer
+from videox2l.memory.level_cache import LevelCache
 
 if TYPE_CHECKING:
     from videox2l.memory.memory import Memory
-
-USED = ".used"
-"""A file whose time says when a memory was last opened; no part of the memory."""
-
-
-def is_memory(where: str | os.PathLike[str]) -> bool:
-    """Return whether a memory is at a path or URL: its manifest names the format."""
-    try:
-        place = open_store(where)
-        return f'"{FORMAT}"'.encode() in place.read(MANIFEST)[:200]
-    except (OSError, MemoryFileError):
-        return False
 
 
 def load(where: str | os.PathLike[str], cache_bytes: int | None = None) -> Memory:
@@ -167,14 +166,6 @@ def copy(source: Source, target: ObjectStore) -> None:
         raise MemoryFileError(f"cannot write to '{target}': {error}") from error
 
 
-def objects_of(source: Source) -> list[ObjectRef]:
-    """Return all objects of a memory, the pack in pieces, subtitles and the like included."""
-    found = [ObjectRef.from_json(source.head["prefix"])]
-    if source.journal.subtitles is not None:
-        found.append(source.journal.subtitles)
-    return [*found, *(at for entry in source.journal.chunks for at in entry.objects())]
-
-
 def verify(where: str | os.PathLike[str]) -> list[str]:
     """Read every byte of a memory against its hash; return what is damaged or missing, one line each."""
     try:
@@ -248,10 +239,3 @@ def _beside(target: Path) -> Iterator[Path]:
         yield fresh
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-
-
-def remove_hidden(folder: Path) -> None:
-    """Remove the lock and the time of last use from a folder."""
-    for path in folder.iterdir():
-        if path.name.startswith(".") and path.is_file():
-            path.unlink()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from videox2l.errors import MemoryFileError
-from videox2l.memory.disk.layout import Segment, TensorSpec
+from videox2l.memory.disk.objects import Segment, TensorSpec
 
 FORMAT = "videox2l-memory"
 VERSION = 2

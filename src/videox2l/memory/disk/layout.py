@@ -9,109 +9,27 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from videox2l.errors import MemoryFileError, SettingsError
+from videox2l.errors import SettingsError
+from videox2l.memory.disk.objects import (
+    ITEMSIZE,
+    NAMES,
+    Segment,
+    StoredShape,
+    TensorSpec,
+    dtype_name,
+    level_fields,
+)
 from videox2l.memory.levels import LevelKV
 from videox2l.types import KVShape
 
-_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.uint8: "U8",
-}
-_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+_DTYPES = {written: getattr(torch, name) for name, written in NAMES.items()}
 _ALIGN = 64
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One tensor of a part: its `name`, `dtype` and `shape`."""
-
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tensor."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def to_json(self) -> list[Any]:
-        """Return the field as a JSON list: name, dtype as safetensors writes it, shape."""
-        return [self.name, _NAMES[self.dtype], list(self.shape)]
-
-    @classmethod
-    def from_json(cls, values: Sequence[Any]) -> TensorSpec:
-        """Read what `to_json` wrote."""
-        name, dtype, shape = values
-        return cls(str(name), _DTYPES[dtype], tuple(int(n) for n in shape))
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Where a part lies in its object: bytes `start` to `end`, its tensors from `data` on, and their SHA-256.
-
-    `first`, `stop`: which tokens of the level it holds. The first part begins with the object's header.
-    """
-
-    label: str
-    first: int
-    stop: int
-    start: int
-    data: int
-    end: int
-    sha256: str
-
-    def __len__(self) -> int:
-        return self.stop - self.first
-
-    def to_json(self) -> list[Any]:
-        """Return the part as a JSON list, in the order of its fields."""
-        return [self.label, self.first, self.stop, self.start, self.data, self.end, self.sha256]
-
-    @classmethod
-    def from_json(cls, values: Sequence[Any]) -> Segment:
-        """Read what `to_json` wrote."""
-        label, first, stop, start, data, end, sha256 = values
-        part = cls(str(label), int(first), int(stop), int(start), int(data), int(end), str(sha256))
-        if not (0 <= part.first < part.stop and 0 <= part.start <= part.data <= part.end):
-            raise ValueError(f"part {list(values)}")
-        return part
-
-
-def level_fields(shape: KVShape, n: int, bits: int | None, axes: int = 0) -> list[TensorSpec]:
-    """Return the tensors of a part of `n` tokens, in the order in which they lie in it.
-
-    `axes`: of the level's own positions; 0 if it has none.
-    """
-    layers, heads, d = shape.layers, shape.heads, shape.head_dim
-    fields = [TensorSpec("positions", torch.int64, (axes, n))] if axes else []
-    fields.append(TensorSpec("index", torch.int32, (layers, heads, n)))
-    if bits is None:
-        return [*fields, *(TensorSpec(name, shape.dtype, (layers, heads, n, d)) for name in ("keys", "values"))]
-    for name, scales in (("keys", (layers, heads, n, 1)), ("values", (layers, heads, 1, d))):
-        fields += [
-            TensorSpec(f"{name}.scale", torch.float32, scales),
-            TensorSpec(f"{name}.zero", torch.float32, scales),
-        ]
-    width = d // 2 if bits == 4 else d
-    return [*fields, *(TensorSpec(name, torch.uint8, (layers, heads, n, width)) for name in ("keys", "values"))]
-
-
-def coarse_fields(shape: KVShape, axes: int, tokens: int, n: int, bits: int | None, own_axes: int) -> list[TensorSpec]:
-    """Return the tensors of a chunk's piece of the pack: positions of its raw visual tokens, and the coarsest level."""
-    return [TensorSpec("at", torch.int32, (axes, tokens)), *level_fields(shape, n, bits, own_axes)]
 
 
 def level_tensors(level: LevelKV, bits: int | None) -> list[Tensor]:
@@ -173,9 +91,9 @@ def view_as(buffer: Tensor, fields: Sequence[TensorSpec], at: int) -> dict[str, 
     found = {}
     for field in fields:
         piece = buffer[at : at + field.nbytes]
-        if piece.data_ptr() % field.dtype.itemsize:
+        if piece.data_ptr() % ITEMSIZE[field.dtype]:
             piece = piece.clone()
-        found[field.name] = piece.view(field.dtype).reshape(field.shape)
+        found[field.name] = piece.view(_DTYPES[field.dtype]).reshape(field.shape)
         at += field.nbytes
     return found
 
@@ -207,7 +125,11 @@ class ObjectBuilder:
         for group in self.tensors:
             for name, tensor in group:
                 end = at + tensor.nbytes
-                header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, end]}
+                header[name] = {
+                    "dtype": dtype_name(tensor.dtype),
+                    "shape": list(tensor.shape),
+                    "data_offsets": [at, end],
+                }
                 at = end
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-(len(text) + 8) % _ALIGN)
@@ -233,19 +155,8 @@ def own_axes(level: LevelKV) -> int:
 
 
 def _named_tensors(level: LevelKV, shape: KVShape, bits: int | None) -> dict[str, Tensor]:
-    fields = level_fields(shape, len(level), bits, own_axes(level))
+    fields = level_fields(StoredShape.of(shape), len(level), bits, own_axes(level))
     return {field.name: tensor for field, tensor in zip(fields, level_tensors(level, bits), strict=True)}
-
-
-def check_hash(data: bytes | memoryview, sha256: str, where: str) -> None:
-    """Raise MemoryFileError when `data` is not what was written; `where` names it."""
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise damaged(where)
-
-
-def damaged(where: str, why: str = "its content does not match its hash") -> MemoryFileError:
-    """Return the error for an object that is damaged."""
-    return MemoryFileError(f"{where} is damaged: {why}; copy the memory again, or ingest the video again")
 
 
 PER_TOKEN, PER_CHANNEL = -1, -2

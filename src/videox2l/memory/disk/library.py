@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from videox2l.errors import MemoryFileError, SettingsError
-from videox2l.memory.disk.folder import USED, is_memory, objects_of, remove_hidden, verify
 from videox2l.memory.disk.journal import COARSE, JOURNAL, MANIFEST, PREFIX
-from videox2l.memory.disk.reader import Source, open_source
+from videox2l.memory.disk.locks import check_target, locked
+from videox2l.memory.disk.source import USED, Source, is_memory, objects_of, open_source, remove_hidden
 from videox2l.memory.disk.stores import LocalStore, flush_folder, open_store
-from videox2l.memory.disk.writer import check_target, locked
 
 _OURS = re.compile(r"(chunks/\d{6,}\.safetensors|thumbs/\d{6,}\.jpg|subtitles-[0-9a-f]{16}\.json)(\.tmp)?")
 _FILES = (MANIFEST, JOURNAL, COARSE, PREFIX)
@@ -227,6 +226,8 @@ def import_(file: Path, target: Path) -> None:
     Archives with names that are no memory's, links, or compressed members (which may unpack to any size) are refused.
     Raises MemoryFileError.
     """
+    from videox2l.memory.disk.folder import verify
+
     check_target(target)
     if target.exists() and any(target.iterdir()):
         raise MemoryFileError(f"cannot import to '{target}': it is not empty; name a new folder")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 from videox2l.units import parse_bytes
 
@@ -20,11 +21,7 @@ def cache_folder() -> Path:
     """Return the package's cache folder: $VIDEOX2L_CACHE, or `videox2l` where the system keeps caches."""
     if os.environ.get(FOLDER):
         return Path(os.environ[FOLDER]).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "videox2l"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "videox2l" / "Cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "videox2l"
+    return user_cache_path("videox2l", appauthor=False)
 
 
 class ObjectCache:

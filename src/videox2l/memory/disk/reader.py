@@ -5,220 +5,112 @@ Every byte that is read is checked against its hash before it is used for the fi
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
-import os
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from videox2l.errors import MemoryFileError, MemoryWarning
-from videox2l.memory.disk.admission import check_shape, check_source
-from videox2l.memory.disk.journal import (
-    COARSE,
-    JOURNAL,
-    MANIFEST,
-    ChunkEntry,
-    Journal,
-    ObjectRef,
-    read_journal,
-    unpack_manifest,
-)
-from videox2l.memory.disk.layout import (
-    Segment,
-    TensorSpec,
-    check_hash,
-    coarse_fields,
-    damaged,
-    joined,
-    level_fields,
-    level_from,
-    raw,
-    view_as,
-)
-from videox2l.memory.disk.object_cache import ObjectCache
-from videox2l.memory.disk.stores import LocalStore, ObjectStore
-from videox2l.memory.levels import Chunk, Columns, LevelCache, LevelKV, Levels
-from videox2l.types import KVShape, VisualTokens
-from videox2l.units import Cue
+from videox2l.errors import MemoryFileError
+from videox2l.memory.disk.journal import COARSE, ChunkEntry, ObjectRef
+from videox2l.memory.disk.layout import joined, level_from, raw, view_as
+from videox2l.memory.disk.objects import Segment, TensorSpec, check_hash, coarse_fields, damaged, level_fields
+from videox2l.memory.disk.source import Source
+from videox2l.memory.levels import Chunk, Columns, LevelKV, Levels
+from videox2l.types import VisualTokens
 
-PICTURE = 320
-"""Pixels of a thumbnail at most, on each side."""
 THREADS = 4
 """Chunks that are read at once from a folder."""
 
 
-@dataclass
-class Source:
-    """A memory where it lies: its place, what it is made of, and the levels that were read and kept.
+def _fields(source: Source, entry: ChunkEntry, part: Segment) -> list[TensorSpec]:
+    """Return the tensors of a part of finer levels."""
+    return level_fields(source.stored, len(part), source.l_bits, entry.own_axes)
 
-    `cache` holds re-loaded levels up to its capacity. A folder at the model's own dtype needs none: the operating
-    system keeps what was read, and levels are read straight into the cache that a question attends to. `kept`: a folder
-    of this machine for what was read from a store.
+
+def _decode(source: Source, entry: ChunkEntry, part: Segment, buffer: Tensor) -> LevelKV:
+    """Return the level that the bytes of a part (from its `data` on) hold."""
+    found = view_as(buffer, _fields(source, entry, part), 0)
+    check_index(found["index"], entry, source.where(_fine(entry).name))
+    return level_from(found, source.l_bits, source.shape.dtype, entry.ranked)
+
+
+def _read_parts(source: Source, wanted: Sequence[tuple[ChunkEntry, list[Segment], int]]) -> list[LevelKV]:
+    """Return levels: for each the chunk, its parts, and how many tokens. Read in parallel."""
+    jobs = [(entry, part) for entry, parts, _ in wanted for part in parts]
+    objects = [_fine(entry) for entry, _ in jobs]
+    spans = [(part.start, part.end) for _, part in jobs]
+    if source.place.local and len(jobs) > 1:
+        with ThreadPoolExecutor(THREADS) as pool:
+            found = list(pool.map(lambda at, span: source.ranges([at], [span])[0], objects, spans))
+    else:
+        found = source.ranges(objects, spans)
+    pieces = []
+    for (entry, part), at, data in zip(jobs, objects, found, strict=True):
+        if (at.name, part.start) not in source.seen:
+            source.verify(at, part, hashlib.sha256(data).hexdigest())
+        buffer = torch.frombuffer(bytearray(memoryview(data)[part.data - part.start :]), dtype=torch.uint8)
+        pieces.append(_decode(source, entry, part, buffer))
+    levels = []
+    for _, parts, n in wanted:
+        mine, pieces = pieces[: len(parts)], pieces[len(parts) :]
+        levels.append(joined(mine, n))
+    return levels
+
+
+def _fill(source: Source, entry: ChunkEntry, parts: Sequence[Segment], n: int, columns: Columns) -> None:
+    """Read the first `n` tokens of a level straight into a cache's columns; no copy on the way on a CPU.
+
+    On another device each layer goes through pinned memory and is on its way while the next one is read.
     """
-
-    place: ObjectStore
-    head: dict[str, Any]
-    journal: Journal
-    shape: KVShape
-    cache: LevelCache
-    kept: ObjectCache | None = None
-    seen: set[tuple[str, int]] = field(default_factory=set)
-
-    @property
-    def l_bits(self) -> int | None:
-        """Bits of the finer levels; None for the model's dtype."""
-        bits: int | None = self.head["settings"].get("l_bits")
-        return bits
-
-    @property
-    def h_bits(self) -> int | None:
-        """Bits of the coarsest level."""
-        bits: int | None = self.head["settings"].get("h_bits")
-        return bits
-
-    def where(self, name: str) -> str:
-        """Return an object's name for a message."""
-        return f"'{name}' of the memory '{self.place}'"
-
-    @contextlib.contextmanager
-    def wrap_errors(self, names: Sequence[str]) -> Iterator[None]:
-        """Turn trouble with objects into MemoryFileError that names them."""
-        try:
-            yield
-        except EOFError as error:
-            raise damaged(self.where(str(error)), "it is cut short") from error
-        except OSError as error:
-            raise MemoryFileError(f"cannot read {self.where(', '.join(sorted(set(names))))}: {error}") from error
-
-    def verify(self, at: ObjectRef, part: Segment, digest: str) -> None:
-        """Raise MemoryFileError if a part that was read is not what was written."""
-        if digest != part.sha256:
-            raise damaged(self.where(at.name))
-        self.seen.add((at.name, part.start))
-
-    def whole(self, at: ObjectRef) -> bytes:
-        """Return an object, checked. Raises MemoryFileError."""
-        (data,) = self.ranges([at], [(at.start, at.start + at.nbytes)])
-        check_hash(data, at.sha256, self.where(at.name))
-        return data
-
-    def picture(self, at: ObjectRef) -> bytes:
-        """Return a thumbnail, checked: a JPEG of at most `PICTURE` pixels a side. Raises MemoryFileError."""
-        from PIL import Image
-
-        data = self.whole(at)
-        try:
-            with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:  # reads the header alone
-                width, height = image.size
-        except (OSError, ValueError, Image.DecompressionBombError):
-            raise damaged(self.where(at.name), "it is no JPEG") from None
-        if max(width, height) > PICTURE:
-            raise damaged(self.where(at.name), f"a picture of {width} x {height} is no thumbnail")
-        return data
-
-    def ranges(self, objects: Sequence[ObjectRef], spans: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Return stretches of objects; those of a store from this machine's cache, where they are there."""
-        names = [at.name for at in objects]
-        kept = self.kept
-        keys = [] if kept is None else [kept.key([at.sha256], *span) for at, span in zip(objects, spans, strict=True)]
-        found: list[bytes | None] = [None] * len(names) if kept is None else [kept.get(key) for key in keys]
-        missing = [i for i, data in enumerate(found) if data is None]
-        with self.wrap_errors(names):
-            read = self.place.read_ranges([(names[i], *spans[i]) for i in missing]) if missing else []
-        for i, data in zip(missing, read, strict=True):
-            found[i] = data
-            if kept is not None:
-                kept.put(keys[i], data)
-        return [data for data in found if data is not None]
-
-    def fields(self, entry: ChunkEntry, part: Segment) -> list[TensorSpec]:
-        """Return the tensors of a part of finer levels."""
-        return level_fields(self.shape, len(part), self.l_bits, entry.own_axes)
-
-    def decode(self, entry: ChunkEntry, part: Segment, buffer: Tensor) -> LevelKV:
-        """Return the level that the bytes of a part (from its `data` on) hold."""
-        found = view_as(buffer, self.fields(entry, part), 0)
-        check_index(found["index"], entry, self.where(_fine(entry).name))
-        return level_from(found, self.l_bits, self.shape.dtype, entry.ranked)
-
-    def read_levels(self, wanted: Sequence[tuple[ChunkEntry, list[Segment], int]]) -> list[LevelKV]:
-        """Return levels: for each the chunk, its parts, and how many tokens. Read in parallel."""
-        jobs = [(entry, part) for entry, parts, _ in wanted for part in parts]
-        objects = [_fine(entry) for entry, _ in jobs]
-        spans = [(part.start, part.end) for _, part in jobs]
-        if self.place.local and len(jobs) > 1:
-            with ThreadPoolExecutor(THREADS) as pool:
-                found = list(pool.map(lambda at, span: self.ranges([at], [span])[0], objects, spans))
-        else:
-            found = self.ranges(objects, spans)
-        pieces = []
-        for (entry, part), at, data in zip(jobs, objects, found, strict=True):
-            if (at.name, part.start) not in self.seen:
-                self.verify(at, part, hashlib.sha256(data).hexdigest())
-            buffer = torch.frombuffer(bytearray(memoryview(data)[part.data - part.start :]), dtype=torch.uint8)
-            pieces.append(self.decode(entry, part, buffer))
-        levels = []
-        for _, parts, n in wanted:
-            mine, pieces = pieces[: len(parts)], pieces[len(parts) :]
-            levels.append(joined(mine, n))
-        return levels
-
-    def fill(self, entry: ChunkEntry, parts: Sequence[Segment], n: int, columns: Columns) -> None:
-        """Read the first `n` tokens of a level straight into a cache's columns; no copy on the way on a CPU.
-
-        On another device each layer goes through pinned memory and is on its way while the next one is read.
-        """
-        at = _fine(entry)
-        for part in parts:
-            exact = part.stop <= n and columns[0][0].device.type == "cpu"
-            room = [(k[:, part.first : part.stop], v[:, part.first : part.stop]) for k, v in columns]
-            fresh = (at.name, part.start) not in self.seen
-            with self.wrap_errors([at.name]):
-                digest = (self._straight if exact else self._staged)(entry, at, part, room, fresh)
-            if fresh:
-                self.verify(at, part, digest)
-
-    def _straight(self, entry: ChunkEntry, at: ObjectRef, part: Segment, room: Columns, fresh: bool) -> str:
-        """Read a part with positioned reads that scatter over layers and heads; return its SHA-256 if `fresh`."""
-        fields = self.fields(entry, part)
-        before = memoryview(bytearray(part.data - part.start + sum(x.nbytes for x in fields[:-2])))
-        rows = [pair[side].view(torch.uint8).numpy() for side in (0, 1) for pair in room]  # (heads, n, bytes) each
-        targets = [memoryview(head.data).cast("B") for row in rows for head in row]
-        self.place.read_into(at.name, part.start, [before, *targets])
-        digest = hashlib.sha256(before)
-        for target in targets if fresh else ():
-            digest.update(target)
-        return digest.hexdigest()
-
-    def _staged(self, entry: ChunkEntry, at: ObjectRef, part: Segment, room: Columns, fresh: bool) -> str:
-        """Read a part layer by layer into a staging buffer and copy on from there; return its SHA-256 if `fresh`."""
-        fields = self.fields(entry, part)
-        cuda = room[0][0].device.type == "cuda"
-        staging = torch.empty(part.end - part.data, dtype=torch.uint8, pin_memory=cuda)
-        views = view_as(staging, fields, 0)
-        before = memoryview(bytearray(part.data - part.start))
-        bytes_before = sum(x.nbytes for x in fields[:-2])
-        self.place.read_into(at.name, part.start, [before, raw(staging[:bytes_before])])
-        at_byte = part.data + bytes_before
-        for side, name in enumerate(("keys", "values")):
-            for layer, pair in enumerate(room):
-                source = views[name][layer]
-                self.place.read_into(at.name, at_byte, [raw(source)])
-                at_byte += source.nbytes
-                target = pair[side]
-                target.copy_(source[:, : target.shape[1]], non_blocking=cuda)
-        digest = hashlib.sha256(before)
+    at = _fine(entry)
+    for part in parts:
+        exact = part.stop <= n and columns[0][0].device.type == "cpu"
+        room = [(k[:, part.first : part.stop], v[:, part.first : part.stop]) for k, v in columns]
+        fresh = (at.name, part.start) not in source.seen
+        with source.wrap_errors([at.name]):
+            digest = (_straight if exact else _staged)(source, entry, at, part, room, fresh)
         if fresh:
-            digest.update(raw(staging))
-        return digest.hexdigest()
+            source.verify(at, part, digest)
+
+
+def _straight(source: Source, entry: ChunkEntry, at: ObjectRef, part: Segment, room: Columns, fresh: bool) -> str:
+    """Read a part with positioned reads that scatter over layers and heads; return its SHA-256 if `fresh`."""
+    fields = _fields(source, entry, part)
+    before = memoryview(bytearray(part.data - part.start + sum(x.nbytes for x in fields[:-2])))
+    rows = [pair[side].view(torch.uint8).numpy() for side in (0, 1) for pair in room]  # (heads, n, bytes) each
+    targets = [memoryview(head.data).cast("B") for row in rows for head in row]
+    source.place.read_into(at.name, part.start, [before, *targets])
+    digest = hashlib.sha256(before)
+    for target in targets if fresh else ():
+        digest.update(target)
+    return digest.hexdigest()
+
+
+def _staged(source: Source, entry: ChunkEntry, at: ObjectRef, part: Segment, room: Columns, fresh: bool) -> str:
+    """Read a part layer by layer into a staging buffer and copy on from there; return its SHA-256 if `fresh`."""
+    fields = _fields(source, entry, part)
+    cuda = room[0][0].device.type == "cuda"
+    staging = torch.empty(part.end - part.data, dtype=torch.uint8, pin_memory=cuda)
+    views = view_as(staging, fields, 0)
+    before = memoryview(bytearray(part.data - part.start))
+    bytes_before = sum(x.nbytes for x in fields[:-2])
+    source.place.read_into(at.name, part.start, [before, raw(staging[:bytes_before])])
+    at_byte = part.data + bytes_before
+    for side, name in enumerate(("keys", "values")):
+        for layer, pair in enumerate(room):
+            piece = views[name][layer]
+            source.place.read_into(at.name, at_byte, [raw(piece)])
+            at_byte += piece.nbytes
+            target = pair[side]
+            target.copy_(piece[:, : target.shape[1]], non_blocking=cuda)
+    digest = hashlib.sha256(before)
+    if fresh:
+        digest.update(raw(staging))
+    return digest.hexdigest()
 
 
 def check_index(index: Tensor, entry: ChunkEntry, where: str) -> None:
@@ -300,7 +192,7 @@ def read_levels(wanted: Sequence[tuple[StoredLevels, float, int]]) -> list[Level
     missing = [i for i in range(len(wanted)) if i not in found]
     if missing:
         jobs = [(wanted[i][0].entry, wanted[i][0].parts(*wanted[i][1:]), wanted[i][2]) for i in missing]
-        for i, level in zip(missing, source.read_levels(jobs), strict=True):
+        for i, level in zip(missing, _read_parts(source, jobs), strict=True):
             found[i] = level
             source.cache.put(*keys[i], level)
     return [found[i] for i in range(len(wanted))]
@@ -318,10 +210,10 @@ def fetch_into(jobs: Sequence[tuple[StoredLevels, float, int, Columns]]) -> None
                 values.copy_(level.values[layer])
     elif len(jobs) == 1:
         levels_of, ratio, n, columns = jobs[0]
-        source.fill(levels_of.entry, levels_of.parts(ratio, n), n, columns)
+        _fill(source, levels_of.entry, levels_of.parts(ratio, n), n, columns)
     else:
         with ThreadPoolExecutor(THREADS) as pool:
-            done = [pool.submit(source.fill, job[0].entry, job[0].parts(*job[1:3]), job[2], job[3]) for job in jobs]
+            done = [pool.submit(_fill, source, job[0].entry, job[0].parts(*job[1:3]), job[2], job[3]) for job in jobs]
             for task in done:
                 task.result()
 
@@ -374,52 +266,6 @@ def _fine(entry: ChunkEntry) -> ObjectRef:
     return entry.fine
 
 
-REMOTE_CACHE = 1 << 30
-"""Bytes of re-loaded levels that are kept where reading them again is slow: remote, or quantised."""
-
-
-def open_source(place: ObjectStore, cache: LevelCache | None = None) -> Source:
-    """Read a memory's manifest and journal. Raises MemoryFileError when there is none or it is damaged.
-
-    A line of the journal that was being written when its writer was stopped is left out, with a MemoryWarning.
-    """
-    try:
-        head = unpack_manifest(place.read(MANIFEST), f"'{MANIFEST}' of '{place}'")
-    except OSError as error:
-        raise MemoryFileError(f"no memory at '{place}': {_why_not(place, error)}") from error
-    try:
-        data = place.read(JOURNAL)
-    except FileNotFoundError:
-        data = b""
-    except OSError as error:
-        raise MemoryFileError(f"cannot read '{JOURNAL}' of the memory '{place}': {error}") from error
-    journal = read_journal(data, head["check"], f"'{JOURNAL}' of the memory '{place}'")
-    if journal.torn:
-        warnings.warn(
-            f"'{place}': the writer was stopped in the middle of a line; its {journal.torn} bytes are left out, "
-            f"{len(journal.chunks)} chunks are whole",
-            MemoryWarning,
-            stacklevel=2,
-        )
-    kept = None if place.local else ObjectCache.of_environment()
-    try:
-        check_shape(head["shape"])
-        shape = {**head["shape"], "dtype": getattr(torch, head["shape"]["dtype"])}
-        quantised = any(head["settings"].get(name) is not None for name in ("l_bits", "h_bits"))
-        if cache is None:
-            cache = LevelCache(0 if place.local and not quantised else REMOTE_CACHE)
-        source = Source(place, head, journal, KVShape(**shape), cache, kept)
-        check_source(source)
-    except FileNotFoundError as error:
-        name = os.path.basename(error.filename or str(error))
-        raise MemoryFileError(f"'{name}' of the memory '{place}' is missing: copy the memory again") from error
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, IndexError, OSError) as error:
-        raise MemoryFileError(
-            f"the memory '{place}' is damaged or forged: {error}; get it again, or ingest the video again"
-        ) from error
-    return source
-
-
 def read_prefix(source: Source) -> tuple[torch.Tensor, torch.Tensor]:
     """Read the KVs of the text before the video: keys and values (layers, heads, n, head_dim)."""
     at = ObjectRef.from_json(source.head["prefix"])
@@ -460,7 +306,7 @@ def read_chunk(source: Source, entry: ChunkEntry, pack: torch.Tensor | None = No
         check_hash(raw(data), at.sha256, f"{source.where(at.name)} (chunk {entry.number})")
     coarsest = max(entry.levels)
     fields = coarse_fields(
-        source.shape, entry.axes, entry.tokens, entry.levels[coarsest], source.h_bits, entry.own_axes
+        source.stored, entry.axes, entry.tokens, entry.levels[coarsest], source.h_bits, entry.own_axes
     )
     found = view_as(data, fields, at.parts[0].data)
     check_index(found["index"], entry, source.where(at.name))
@@ -491,34 +337,3 @@ def read_features(source: Source, names: Sequence[str]) -> list[dict[str, Tensor
         tensors = view_as(buffer, entry.features, part.data - part.start)
         found.append({name: tensors[name].clone() for name in names})  # the other features are let go
     return found
-
-
-def subtitles_of(source: Source) -> tuple[Cue, ...]:
-    """Read the subtitles, if there are any."""
-    at = source.journal.subtitles
-    if at is None:
-        return ()
-    return tuple(Cue(float(x["start"]), float(x["end"]), str(x["text"])) for x in json.loads(source.whole(at)))
-
-
-def video_facts(source: Source) -> dict[str, Any]:
-    """Return the sampling manifest: what is known of the video, with the sampled frames of all whole chunks."""
-    chunks = source.journal.chunks
-    facts = source.head["video"] if source.journal.facts is None else source.journal.facts
-    return {
-        **facts,
-        "pts": [pts for chunk in chunks for pts in chunk.pts],
-        "indices": [index for chunk in chunks for index in chunk.indices],
-    }
-
-
-def _why_not(place: ObjectStore, error: OSError) -> str:
-    if not isinstance(place, LocalStore):
-        return str(error) or "not found"
-    if place.folder.is_file():
-        return "it is a file; an exported memory is brought back with `x2l memory import`"
-    if not place.folder.exists():
-        return "no such folder"
-    if isinstance(error, PermissionError):
-        return f"permission denied ({os.fspath(place.folder)})"
-    return "the folder holds none, or its ingest was stopped before it had begun; ingest again"

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor
@@ -26,14 +23,16 @@ from videox2l.memory.disk.journal import (
     describe_differences,
     pack_manifest,
 )
-from videox2l.memory.disk.layout import ObjectBuilder, TensorSpec, cuts, own_axes
-from videox2l.memory.disk.lease import leased
-from videox2l.memory.disk.reader import Source, open_source, read_chunk
-from videox2l.memory.disk.stores import LocalStore, ObjectStore, RemoteStore, make_folder, open_store
-from videox2l.memory.levels import Chunk, LevelCache
+from videox2l.memory.disk.layout import ObjectBuilder, cuts, own_axes
+from videox2l.memory.disk.locks import locked, writing_errors
+from videox2l.memory.disk.objects import StoredShape, TensorSpec, dtype_name
+from videox2l.memory.disk.reader import read_chunk
+from videox2l.memory.disk.source import Source, open_source
+from videox2l.memory.disk.stores import ObjectStore
+from videox2l.memory.level_cache import LevelCache
+from videox2l.memory.levels import Chunk
 from videox2l.types import KVShape, without_source
 
-LOCK = ".lock"
 _COMPARED = ("identity", "settings", "content", "shape", "ratios", "reposition")
 
 
@@ -61,12 +60,7 @@ class Head:
             "settings": self.settings,
             "content": self.content,
             "video": self.video,
-            "shape": {
-                "layers": self.shape.layers,
-                "heads": self.shape.heads,
-                "head_dim": self.shape.head_dim,
-                "dtype": str(self.shape.dtype).removeprefix("torch."),
-            },
+            "shape": asdict(StoredShape.of(self.shape)),
             "ratios": list(self.ratios),
             "reposition": self.reposition,
         }
@@ -92,7 +86,7 @@ class MemoryWriter:
         """Write a chunk; return it as it is read back. Raises MemoryFileError when it cannot be written."""
         number = len(self.journal.chunks)
         coarsest = max(chunk.levels)
-        with _writing(self.place):
+        with writing_errors(self.place):
             fine = self._fine(number, chunk, coarsest)
             thumb = None
             if chunk.thumbnail is not None:
@@ -116,7 +110,7 @@ class MemoryWriter:
                 thumb=thumb,
                 own_axes=own_axes(chunk.levels[coarsest]),
                 features=tuple(
-                    TensorSpec(name, mark.dtype, tuple(mark.shape)) for name, mark in chunk.features.items()
+                    TensorSpec(name, dtype_name(mark.dtype), tuple(mark.shape)) for name, mark in chunk.features.items()
                 ),
             )
             self._journal(entry.to_json())
@@ -124,7 +118,7 @@ class MemoryWriter:
 
     def begin(self, content: Mapping[str, Any], shift: float) -> None:
         """Record that another source is appended: what determines its frames, and the seconds added to its times."""
-        with _writing(self.place):
+        with writing_errors(self.place):
             self._journal({"kind": "source", "content": dict(content), "shift": shift})
 
     def subtitles(self, lines: Sequence[Mapping[str, Any]], speech: Mapping[str, Any] | None = None) -> None:
@@ -133,14 +127,14 @@ class MemoryWriter:
         name = f"subtitles-{hashlib.sha256(data).hexdigest()[:16]}.json"
         known = self.journal.subtitles
         if known is None or known.name != name or self.journal.speech != (speech or {}):
-            with _writing(self.place):
+            with writing_errors(self.place):
                 at = self._object(name, [memoryview(data)]) if known is None or known.name != name else known
                 told = {"speech": dict(speech)} if speech else {}
                 self._journal({"kind": "subtitles", "at": at.to_json(), **told})
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Record that the source came to its end, and what is known of it now."""
-        with _writing(self.place):
+        with writing_errors(self.place):
             self._journal({"kind": "end", "facts": dict(facts)})
             self.place.join()
 
@@ -196,7 +190,7 @@ def open_writer(place: ObjectStore, head: Head) -> Iterator[MemoryWriter]:
     video (it says what differs), or by another writer.
     """
     with locked(place):
-        with _writing(place):
+        with writing_errors(place):
             if not _begun(place):
                 builder = ObjectBuilder()
                 builder.add("prefix", 0, head.prefix[0].shape[2], {"keys": head.prefix[0], "values": head.prefix[1]})
@@ -229,7 +223,7 @@ def _opened(place: ObjectStore, cache: LevelCache) -> Source:
     """Open a memory that is to be written to; what a writer that was stopped left to do is done."""
     source = open_source(place, cache)
     if source.journal.facts is not None:
-        with _writing(place):
+        with writing_errors(place):
             place.join()
     return source
 
@@ -243,70 +237,3 @@ def _begun(place: ObjectStore) -> bool:
     if other:
         raise MemoryFileError(f"'{place}' holds other files, such as '{other[0]}': name a new folder")
     return False
-
-
-@contextlib.contextmanager
-def locked(place: ObjectStore) -> Iterator[None]:
-    """Hold the lock of a folder, which is made if it is not there, or the lease of a URL.
-
-    The lock of a process that ended is no lock.
-    """
-    if isinstance(place, RemoteStore):
-        with contextlib.ExitStack() as stack:
-            with _writing(place):
-                stack.enter_context(leased(place))
-            yield
-        return
-    if not isinstance(place, LocalStore):
-        yield
-        return
-    folder = place.folder
-    check_target(folder)
-    with _writing(place):
-        if not folder.exists():
-            make_folder(folder)
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = os.pread(handle, 20, 0).decode(errors="replace").strip()
-            raise MemoryFileError(
-                f"'{place}' is being written to by process {owner or 'unknown'}: wait until it ends"
-            ) from None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(handle)
-
-
-def check_store(where: str | os.PathLike[str]) -> None:
-    """Raise MemoryFileError where no memory can be written: what `check_target` says of a folder, or an odd URL."""
-    place = open_store(where)
-    if isinstance(place, LocalStore):
-        check_target(place.folder)
-
-
-def check_target(folder: Path) -> None:
-    """Raise MemoryFileError where no memory can be written: a file, no folder above it, or no permission."""
-    if folder.exists() and not folder.is_dir():
-        raise MemoryFileError(f"cannot write to '{folder}': it is a file; name a folder")
-    if not folder.is_dir() and not folder.parent.is_dir():
-        raise MemoryFileError(f"cannot write to '{folder}': the folder '{folder.parent}' does not exist")
-    above = folder if folder.is_dir() else folder.parent
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise MemoryFileError(f"cannot write to '{folder}': no permission to write in '{above}'")
-
-
-@contextlib.contextmanager
-def _writing(place: ObjectStore) -> Iterator[None]:
-    try:
-        yield
-    except EOFError as error:
-        raise MemoryFileError(f"'{error}' of the memory '{place}' is damaged: it is cut short") from error
-    except OSError as error:
-        raise MemoryFileError(
-            f"cannot write to '{place}': {error.strerror or error}; what was written before is whole, "
-            "and the same ingest goes on from there"
-        ) from error
