@@ -102,12 +102,13 @@ def test_a_large_picture_scales_down_to_a_small_one() -> None:
 
 
 def test_the_shipped_model_reads_boards_and_needs_the_true_chunk(tmp_path: Path) -> None:
-    """Two boards are read with full KV; of eight, at 1/4, true chunks give far more than one level."""
+    """Two boards are read with full KV, and most of eight; of eight, at 1/4, true chunks give far more than one level."""
     x2l = VideoX2L.from_pretrained("demo-boards")
-    right = {}
-    for frames, names, budget in ((8, ["full"], "1"), (32, ["x2l:oracle", "H"], "1/4")):
-        bench = Boards(BenchmarkOptions(questions=60, frames=frames, tasks=("digit", "colour")))
+    right: dict[int, dict[str, float]] = {}
+    for frames, names, budget in ((8, ["full"], "1"), (32, ["full", "x2l:oracle", "H"], "1/4")):
+        bench = Boards(BenchmarkOptions(questions=120, frames=frames, tasks=("digit", "colour")))
         summary = run(x2l, Run(bench, methods_by_names(names), [parse_budget(budget)]), tmp_path / str(frames))
-        right |= {name: 100 * summary[name]["accuracy"] for name in names}
-    assert right["full"] > 85
-    assert right["x2l:oracle"] > right["H"] + 15
+        right[frames] = {name: 100 * summary[name]["accuracy"] for name in names}
+    assert right[8]["full"] > 90
+    assert right[32]["full"] > 65
+    assert right[32]["x2l:oracle"] > right[32]["H"] + 15
