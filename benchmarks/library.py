@@ -132,13 +132,13 @@ def grown(
     """Return `size` chunks: those of `keep`, and made-up ones like all that show nothing `asked` for."""
     own = [view.chunks[i] for i in keep][:size]
     pool = [chunk for i, chunk in enumerate(view.chunks) if i not in asked]
-    rows = torch.cat([read_index(chunk.features[INDEX]) for chunk in pool], 2)  # (layers, heads, all, d)
-    width = rows.std(2, keepdim=True)
+    rows = torch.cat([read_index(chunk.features[INDEX]) for chunk in pool], 1)  # (rows, all, d)
+    width = rows.std(1, keepdim=True)
     spread = torch.stack([chunk.features[KEYS] for chunk in pool]).std(0)
     most = max(index_size(chunk.features[INDEX]) for chunk in pool)
     made = []
     for _ in range(size - len(own)):
-        index = rows[:, :, torch.from_numpy(rng.integers(0, rows.shape[2], most))]
+        index = rows[:, torch.from_numpy(rng.integers(0, rows.shape[1], most))]
         index = key_index(index + NOISE * width * torch.from_numpy(rng.standard_normal(index.shape, np.float32)))
         keys = pool[int(rng.integers(len(pool)))].features[KEYS]
         keys = keys + NOISE * spread * torch.from_numpy(rng.standard_normal(keys.shape, np.float32))

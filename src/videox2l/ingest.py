@@ -30,8 +30,9 @@ from videox2l.memory.disk.folder import content_of, head_of, memory_of
 from videox2l.memory.disk.journal import describe_differences
 from videox2l.memory.disk.stores import ObjectStore, RamStore
 from videox2l.memory.disk.writer import MemoryWriter, continue_writer, open_writer
-from videox2l.memory.features import PICTURES, KeyTap, Votes, chunk_features, votes_of
+from videox2l.memory.features import PICTURES, KeyTap, chunk_features, votes_of
 from videox2l.memory.memory import in_host_memory
+from videox2l.memory.votes import Votes
 from videox2l.options import IngestOptions
 from videox2l.select.embedding import DualEncoder, same_encoder
 from videox2l.types import VideoCursor, VideoInfo

@@ -102,7 +102,7 @@ def test_a_large_picture_scales_down_to_a_small_one() -> None:
 
 
 def test_the_shipped_model_reads_boards_and_needs_the_true_chunk(tmp_path: Path) -> None:
-    """Two boards are read with full KV, and most of eight; of eight, at 1/4, true chunks give far more than one level."""
+    """Two boards are read with full KV, most of eight too; of these at 1/4 true chunks give far more than one level."""
     x2l = VideoX2L.from_pretrained("demo-boards")
     right: dict[int, dict[str, float]] = {}
     for frames, names, budget in ((8, ["full"], "1"), (32, ["full", "x2l:oracle", "H"], "1/4")):

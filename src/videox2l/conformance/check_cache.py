@@ -72,7 +72,7 @@ def votes_once(backbone: Any, identity: Mapping[str, str], *, find: bool = False
 
     `find`: find them now where that was not done yet (seconds on a GPU, minutes for a large model on a CPU).
     """
-    path = result_path(backbone, identity).with_suffix(".layers.json")
+    path = result_path(backbone, identity).with_suffix(".heads.json")
     found: KeyLayers | None = None
     try:
         kept: Any = json.loads(path.read_text(encoding="utf-8"))

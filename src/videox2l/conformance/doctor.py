@@ -16,7 +16,8 @@ from videox2l.conformance.key_layers import can_be_examined
 from videox2l.demo.models import SHIPPED, checkpoint_of, load_backbone
 from videox2l.engine.backbone import Backbone
 from videox2l.errors import ModelError, X2LError
-from videox2l.memory.features import Votes, votes_of
+from videox2l.memory.features import votes_of
+from videox2l.memory.votes import Votes
 from videox2l.options import LoadOptions
 
 FRAMES = 11

@@ -1,8 +1,8 @@
 """Features: the little that selectors compare with a question, kept of every chunk beside its levels.
 
 A feature is a small tensor with a name. A memory without features is still asked: what can be made from its levels is
-made when it is first wanted. `INDEX`, (layers, heads, 8 + n, head_dim / 2) bytes, holds all n keys of a chunk in a few
-layers, RoPE undone; see `key_index`.
+made when it is first wanted. `INDEX`, (rows, 8 + n, head_dim / 2) bytes, holds all n keys of a chunk of a few layers
+and kv heads (`index_rows`), RoPE undone; see `key_index`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from videox2l.engine.rope import unrotate
 from videox2l.memory.disk.objects import HEADER
 from videox2l.memory.disk.objects import INDEX as INDEX
 from videox2l.memory.levels import LevelKV
+from videox2l.memory.votes import Votes, index_rows
 from videox2l.types import VisualTokens
 
 if TYPE_CHECKING:
@@ -31,10 +32,6 @@ VISUAL = "visual"
 PICTURES = "pictures"
 """(pictures, width) float16: unit vectors of some frames, by the vision tower of a dual encoder."""
 _LEVELS = 15
-
-
-Votes = tuple[tuple[int, str], ...]
-"""Pairs of a layer and how it is read, "confident" or "best"; see `videox2l.select.exact`."""
 
 
 def feature_layers(layers: int) -> int:
@@ -71,24 +68,24 @@ def votes_of(backbone: Backbone) -> Votes:
     return ((2, "confident"), (round(0.4 * (layers - 1)), "confident"))
 
 
-def index_layers(backbone: Backbone) -> tuple[int, ...]:
-    """Return the layers of a model that are indexed, ascending."""
-    return tuple(sorted({layer for layer, _ in votes_of(backbone)}))
+def indexed(keys: Tensor, rows: Sequence[tuple[int, int]]) -> Tensor:
+    """Return the keys (rows, n, head_dim) of some layers and kv heads out of keys (layers, heads, n, head_dim)."""
+    return torch.stack([keys[layer, head] for layer, head in rows])
 
 
 def key_index(keys: Tensor) -> Tensor:
-    """Return the feature `INDEX` of keys (layers, heads, n, head_dim), RoPE undone: 4 bits each.
+    """Return the feature `INDEX` of keys (rows, n, head_dim), RoPE undone: 4 bits each.
 
-    Every channel of a layer and head has its own zero and step in a chunk, since keys have channels of their own size
+    Every channel of a row has its own zero and step in a chunk, since keys have channels of their own size
     (KIVI, arXiv 2402.02750). Both stand, in float16, in the first rows; uint8 stands for bytes.
     """
     keys = keys.float()
-    low = keys.amin(2, keepdim=True).half()
-    step = ((keys.amax(2, keepdim=True) - low.float()) / _LEVELS).half()
+    low = keys.amin(1, keepdim=True).half()
+    step = ((keys.amax(1, keepdim=True) - low.float()) / _LEVELS).half()
     codes = ((keys - low.float()) / step.float().clamp_min(1e-12)).round().clamp(0, _LEVELS).to(torch.uint8)
     rows = codes[..., 0::2] | codes[..., 1::2] << 4
-    header = torch.cat((low, step), 2).view(torch.uint8).reshape(*rows.shape[:2], HEADER, -1)
-    return torch.cat((header, rows), 2).cpu()
+    header = torch.cat((low, step), 1).view(torch.uint8).reshape(len(rows), HEADER, -1)
+    return torch.cat((header, rows), 1).cpu()
 
 
 def read_index(index: Tensor) -> Tensor:
@@ -125,7 +122,7 @@ def visual_features(tokens: VisualTokens) -> Tensor:
 
 
 class KeyTap:
-    """Keeps all keys of a chunk in the layers that are indexed, RoPE undone, when a compressor has them.
+    """Keeps all keys (rows, n, head_dim) of a chunk that are indexed, RoPE undone, when a compressor has them.
 
     The first time counts: where every level has a forward of its own, the finest one's comes first.
     """
@@ -138,7 +135,8 @@ class KeyTap:
         """Take the keys (layers, heads, n, head_dim) of all layers, rotated."""
         if self.keys is None:
             cos, sin = self._backbone.rotation(self._tokens.positions)
-            self.keys = unrotate(keys[list(index_layers(self._backbone))].to(cos.device), cos, sin)
+            rows = index_rows(votes_of(self._backbone), keys.shape[1])
+            self.keys = unrotate(indexed(keys, rows).to(cos.device), cos, sin)
 
 
 def chunk_features(
@@ -151,7 +149,10 @@ def chunk_features(
     """
     finest = levels[min(levels)]
     if keys is None:
-        keys = plain_keys(finest, tokens.positions, backbone, index_layers(backbone))
+        rows = index_rows(votes_of(backbone), backbone.shape.heads)
+        layers = sorted({layer for layer, _ in rows})
+        kept = plain_keys(finest, tokens.positions, backbone, layers)
+        keys = indexed(kept, [(layers.index(layer), head) for layer, head in rows])
     return {
         KEYS: key_features(finest, tokens.positions, backbone),
         INDEX: key_index(keys),

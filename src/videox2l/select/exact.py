@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,14 +14,16 @@ from videox2l.engine.backbone import Backbone
 from videox2l.engine.rope import unrotate
 from videox2l.errors import SettingsError
 from videox2l.memory import Chunk, Memory, build_cache, uniform_plan
-from videox2l.memory.features import INDEX, Votes, index_size, key_index, plain_keys, read_index, votes_of
+from videox2l.memory.features import INDEX, index_size, indexed, key_index, plain_keys, read_index, votes_of
+from videox2l.memory.votes import Votes, head_of_vote, index_rows
 from videox2l.select.probes import Attribution, QueryProbe, attribution, partial_prefill
 from videox2l.types import TextTokens
 
 NEUTRAL = ("What happens here?", "Describe what you see.", "Is anything interesting shown?")
 """Questions about nothing: what their words look for is what any words look for."""
-KINDS = ("confident", "best")
-_ROWS = 64
+Rows = tuple[tuple[int, int], ...]
+"""Pairs of a layer and a kv head."""
+_WORDS = 64
 _CHUNKS = 4096
 """With more chunks than this keys are held as bytes, and made float32 block by block."""
 
@@ -37,8 +39,9 @@ class ExactSelector:
     can be made of it. *Confident*: values less those of neutral questions become shares among chunks (softmax); each
     word counts by how well it tells chunks apart, (1 - normalized entropy) ** `power`, as in inverse document
     frequency; summed over heads and words of a layer. *Best word*: shares without that, per head the mean of the best
-    word's and the last word's. Of all votes, normalized to a sum of 1, the sharpest one counts: the one with the
-    largest share for its best chunk.
+    word's and the last word's. *Heads* ("head K.J", of any layers; see `videox2l.memory.votes`): as confident, in units
+    of what the words of neutral questions differ by; their votes, each with a sum of 1, are averaged. Of all votes,
+    normalized to a sum of 1, the sharpest one counts: the one with the largest share for its best chunk.
 
     The question is understood behind H, or, with `behind="nothing"`, behind the text before the video alone. `votes`:
     pairs of a layer and "confident" or "best"; by default those that the memory has an index for
@@ -66,29 +69,48 @@ class ExactSelector:
 
     def explain(self, question: TextTokens, memory: Memory, backbone: Backbone, chunk: int) -> Attribution:
         """Return which words and heads look for what a chunk holds."""
-        layers = self._layers(memory, backbone)
-        values = self.values(question, memory, backbone, layers)
-        shares = (values - self.neutral(memory, backbone, layers)[:, :, None]).softmax(-1)
-        return attribution(shares, chunk, layers, question, backbone)
+        rows = self._rows(memory, backbone)
+        values = self.values(question, memory, backbone, rows)
+        shares = (values - self.neutral(memory, backbone, rows)[..., None, :-1]).softmax(-1)
+        found = attribution(shares, chunk, range(len(rows)), question, backbone)
+        heads = ((rows[row][0], rows[row][1] * shares.shape[1] + query, value) for row, query, value in found.heads)
+        return replace(found, heads=tuple(heads))
 
     def _ballots(self, question: TextTokens, memory: Memory, backbone: Backbone) -> Tensor:
-        """Return all votes, (votes, n_chunks), each with a sum of 1."""
-        layers = self._layers(memory, backbone)
-        values = self.values(question, memory, backbone, layers)
-        every = {kind: self.ballots(kind, values, memory, backbone, layers) for kind in KINDS}
+        """Return all votes, (votes, n_chunks), each with a sum of 1; heads vote together."""
         votes = memory_votes(memory, backbone) if self.votes is None else self.votes
-        return torch.stack([every[kind][layers.index(layer)] for layer, kind in votes])
+        rows = self._rows(memory, backbone)
+        values, neutral = self.values(question, memory, backbone, rows), self.neutral(memory, backbone, rows)
+        heads = [(layer, *head) for layer, kind in votes if (head := head_of_vote(kind)) is not None]
+        ballots = []
+        if heads:
+            each = self.head_ballots(values, neutral)
+            ballots.append(torch.stack([each[rows.index((layer, k)), j] for layer, k, j in heads]).mean(0))
+        for layer, kind in votes:
+            if head_of_vote(kind) is None:
+                at = [row for row, (of, _) in enumerate(rows) if of == layer]
+                ballots.append(self._ballot(kind, values[at], neutral[at]))
+        return torch.stack(ballots)
 
-    def ballots(self, kind: str, values: Tensor, memory: Memory, backbone: Backbone, layers: tuple[int, ...]) -> Tensor:
-        """Return the votes of one kind, (layers, n_chunks), of values (layers, heads, rows, n_chunks)."""
+    def _ballot(self, kind: str, values: Tensor, neutral: Tensor) -> Tensor:
+        """Return the vote (n_chunks,) of a whole layer from its values (kv_heads, group, words, n_chunks)."""
         if kind == "confident":
-            shares = (values - self.neutral(memory, backbone, layers)[:, :, None]).softmax(-1)
-            votes = (shares * self._confidence(shares)).sum((1, 2))
+            shares = (values - neutral[..., None, :-1]).softmax(-1)
+            vote = (shares * self._confidence(shares)).sum((0, 1, 2))
         else:
             shares = values.softmax(-1)
             best, last = shares.amax(2), shares[:, :, -1]
-            votes = (best / best.sum(-1, keepdim=True) + last).mean(1)
-        votes = votes + 1e-12  # where no word tells any chunks apart, all are alike
+            vote = (best / best.sum(-1, keepdim=True) + last).mean((0, 1))
+        vote = vote + 1e-12  # where no word tells any chunks apart, all are alike
+        return vote.div(vote.sum())
+
+    def head_ballots(self, values: Tensor, neutral: Tensor) -> Tensor:
+        """Return the vote of every head (rows, group, n_chunks), each with a sum of 1.
+
+        Values are measured in what the words of neutral questions differ by, so that no head is louder than others.
+        """
+        shares = ((values - neutral[..., None, :-1]) / neutral[..., None, -1:]).softmax(-1)
+        votes = (shares * self._confidence(shares)).sum(2) + 1e-12
         return votes.div(votes.sum(-1, keepdim=True))
 
     def _confidence(self, shares: Tensor) -> Tensor:
@@ -97,29 +119,32 @@ class ExactSelector:
         certain: Tensor = (1 - entropy).clamp_min(0)
         return certain.pow(self.power)
 
-    def _layers(self, memory: Memory, backbone: Backbone) -> tuple[int, ...]:
+    def _rows(self, memory: Memory, backbone: Backbone) -> Rows:
         votes = memory_votes(memory, backbone) if self.votes is None else self.votes
-        return tuple(sorted({layer for layer, _ in votes}))
+        return index_rows(votes, memory.shape.heads)
 
-    def values(self, question: TextTokens, memory: Memory, backbone: Backbone, layers: tuple[int, ...]) -> Tensor:
-        """Return the largest product of each word with a key of each chunk, (layers, query_heads, rows, n_chunks)."""
-        queries, scaling = self._queries(question, memory, backbone, layers)
-        table, seen = self._table(memory, backbone, layers)
-        rows, best = torch.split(queries, _ROWS, 2), list[Tensor]()
+    def values(self, question: TextTokens, memory: Memory, backbone: Backbone, rows: Rows) -> Tensor:
+        """Return the largest product of each word with a key of each chunk, (rows, group, words, n_chunks)."""
+        layers = tuple(sorted({layer for layer, _ in rows}))
+        rotated, scaling = self._queries(question, memory, backbone, layers)
+        every = grouped(rotated, memory.shape.heads)  # (layers * kv_heads, group, words, d)
+        picked = [layers.index(layer) * memory.shape.heads + head for layer, head in rows]
+        queries = every[picked] * scaling
+        table, seen = self._table(memory, backbone, rows)
+        blocks, best = torch.split(queries, _WORDS, 2), list[Tensor]()
         for at in range(0, len(memory), _CHUNKS):
             part = table[:, at : at + _CHUNKS]
             keys, real = part if part.is_floating_point() else read_index(part), seen[at : at + _CHUNKS]
             found = []
-            for block in rows:
-                asked = grouped(block, memory.shape.heads) * scaling  # (layers * kv_heads, group, rows, d)
-                products = torch.einsum("kgrd,kcmd->kgrcm", asked, keys).masked_fill(~real, -torch.inf)
+            for block in blocks:
+                products = torch.einsum("kgrd,kcmd->kgrcm", block, keys).masked_fill(~real, -torch.inf)
                 found.append(products.amax(-1))
             best.append(torch.cat(found, 2))
         values = torch.cat(best, -1)
         if bool(seen.any(1).logical_not().any()):  # a chunk that keeps nothing looks like the least likely one
             some = values.isfinite()
             values = torch.where(some, values, values.masked_fill(~some, torch.inf).amin(-1, keepdim=True))
-        return values.reshape(len(layers), -1, *values.shape[2:])
+        return values
 
     def _queries(
         self, question: TextTokens, memory: Memory, backbone: Backbone, layers: Sequence[int]
@@ -142,51 +167,57 @@ class ExactSelector:
 
     def prepare(self, memory: Memory, backbone: Backbone) -> None:
         """Make what all questions about a memory share; `score` does it by itself, at the first one."""
-        self.neutral(memory, backbone, self._layers(memory, backbone))
+        self.neutral(memory, backbone, self._rows(memory, backbone))
 
-    def neutral(self, memory: Memory, backbone: Backbone, layers: tuple[int, ...]) -> Tensor:
-        """Return mean values of neutral questions, (layers, query_heads, n_chunks); made once per state of a memory."""
+    def neutral(self, memory: Memory, backbone: Backbone, rows: Rows) -> Tensor:
+        """Return mean values of neutral questions, made once per state of a memory: (rows, group, n_chunks + 1).
+
+        Behind those of the chunks stands how much the words of such questions differ, as a mean over chunks.
+        """
 
         def make() -> Tensor:
             plain = memory.after(None)
-            asked = [backbone.suffix(text) for text in NEUTRAL]
-            return torch.cat([self.values(question, plain, backbone, layers) for question in asked], 2).mean(2)
+            values = torch.cat([self.values(backbone.suffix(text), plain, backbone, rows) for text in NEUTRAL], 2)
+            spread = values.std(2).mean(-1, keepdim=True).clamp_min(1e-6)
+            return torch.cat((values.mean(2), spread), -1)
 
-        return memory.feature_cache.get(("neutral", self.behind, layers), memory.chunks, make)
+        return memory.feature_cache.get(("neutral", self.behind, rows), memory.chunks, make)
 
-    def _table(self, memory: Memory, backbone: Backbone, layers: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Return keys (layers * kv_heads, n_chunks, m, d) float32 on the device, and which are real (n_chunks, m).
+    def _table(self, memory: Memory, backbone: Backbone, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Return keys (rows, n_chunks, m, d) float32 on the device, and which are real (n_chunks, m).
 
         Of many chunks they are left as they stand in the feature `INDEX`, an eighth as large.
         """
-        rows = list[Tensor]()
+        parts = list[Tensor]()
 
         def stored() -> list[Tensor]:
-            if not rows:
-                rows.extend(self._index(chunk, memory, backbone, layers) for chunk in memory.chunks)
-            return rows
+            if not parts:
+                parts.extend(self._index(chunk, memory, backbone, rows) for chunk in memory.chunks)
+            return parts
 
         def make() -> Tensor:
-            most = max(part.shape[2] for part in stored())
-            parts = [torch.nn.functional.pad(part, (0, 0, 0, most - part.shape[2])) for part in stored()]
-            whole = torch.stack(parts, 2).flatten(0, 1).to(backbone.device)
+            most = max(part.shape[1] for part in stored())
+            padded = [torch.nn.functional.pad(part, (0, 0, 0, most - part.shape[1])) for part in stored()]
+            whole = torch.stack(padded, 1).to(backbone.device)
             return whole if len(memory) > _CHUNKS else read_index(whole)
 
         def sizes() -> Tensor:
             return torch.tensor([index_size(part) for part in stored()], device=backbone.device)
 
-        keys = memory.feature_cache.get((INDEX, layers), memory.chunks, make)
-        known = memory.feature_cache.get((INDEX, layers, "sizes"), memory.chunks, sizes)
+        keys = memory.feature_cache.get((INDEX, rows), memory.chunks, make)
+        known = memory.feature_cache.get((INDEX, rows, "sizes"), memory.chunks, sizes)
         most = keys.shape[2] if keys.is_floating_point() else index_size(keys)
         return keys, torch.arange(most, device=keys.device) < known[:, None]
 
-    def _index(self, chunk: Chunk, memory: Memory, backbone: Backbone, layers: tuple[int, ...]) -> Tensor:
-        """Return the feature `INDEX` of a chunk in some layers."""
-        stored, held = chunk.features.get(INDEX), tuple(sorted({layer for layer, _ in memory_votes(memory, backbone)}))
-        if stored is None or not set(layers) <= set(held):
-            level = chunk.level(memory.finest if memory.finest in chunk.levels else memory.coarsest)
-            stored, held = key_index(plain_keys(level, chunk.positions, backbone, layers)), layers
-        return stored[[held.index(layer) for layer in layers]]
+    def _index(self, chunk: Chunk, memory: Memory, backbone: Backbone, rows: Rows) -> Tensor:
+        """Return the feature `INDEX` of a chunk for some layers and kv heads."""
+        stored, held = chunk.features.get(INDEX), index_rows(memory_votes(memory, backbone), memory.shape.heads)
+        if stored is not None and set(rows) <= set(held):
+            return stored[[held.index(row) for row in rows]]
+        level = chunk.level(memory.finest if memory.finest in chunk.levels else memory.coarsest)
+        layers = sorted({layer for layer, _ in rows})
+        keys = plain_keys(level, chunk.positions, backbone, layers)
+        return key_index(indexed(keys, [(layers.index(layer), head) for layer, head in rows]))
 
 
 def memory_votes(memory: Memory, backbone: Backbone) -> Votes:

@@ -9,7 +9,8 @@ from videox2l.engine.backbone import Backbone
 from videox2l.flops import DecoderShape, SummaryPlan, early_look, ingest_cost, kept_tokens, ranked_ingest_cost, text
 from videox2l.ingest import check_chunk_frames
 from videox2l.memory.disk.objects import StoredShape, coarse_fields, level_fields
-from videox2l.memory.features import index_layers
+from videox2l.memory.features import votes_of
+from videox2l.memory.votes import index_rows
 from videox2l.sizing.devices import USED_BANDWIDTH, USED_COMPUTE, Device
 from videox2l.sizing.dryrun import ChunkRun, VisionRun, counts, run_chunk, run_question, run_vision
 from videox2l.sizing.footage import Footage
@@ -252,12 +253,12 @@ def _question(
     work = [text(shape, wish.question, attended).total]
     copied, index = attended * shape.token_bytes, 0
     if len(levels) > 1 and wish.reload:
-        layers = index_layers(backbone)
-        values = len(layers) * shape.head_dim * (sum(coarse) if wish.l_tier == "lazy" else sum(fine))
-        products = 2 * wish.question * shape.heads * values
-        work.append(early_look(shape, wish.question, tokens(0), max(layers)).total + products)
+        rows = index_rows(votes_of(backbone), shape.kv_heads)
+        values = len(rows) * shape.head_dim * sum(each)
+        products = 2 * wish.question * shape.heads // shape.kv_heads * values
+        work.append(early_look(shape, wish.question, tokens(0), max(rows)[0]).total + products)
         copied += tokens(0) * shape.token_bytes
-        index = 4 * shape.kv_heads * values  # float32, on the device
+        index = 4 * values  # float32, on the device
     widest = max(attended, tokens(0))
     peak = run_question(backbone, widest, wish.question, wish.new_tokens)
     caches = (widest + wish.question + wish.new_tokens) * shape.token_bytes

@@ -6,12 +6,14 @@ A memory that someone sends is untrusted: hashes say that nothing changed on the
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from videox2l.memory.disk.journal import COARSE, ChunkEntry, ObjectRef
 from videox2l.memory.disk.objects import HEADER, INDEX, StoredShape, coarse_fields, level_fields
+from videox2l.memory.votes import index_rows
 
 if TYPE_CHECKING:
     from videox2l.memory.disk.source import Source
@@ -51,7 +53,7 @@ def check_source(source: Source) -> None:
     need(isinstance(head["video"], dict) and isinstance(head["content"], dict), "video or content")
     need(head["reposition"] in ("keep", "compact"), f"reposition {head['reposition']!r:.40}")
     need(settings.get("l_bits") in BITS and settings.get("h_bits") in BITS, "l_bits or h_bits")
-    _check_settings(settings, source.stored.layers)
+    _check_settings(settings, source.stored)
     need(isinstance(head["ratios"], list) and len(head["ratios"]) > 0, "ratios")
     ratios = [_ratio(ratio) for ratio in head["ratios"]]
     need(ratios == sorted(set(ratios)), f"ratios {ratios}")
@@ -68,7 +70,7 @@ def check_source(source: Source) -> None:
         need(source.journal.pack_bytes <= size, f"{COARSE} has {size} bytes of {source.journal.pack_bytes}")
 
 
-def _check_settings(settings: Mapping[str, Any], layers: int) -> None:
+def _check_settings(settings: Mapping[str, Any], shape: StoredShape) -> None:
     need(settings.get("l_tier", "stored") in ("stored", "lazy", "none"), "l_tier")
     need(all(isinstance(settings[name], str) for name in ("compressor", "history")), "compressor or history")
     whole(settings["chunk_frames"], "chunk_frames")
@@ -78,8 +80,9 @@ def _check_settings(settings: Mapping[str, Any], layers: int) -> None:
     embedder = settings.get("embedder")
     need(embedder is None or all(isinstance(text, str) for text in dict(embedder).values()), "embedder")
     for layer, kind in settings.get("index", ()):
-        whole(layer, "index", 0, layers - 1)
-        need(kind in ("confident", "best"), "index")
+        whole(layer, "index", 0, shape.layers - 1)
+        head = re.fullmatch(r"head (\d{1,5})\.(\d{1,5})", str(kind))
+        need(kind in ("confident", "best") or (head is not None and int(head[1]) < shape.heads), "index")
 
 
 def _ratio(value: Any) -> float:
@@ -133,12 +136,13 @@ def _check_chunk(source: Source, entry: ChunkEntry, after: float) -> None:
     if entry.features:
         need(all(n >= 0 for field in entry.features for n in field.shape), f"{name} features")
         _cover(entry.coarse, 1, sum(field.nbytes for field in entry.features), f"{name} features")
-        layers = {layer for layer, _ in source.head["settings"].get("index", ())}
+        votes = tuple((layer, kind) for layer, kind in source.head["settings"].get("index", ()))
         for field in entry.features:
             if field.name == INDEX:
-                fits = field.shape[:2] == (len(layers), shape.heads) and 2 * field.shape[-1] == shape.head_dim
-                need(fits and field.dtype == "U8" and len(field.shape) == 4, f"{name} index")
-                need(0 < field.shape[2] - HEADER <= entry.tokens, f"{name} index")
+                rows = len(index_rows(votes, shape.heads))
+                fits = len(field.shape) == 3 and field.shape[0] == rows and 2 * field.shape[2] == shape.head_dim
+                need(fits and field.dtype == "U8", f"{name} index")
+                need(0 < field.shape[1] - HEADER <= entry.tokens, f"{name} index")
     if entry.thumb is not None:
         need(0 <= entry.thumb.nbytes <= THUMBNAIL and entry.thumb.start == 0, f"{name} thumbnail")
     if entry.grid is not None:
