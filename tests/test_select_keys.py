@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from tests.conftest import FAMILIES, make_video_xl
 from videox2l import ArraySource, Memory, SettingsError, VideoX2L
 from videox2l.memory.features import INDEX, KEYS, VISUAL, FeatureCache, read_index
 from videox2l.select import EmbedDotSelector, KeysSelector
-from videox2l.select.exact import ExactSelector
+from videox2l.select.exact import NEUTRAL, ExactSelector
 from videox2l.select.keys import early_layers
-from videox2l.types import VideoCursor, VisualTokens
+from videox2l.types import TextTokens, VideoCursor, VisualTokens
 
 QUESTION = "Which one rings?"
 
@@ -53,6 +54,7 @@ def test_keys_are_those_of_the_stock_models_projections(family: str, video: np.n
     begin = x2l.backbone.prefix().embeds
     first = len(begin)
     text = [x2l.backbone.text_positions(0, first), x2l.backbone.text_positions(first, len(prompt))]
+    text_at = text
     queries = run([begin, prompt.embeds], text, "q_proj")[:, first:]
     tokens = visual_tokens(x2l, memory, video)
     keys = run([begin, *(t.embeds for t in tokens)], [text[0], *(t.positions for t in tokens)], "k_proj")[:, first:]
@@ -95,6 +97,25 @@ def test_keys_are_those_of_the_stock_models_projections(family: str, video: np.n
     torch.testing.assert_close(found, wanted / wanted.sum(), atol=0.02, rtol=0.1)
     other = ExactSelector(votes=((0, "best"),), behind="nothing").score(prompt, memory, x2l.backbone)
     assert (other - wanted / wanted.sum()).abs().max() > 0.02
+
+    # Single heads: in units of what the words of neutral questions differ by, weighted by confidence, averaged.
+    def products(text: TextTokens) -> torch.Tensor:
+        places = [text_at[0], x2l.backbone.text_positions(first, len(text))]
+        asked = run([begin, text.embeds], places, "q_proj")[:, first:]
+        each = [torch.stack([(asked[h] @ c[h // group].T).amax(-1) for c in chunks], -1) for h in range(len(asked))]
+        return torch.stack(each) * memory.shape.head_dim**-0.5  # (heads, words, chunks)
+
+    neutral = torch.cat([products(x2l.backbone.suffix(words)) for words in NEUTRAL], 1)
+    each = ((products(prompt) - neutral.mean(1, keepdim=True)) / neutral.std(1).mean(-1)[:, None, None]).softmax(-1)
+    certain = 1 - torch.special.entr(each).sum(-1, keepdim=True) / math.log(len(chunks))
+    ballots = (each * certain**2).sum(1)
+    ballots = ballots / ballots.sum(-1, keepdim=True)
+    votes = ((1, f"head 0.{group - 1}"), (1, "head 1.0"))
+    found = ExactSelector(votes=votes, behind="nothing").score(prompt, memory, x2l.backbone)
+    torch.testing.assert_close(found, ballots[[group - 1, group]].mean(0), atol=0.04, rtol=0.1)
+    swapped = ((1, f"head 1.{group - 1}"), (1, "head 0.0"))
+    other = ExactSelector(votes=swapped, behind="nothing").score(prompt, memory, x2l.backbone)
+    assert group == 1 or (other - ballots[[group - 1, group]].mean(0)).abs().max() > 0.01
     stored = read_index(memory.chunks[0].features[INDEX])[memory.shape.heads :]  # those of layer 1
     steps = (chunks[0].amax(1, keepdim=True) - chunks[0].amin(1, keepdim=True)) / 15
     assert ((stored - chunks[0]).abs() <= 0.51 * steps + 1e-3).all()  # as they stood, half a step of each channel off

@@ -48,7 +48,7 @@ class TextFilmBackbone(DecoderBackbone):
 
     group_frames = 1
     default_chunk_frames = 1
-    default_compressor = "keydiff"
+    default_compressor = "echo"
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__(model, tokenizer)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from videox2l.compress import compressor_by_name
+from videox2l.compress import RankedCompressor, compressor_by_name
+from videox2l.engine.backbone import Backbone
 from videox2l.evaluate.base import VideoSession
 from videox2l.evaluate.encode import EncodedVideo
 from videox2l.evaluate.static_cache import StaticSession
@@ -45,17 +46,24 @@ class NoVideoMethod:
         return StaticSession(video, cache, max_new_tokens, None, next_position=len(cache))
 
 
+def default_compressor(backbone: Backbone) -> str:
+    """Return the compressor that a model's memories are made with, or KeyDiff where that makes no level of any size."""
+    name = backbone.default_compressor
+    return name if isinstance(compressor_by_name(name), RankedCompressor) else "keydiff"
+
+
 @dataclass(frozen=True)
 class LevelMethod:
     """All chunks at one level of compression, by the package's own ingest.
 
-    `ratio` None means the one that the budget asks for: H alone. Otherwise a reference row: L alone.
+    `ratio` None means the one that the budget asks for: H alone. Otherwise a reference row: L alone. `compressor`: by
+    default the model's.
     """
 
     name: str
     about: str
     ratio: float | None = None
-    compressor: str = "keydiff"
+    compressor: str | None = None
     history: str = "H"
     split: int = 1
     uses_question: bool = False
@@ -76,8 +84,8 @@ class LevelMethod:
             chunks = video.chunked(video.split(self.split))
             sizes = shares([len(chunk.tokens) for chunk in chunks], video.allowance(budget))
             ratio = min(len(chunk.tokens) / size for chunk, size in zip(chunks, sizes, strict=True))
-        compressor = compressor_by_name(self.compressor)
-        memory, flops = video.memory(compressor, (ratio,), self.history, self.compressor, video.split(self.split))
+        name = self.compressor or default_compressor(video.backbone)
+        memory, flops = video.memory(compressor_by_name(name), (ratio,), self.history, name, video.split(self.split))
         plan = uniform_plan(memory, memory.finest)
         if sizes and memory.chunks[0].levels.ranked:
             wanted = [chunk.tokens / (size + 1e-6) for chunk, size in zip(memory.chunks, sizes, strict=True)]

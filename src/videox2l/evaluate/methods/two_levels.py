@@ -21,6 +21,7 @@ from videox2l.engine.backbone import Backbone
 from videox2l.evaluate.base import MethodOutput, Sample, VideoSession
 from videox2l.evaluate.encode import EncodedVideo
 from videox2l.evaluate.flop_counter import Count, FlopCounter
+from videox2l.evaluate.methods.plain import default_compressor
 from videox2l.evaluate.static_cache import generate_answer, prompt_of
 from videox2l.memory import Memory, Plan, build_cache
 from videox2l.options import DEFAULT_SELECTOR
@@ -71,14 +72,14 @@ class TwoLevelMethod:
     """Every chunk at H, the best chunks at L, as many as the budget pays for.
 
     The rule for a budget: H takes the share `gist` of the tokens, L keeps one token in `finest`; what H leaves goes to
-    chunks at L in order of score. `select` makes a sample's selector. Each chunk of the run is cut into `split` ones,
-    where its tokens can be cut. Without `reload` the question sees H alone.
+    chunks at L in order of score. `select` makes a sample's selector; `compressor` is the model's default. Each chunk
+    of the run is cut into `split` ones, where its tokens can be cut. Without `reload` the question sees H alone.
     """
 
     name: str
     about: str
     select: Callable[[Sample], Selector]
-    compressor: Compressor | str = "keydiff"
+    compressor: Compressor | str | None = None
     finest: float = 2.0
     gist: float = 0.5
     history: str = "H"
@@ -100,9 +101,9 @@ class TwoLevelMethod:
         coarsest = video.visual / max(1.0, self.gist * n)
         whole = video.visual / n  # where the budget pays for L everywhere, there is one level
         ratios = (whole,) if whole <= self.finest else (self.finest, coarsest)
-        named = isinstance(self.compressor, str)
-        compressor = compressor_by_name(self.compressor) if isinstance(self.compressor, str) else self.compressor
-        name = str(self.compressor) if named else None
+        given = default_compressor(video.backbone) if self.compressor is None else self.compressor
+        compressor = compressor_by_name(given) if isinstance(given, str) else given
+        name = given if isinstance(given, str) else None
         return video.memory(compressor, ratios, self.history, name, video.split(self.split))
 
 
