@@ -8,16 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from tests.conftest import make_qwen25
 from tests.families.models import MAKERS, needs
-from videox2l import ModelError, VideoX2L
+from videox2l import ArraySource, Memory, ModelError, VideoX2L
 from videox2l.backbones.qwen2_vl import MRopeBackbone
 from videox2l.cli.app import app
 from videox2l.conformance import check_cache
 from videox2l.conformance.doctor import diagnose
+from videox2l.conformance.key_layers import find_votes
 from videox2l.memory.disk import object_cache
+from videox2l.memory.features import INDEX
+from videox2l.memory.votes import index_rows
 from videox2l.options import LoadOptions
 
 TITLES = ["files", "adapter", "processor", "weights", "frames", "attention", "rope", "theta"]
@@ -179,3 +184,23 @@ def test_a_cache_that_cannot_be_written_does_no_harm(folder: Path, tmp_path: Pat
     monkeypatch.delenv(object_cache.FOLDER)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert object_cache.cache_folder().name in ("videox2l", "Cache")
+
+
+def test_heads_are_found_once_and_kept_with_a_memory(tmp_path: Path) -> None:
+    """The same heads each time, of few kv heads; a memory keeps the keys of these alone, on disk as well."""
+    x2l = VideoX2L.from_model(*make_qwen25(layers=14))
+    found = find_votes(x2l.backbone, films=1)
+    assert found == find_votes(x2l.backbone, films=1)
+    rows = index_rows(found.votes, x2l.backbone.shape.heads)
+    assert 1 <= len(rows) <= 0.075 * 14 * x2l.backbone.shape.heads
+    assert all(kind.startswith("head ") for _, kind in found.votes)
+    x2l.backbone.index_votes = found.votes  # type: ignore[attr-defined]
+    video = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), np.uint8)
+    memory = x2l.ingest(ArraySource(video), store=tmp_path / "m.x2l", chunk_frames=4)
+    assert memory.chunks[0].features[INDEX].shape[0] == len(rows)
+    assert memory.settings["index"] == [list(vote) for vote in found.votes]
+    answers = [
+        x2l.ask(held, "Which?", reload=1, max_new_tokens=4) for held in (memory, Memory.load(tmp_path / "m.x2l"))
+    ]
+    assert answers[0].ids == answers[1].ids
+    assert [moment.score for moment in answers[0].evidence] == [moment.score for moment in answers[1].evidence]
