@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +60,10 @@ class OptionSet:
 
     def _check_number(self, name: str, low: float, *, whole: bool = True, high: float | None = None) -> None:
         value = getattr(self, name)
-        if value is None:
+        if value is None and _default(self, name) is None:
             return
         kinds = int if whole else (int, float)
-        wrong = isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value)
+        wrong = isinstance(value, bool) or not isinstance(value, kinds) or not abs(value) < 2**64  # NaN is not below
         if wrong or value < low or (high is not None and value > high):
             kind = "a whole number" if whole else "a number"
             upper = "" if high is None else f" and at most {high:g}"
@@ -70,14 +71,59 @@ class OptionSet:
 
     def _check_text(self, name: str) -> None:
         value = getattr(self, name)
-        if value is not None and not (isinstance(value, str) and value.strip()):
+        if value is None and _default(self, name) is None:
+            return
+        check_text(value, name)
+        if not value.strip():
             raise SettingsError(f"{name} must be text that is not empty, got {value!r}: leave it out for none")
+
+    def _check_flag(self, name: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, bool):
+            raise SettingsError(f"{name} must be True or False, got {value!r:.80}")
 
     def _check_choice(self, name: str, choices: Sequence[Any], optional: bool = False) -> None:
         value = getattr(self, name)
-        if value not in choices and not (optional and value is None):
+        known_value = isinstance(value, (str, int)) and value in choices
+        if not known_value and not (optional and value is None):
             known = ", ".join(str(choice) for choice in choices)
             raise SettingsError(f"{name} must be one of {known}, got {value!r}")
+
+
+def _default(options: OptionSet, name: str) -> Any:
+    return next(field.default for field in dataclasses.fields(options) if field.name == name)  # type: ignore[arg-type]
+
+
+def check_text(value: Any, name: str) -> None:
+    """Raise SettingsError for what is no text that can be written as UTF-8."""
+    if not isinstance(value, str):
+        raise SettingsError(f"{name} must be text, got {value!r:.80}")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise SettingsError(f"{name} holds half of a character (a lone surrogate), which is no text: {value!r:.80}")
+
+
+def check_path(value: Any, name: str) -> None:
+    """Raise SettingsError for what no file or folder can be called. Names in odd encodings are fine."""
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str) or not os.fspath(value):
+        raise SettingsError(f"{name} must be a path or URL, got {value!r:.80}")
+    try:
+        wrong = b"\0" in os.fsencode(value)
+    except UnicodeEncodeError:
+        wrong = True
+    if wrong:
+        raise SettingsError(f"{name} must be a path or URL, got {value!r:.80}: no file can have this name")
+
+
+def check_callable(value: Any, name: str) -> None:
+    """Raise SettingsError for what is neither None nor can be called."""
+    if value is not None and not callable(value):
+        raise SettingsError(f"{name} must be a function or None, got {value!r:.80}")
+
+
+def check_methods(value: Any, name: str, methods: Sequence[str], cure: str) -> None:
+    """Raise SettingsError for an object that lacks what is called; a class in place of an object, too."""
+    if isinstance(value, type) or not all(hasattr(value, method) for method in methods):
+        raise SettingsError(f"{name} must be {cure}, got {value!r:.80}")
 
 
 DETAIL = {"low": 128 * 28 * 28, "medium": 384 * 28 * 28, "high": 768 * 28 * 28}
@@ -107,6 +153,15 @@ class LoadOptions(OptionSet):
 
     def __post_init__(self) -> None:
         self._check_number("max_pixels", 1)
+        for name in ("device", "dtype", "revision", "detail"):
+            self._check_text(name)
+        self._check_flag("check")
+        if self.quantize is not None and not isinstance(self.quantize, str):
+            check_methods(self.quantize, "quantize", ["quant_method"], "4bit, 8bit or a quantization config")
+        kind = type(self.device_map)  # also a torch.device, or the number of a GPU; this module knows no torch
+        known_kind = kind.__name__ == "device" or (issubclass(kind, (str, Mapping, int)) and kind is not bool)
+        if self.device_map is not None and not (known_kind and self.device_map not in ("", {})):
+            raise SettingsError(f"device_map must be a word such as auto, or a map of modules, got {self.device_map!r}")
         if self.detail is None:
             return
         if self.detail not in DETAIL:
@@ -177,6 +232,16 @@ class IngestOptions(OptionSet):
         self._check_number("chunk_frames", 1)
         self._check_number("audio_track", 1)
         self._check_text("system")
+        self._check_text("history")
+        self._check_text("language")
+        self._check_flag("live")
+        if self.compressor is not None and not isinstance(self.compressor, str):
+            check_methods(self.compressor, "compressor", ["compress", "compact"], "a name or a Compressor")
+        if self.embedder is not None and not isinstance(self.embedder, str):
+            check_methods(self.embedder, "embedder", ["identity", "of_chunk"], "a folder, a hub id or a DualEncoder")
+        if self.transcribe is not None and not isinstance(self.transcribe, (str, Path)):
+            check_methods(self.transcribe, "transcribe", ["name", "words"], "the name of a model or a Transcriber")
+        self._check_subtitles()
         if self.transcribe is not None and self.subtitles not in ((), []):
             raise SettingsError("subtitles and transcribe both make the subtitles of a memory: use one of them")
         if self.fps is not None:
@@ -189,6 +254,13 @@ class IngestOptions(OptionSet):
             raise SettingsError("l_tier='lazy' needs a compressor by name: levels are made later, maybe elsewhere")
         if self.l_tier == "none":
             self._set("ratios", self.ratios[-1:])
+
+    def _check_subtitles(self) -> None:
+        cues = self.subtitles
+        if isinstance(cues, (str, Path)):
+            check_path(cues, "subtitles")
+        elif not isinstance(cues, (list, tuple)) or not all(isinstance(cue, Cue) for cue in cues):
+            raise SettingsError(f"subtitles must be a file, embedded, or a list of cues, got {cues!r:.80}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +300,7 @@ class SamplingParams(OptionSet):
         if not all(isinstance(text, str) and text for text in self.stop):
             raise SettingsError(f"stop must be texts that are not empty, got {list(self.stop)!r}")
         self._check_number("max_new_tokens", 1, high=1_000_000)
-        self._check_number("temperature", 0, whole=False)
+        self._check_number("temperature", 0, whole=False, high=1000)
         self._check_number("top_p", 0, whole=False, high=1)
         if self.top_p == 0:
             raise SettingsError("top_p must be above 0 and at most 1, got 0")
@@ -321,6 +393,10 @@ class AskOptions(SamplingParams):
         if self.prompt_template is not None and self.prompt_template.count(_QUESTION) != 1:
             raise SettingsError(f"prompt_template must hold {_QUESTION} once, got {self.prompt_template!r}")
         self._check_text("said")
+        self._check_flag("subtitles")
+        self._check_flag("calibrate")
+        if not isinstance(self.selector, str):
+            check_methods(self.selector, "selector", ["score"], "a name such as exact, or a Selector")
         self._check_number("reselect_every", 1)
         if self.reselect_every is not None and self.escalate:
             raise SettingsError("reselect_every and escalate both change what is re-loaded: use one of them")
@@ -509,6 +585,8 @@ def _number(text: str, name: str) -> float:
 def _several(values: Any, name: str) -> Sequence[Any]:
     if isinstance(values, str) or not isinstance(values, (list, tuple)):
         raise SettingsError(f"{name} must be a list, got {values!r}; write {name}=[{values!r}]")
+    if any(value is None for value in values):
+        raise SettingsError(f"{name} must be a list without None, got {values!r:.80}")
     return values
 
 

@@ -28,6 +28,10 @@ from videox2l.options import (
     LibraryOptions,
     LoadKeywords,
     LoadOptions,
+    check_callable,
+    check_methods,
+    check_path,
+    check_text,
 )
 from videox2l.select import Selector, selector_by_name
 from videox2l.select.embedding import DualEncoder
@@ -83,6 +87,7 @@ class VideoX2L:
         from videox2l.demo.models import SHIPPED, load_backbone
 
         options = LoadOptions.from_keywords(options, keywords)
+        check_path(name, "the model")
         backbone, checkpoint = load_backbone(name, options)
         x2l = cls(backbone, checkpoint.source)
         if options.check and name not in SHIPPED:
@@ -174,6 +179,8 @@ class VideoX2L:
         Raises SettingsError, VideoError, and MemoryFileError when the store cannot be written or holds another memory.
         """
         options = IngestOptions.from_keywords(options, keywords)
+        check_callable(progress, "progress")
+        check_video(video)
         target = None if store is None else open_store(store)
         cues = options.subtitles
         if isinstance(cues, (str, Path)):
@@ -201,7 +208,7 @@ class VideoX2L:
 
     def append(
         self,
-        memory: Memory,
+        memory: Memory | str | Path,
         video: str | Path | FrameSource,
         *,
         fps: float | None = 1.0,
@@ -209,14 +216,16 @@ class VideoX2L:
         embedder: DualEncoder | None = None,
         progress: Progress | None = None,
     ) -> Memory:
-        """Add a video behind the end of a memory, with the memory's settings; return the memory, which is changed.
+        """Add a video behind the end of a memory, with its settings; return the memory, which is changed.
 
         Its time 0 is where the memory ends. Chunks can be asked about as they finish, also from other threads and,
         where the memory lies in a folder, from other processes. No chunk of it is treated as the last of the video.
         `embedder`: the memory's own, if it was made with one that cannot be loaded by name.
         Raises SettingsError, VideoError, MemoryFileError, ModelError.
         """
-        memory.check_model(self.identity)
+        memory = self._opened(memory)
+        check_callable(progress, "progress")
+        check_video(video)
         with contextlib.ExitStack() as stack:
             if isinstance(video, (str, Path)):
                 options = IngestOptions(fps=fps, sampling=sampling)
@@ -317,6 +326,10 @@ class VideoX2L:
         if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
             raise SettingsError(f"batch={batch!r} is not possible: use a number of questions, 1 or more")
         options = AskOptions.from_keywords(options, keywords)
+        if not isinstance(questions, (list, tuple)) or any(
+            not isinstance(pair, (list, tuple)) or len(pair) != 2 for pair in questions
+        ):
+            raise SettingsError(f"questions must be a list of pairs (memory, question), got {questions!r:.80}")
         paths = {memory: self.open(memory) for memory, _ in questions if isinstance(memory, (str, Path))}  # once each
         begun = [
             self.answering(paths[memory] if isinstance(memory, (str, Path)) else memory, question, options)
@@ -340,6 +353,7 @@ class VideoX2L:
         StopIteration with an `Outcome`.
         """
         options = self._with_selector(options)
+        check_callable(on_text, "on_text")
         opened = self.open(memory)
         if options.why and isinstance(opened, JointMemory):
             raise SettingsError("why=... does not go with several videos: use answer.why(seconds, memory)")
@@ -368,7 +382,9 @@ class VideoX2L:
         Raises SettingsError, and MemoryFileError where there is no library or no memory in it can be asked.
         """
         options = self._with_selector(AskOptions.from_keywords(options, keywords))
-        searching = LibraryOptions() if searching is None else searching
+        check_text(question, "the question")
+        check_path(library, "the library")
+        searching = LibraryOptions.from_keywords(searching)
         search = searching.search
         if isinstance(search, str):  # one may have loaded a model of its own
             search = self._with_selector(AskOptions(selector=search)).selector
@@ -401,6 +417,8 @@ class VideoX2L:
             return self._opened(memory)
         if not isinstance(memory, Sequence) or not memory:
             raise SettingsError(f"memory must be a Memory, the path of one, or a list of them, got {memory!r:.80}")
+        if names is not None and (not isinstance(names, (list, tuple)) or len(names) != len(memory)):
+            raise SettingsError(f"names must be a list of {len(memory)}, one for each memory, got {names!r:.80}")
         if len(memory) == 1:
             return self._opened(memory[0])
         memories, called = [], []
@@ -434,6 +452,15 @@ class VideoX2L:
         if name not in self._selectors:
             self._selectors[name] = selector_by_name(name)
         return AskOptions.from_keywords(options, {"selector": self._selectors[name]})
+
+
+def check_video(video: Any) -> None:
+    """Raise SettingsError for what is neither the path of a video nor a source of frames."""
+    if isinstance(video, (str, Path)):
+        check_path(video, "video")
+    else:
+        cure = "the path of a video, or a source of frames such as ArraySource(frames, fps=1.0)"
+        check_methods(video, "video", ["__iter__", "manifest", "expected_frames"], cure)
 
 
 def frame_sampling(options: IngestOptions) -> FrameSampling:

@@ -28,7 +28,7 @@ def parse_time(text: str) -> float:
         values = [float(part) for part in parts]
     except ValueError:
         values = []
-    if not 1 <= len(values) <= 3 or any(not 0 <= value < float("inf") for value in values):
+    if not 1 <= len(values) <= 3 or any(not 0 <= value < 1e15 for value in values):
         raise SettingsError(f"'{text}' is no time: write seconds, mm:ss or h:mm:ss")
     seconds = 0.0
     for value in values:
@@ -53,7 +53,7 @@ def as_time(value: object, name: str) -> float | None:
         return None
     if isinstance(value, str):
         return parse_time(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e15:
         raise SettingsError(f"{name} must be a time of 0 seconds or more, or text such as 12:30; got {value!r}")
     return float(value)
 

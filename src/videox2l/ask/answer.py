@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from videox2l.errors import SettingsError
-from videox2l.units import format_range, format_time
+from videox2l.units import as_time, format_range, format_time
 
 if TYPE_CHECKING:  # a client of a server knows answers without torch
     from videox2l.memory import Memory, Plan
@@ -188,13 +188,16 @@ class Answer:
         """The re-loaded moments, in order of time."""
         return [moment for moment in self.evidence if moment.reloaded]
 
-    def why(self, seconds: float, memory: str = "") -> Why:
+    def why(self, seconds: float | str, memory: str = "") -> Why:
         """Explain a moment: its score and rank, and what it would have taken to be re-loaded.
 
         `memory`: the name of its video, where several were asked about. Raises SettingsError for a moment that the
         answer did not see.
         """
-        return explain(self, seconds, memory)
+        moment = as_time(seconds, "seconds")
+        if moment is None:
+            raise SettingsError("seconds must be a time of 0 seconds or more, or text such as 12:30; got None")
+        return explain(self, moment, memory)
 
     def cost_line(self) -> str:
         """Return in one line what was re-loaded, which share of the video was attended to, and how long it took."""

@@ -37,7 +37,7 @@ class Chat:
     """
 
     def __init__(self, backbone: Backbone, memory: Memory, earlier: str = "keep") -> None:
-        if earlier not in EARLIER:
+        if not isinstance(earlier, str) or earlier not in EARLIER:
             raise SettingsError(f"earlier='{earlier}' is not known: use {' or '.join(EARLIER)}")
         self.memory = memory
         self.earlier = earlier

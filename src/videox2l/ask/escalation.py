@@ -32,6 +32,11 @@ class Escalation:
     unchanged: bool = False
 
     def __post_init__(self) -> None:
+        wrong = [name for name in ("start", "by", "draft") if type(getattr(self, name)) is not int]
+        if isinstance(self.below, bool) or not isinstance(self.below, (int, float)) or self.below != self.below:
+            wrong.append("below")
+        if wrong:
+            raise SettingsError(f"escalation {wrong[0]}={getattr(self, wrong[0])!r:.60} is not possible: use a number")
         if self.below < 0:
             raise SettingsError(f"escalation below={self.below:g} is not possible: use an entropy of 0 nats or more")
         if self.start < 0:
@@ -39,7 +44,7 @@ class Escalation:
         for name in ("by", "draft"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"escalation {name}={getattr(self, name)} is not possible: use 1 or more")
-        if self.measure not in MEASURES:
+        if not isinstance(self.measure, str) or self.measure not in MEASURES:
             raise SettingsError(f"escalation measure='{self.measure}' is not known: use {' or '.join(MEASURES)}")
 
     def entropy(self, writer: TokenGenerator) -> float:

@@ -30,7 +30,7 @@ from videox2l.engine.decode import StopText, TextStream, TokenGenerator, advance
 from videox2l.engine.schema import SchemaGrammar
 from videox2l.errors import SettingsError
 from videox2l.memory import CacheLayout, Memory, Plan, build_cache, update_cache
-from videox2l.options import AskOptions
+from videox2l.options import AskOptions, check_text
 from videox2l.select import Budget, Selector, bound, budget_for, selector_by_name
 from videox2l.select.probes import Attribution, Explainer
 from videox2l.types import TextTokens, Turn, VideoInfo
@@ -77,6 +77,8 @@ class QuestionRun:
 
         `prompt` returns, in place of the whole dialogue, what is still to be read for a question behind examples.
         """
+        check_text(question, "the question")
+        check_history(history)
         system = check_system(options, view.whole)
         if prompt is None:
 
@@ -110,6 +112,15 @@ class QuestionRun:
         """Return what writes an answer behind a prompt."""
         constraint = None if self.grammar is None else self.grammar.begin()
         return TokenGenerator(self.backbone, self.options, lambda: _prompt_ids(self, prompt), constraint)
+
+
+def check_history(history: object) -> None:
+    """Raise SettingsError for what is no list of turns with texts."""
+    if not isinstance(history, (list, tuple)) or not all(isinstance(turn, Turn) for turn in history):
+        raise SettingsError(f"history must be a list of Turn(question, answer), got {history!r:.80}")
+    for turn in history:
+        check_text(turn.question, "a question of the history")
+        check_text(turn.answer, "an answer of the history")
 
 
 @dataclass(frozen=True)

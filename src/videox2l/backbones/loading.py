@@ -92,7 +92,7 @@ def usable_device(device: str | None) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError, TypeError) as error:
         raise SettingsError(f"device '{device}' cannot be used: {str(error).splitlines()[0]}") from error
     return device
 

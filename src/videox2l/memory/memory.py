@@ -17,6 +17,7 @@ from videox2l.memory.features import FeatureCache
 from videox2l.memory.level_cache import LevelCache
 from videox2l.memory.levels import Chunk, LevelKV, Levels
 from videox2l.memory.resident import ResidentLevel
+from videox2l.options import check_path
 from videox2l.types import SOURCE, KVShape, without_source
 from videox2l.units import Cue, cues_within
 
@@ -253,6 +254,7 @@ class Memory:
         """Write the memory to a folder or an fsspec URL (docs/memory-format.md); an older one there is replaced."""
         from videox2l.memory.disk.folder import save
 
+        check_path(path, "the place of a memory")
         save(self, path)
 
     @classmethod

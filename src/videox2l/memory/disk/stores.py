@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videox2l.errors import MemoryFileError
+from videox2l.options import check_path
 
 if TYPE_CHECKING:
     from videox2l.memory.disk.lease import Lease
@@ -545,5 +546,6 @@ def _as_os_error() -> Iterator[None]:
 
 def open_store(where: str | os.PathLike[str]) -> LocalStore | RemoteStore:
     """Return the place of a path or an fsspec URL."""
+    check_path(where, "the place of a memory")
     text = os.fspath(where)
     return RemoteStore(text) if "://" in text else LocalStore(Path(text))
