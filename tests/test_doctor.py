@@ -194,8 +194,12 @@ def test_heads_are_found_once_and_kept_with_a_memory(tmp_path: Path) -> None:
     rows = index_rows(found.votes, x2l.backbone.shape.heads)
     assert 1 <= len(rows) <= 0.075 * 14 * x2l.backbone.shape.heads
     assert all(kind.startswith("head ") for _, kind in found.votes)
-    x2l.backbone.index_votes = found.votes  # type: ignore[attr-defined]
     video = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), np.uint8)
+    earlier = x2l.ingest(ArraySource(video), chunk_frames=4)
+    x2l.backbone.index_votes = found.votes  # type: ignore[attr-defined]
+    x2l.append(earlier, ArraySource(video))  # a memory goes on with what it began with
+    assert len({chunk.features[INDEX].shape[0] for chunk in earlier.chunks}) == 1
+    assert len(x2l.ask(earlier, "Which?", reload=1, max_new_tokens=1).reloaded) == 1
     memory = x2l.ingest(ArraySource(video), store=tmp_path / "m.x2l", chunk_frames=4)
     assert memory.chunks[0].features[INDEX].shape[0] == len(rows)
     assert memory.settings["index"] == [list(vote) for vote in found.votes]

@@ -30,7 +30,7 @@ from videox2l.memory.disk.folder import content_of, head_of, memory_of
 from videox2l.memory.disk.journal import describe_differences
 from videox2l.memory.disk.stores import ObjectStore, RamStore
 from videox2l.memory.disk.writer import MemoryWriter, continue_writer, open_writer
-from videox2l.memory.features import PICTURES, KeyTap, chunk_features, votes_of
+from videox2l.memory.features import PICTURES, KeyTap, chunk_features, votes_in, votes_of
 from videox2l.memory.memory import in_host_memory
 from videox2l.memory.votes import Votes
 from videox2l.options import IngestOptions
@@ -218,10 +218,10 @@ class Ingestor:
         number = len(memory.chunks)
         check_finite(tokens.embeds[None], f"the visual tokens of chunk {number}")
         last = last and not self._live
-        tap = KeyTap(tokens, self._backbone)
+        tap = KeyTap(tokens, self._backbone, votes_in(memory.settings, self._backbone))
         levels = self._encoder.make(tokens, last, tap)
         check_level_finite(levels[min(levels)], f"chunk {number}")
-        features = chunk_features(levels, tokens, self._backbone, tap.keys)
+        features = chunk_features(levels, tokens, self._backbone, tap)
         if self._embedder is not None:
             features[PICTURES] = self._embedder.of_chunk(images)
         chunk = Chunk(

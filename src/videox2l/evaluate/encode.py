@@ -167,10 +167,10 @@ class EncodedVideo:
             for number, chunk in enumerate(chunks, 1):
                 last = number == len(chunks)
                 tokens = chunk.tokens.to(self.backbone.device)
-                tap = KeyTap(tokens, self.backbone)
+                tap = KeyTap(tokens, self.backbone, settings.index)
                 levels = encoder.make(tokens, last, tap)
                 encoder.extend(levels, tokens.positions)
-                features = chunk_features(levels, tokens, self.backbone, tap.keys)
+                features = chunk_features(levels, tokens, self.backbone, tap)
                 memory.add(
                     Chunk(
                         start=chunk.start,

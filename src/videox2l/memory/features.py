@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -68,6 +68,12 @@ def votes_of(backbone: Backbone) -> Votes:
     return ((2, "confident"), (round(0.4 * (layers - 1)), "confident"))
 
 
+def votes_in(settings: Mapping[str, Any], backbone: Backbone) -> Votes:
+    """Return the votes that the settings of a memory name; where they name none, those of the model."""
+    known = settings.get("index")
+    return tuple((int(layer), str(kind)) for layer, kind in known) if known else votes_of(backbone)
+
+
 def indexed(keys: Tensor, rows: Sequence[tuple[int, int]]) -> Tensor:
     """Return the keys (rows, n, head_dim) of some layers and kv heads out of keys (layers, heads, n, head_dim)."""
     return torch.stack([keys[layer, head] for layer, head in rows])
@@ -116,46 +122,53 @@ def plain_keys(level: LevelKV, positions: Tensor, backbone: Backbone, layers: Se
     return unrotate(level.keys[picked].to(backbone.device), cos, sin)
 
 
+def level_index(level: LevelKV, positions: Tensor, backbone: Backbone, rows: Sequence[tuple[int, int]]) -> Tensor:
+    """Return the feature `INDEX` of the keys that a level keeps, for some layers and kv heads."""
+    layers = sorted({layer for layer, _ in rows})
+    keys = plain_keys(level, positions, backbone, layers)
+    return key_index(indexed(keys, [(layers.index(layer), head) for layer, head in rows]))
+
+
 def visual_features(tokens: VisualTokens) -> Tensor:
     """Return the feature `VISUAL`: the mean embedding of each group of frames (groups, hidden)."""
     return tokens.group_means().to(tokens.embeds).cpu()
 
 
 class KeyTap:
-    """Keeps all keys (rows, n, head_dim) of a chunk that are indexed, RoPE undone, when a compressor has them.
+    """Keeps the keys of a chunk that `votes` need, RoPE undone, when a compressor has all of them.
 
     The first time counts: where every level has a forward of its own, the finest one's comes first.
     """
 
-    def __init__(self, tokens: VisualTokens, backbone: Backbone) -> None:
-        self.keys: Tensor | None = None
+    def __init__(self, tokens: VisualTokens, backbone: Backbone, votes: Votes) -> None:
         self._tokens, self._backbone = tokens, backbone
+        self._rows = index_rows(votes, backbone.shape.heads)
+        self._keys: Tensor | None = None
 
     def __call__(self, keys: Tensor) -> None:
         """Take the keys (layers, heads, n, head_dim) of all layers, rotated."""
-        if self.keys is None:
+        if self._keys is None:
             cos, sin = self._backbone.rotation(self._tokens.positions)
-            rows = index_rows(votes_of(self._backbone), keys.shape[1])
-            self.keys = unrotate(indexed(keys, rows).to(cos.device), cos, sin)
+            self._keys = unrotate(indexed(keys, self._rows).to(cos.device), cos, sin)
+
+    def index(self, finest: LevelKV) -> Tensor:
+        """Return the feature `INDEX` of the chunk.
+
+        Of the keys that the finest level keeps where the compressor never had all, as with summary tokens.
+        """
+        if self._keys is None:
+            return level_index(finest, self._tokens.positions, self._backbone, self._rows)
+        return key_index(self._keys)
 
 
 def chunk_features(
-    levels: Mapping[float, LevelKV], tokens: VisualTokens, backbone: Backbone, keys: Tensor | None
+    levels: Mapping[float, LevelKV], tokens: VisualTokens, backbone: Backbone, tap: KeyTap
 ) -> dict[str, Tensor]:
-    """Return the features of a chunk that was just encoded.
-
-    `keys`: what a `KeyTap` saw while it was; None where the compressor never has all keys of a chunk, as with summary
-    tokens: those that the finest level keeps are indexed then.
-    """
+    """Return the features of a chunk that was just encoded; `tap` saw its keys meanwhile."""
     finest = levels[min(levels)]
-    if keys is None:
-        rows = index_rows(votes_of(backbone), backbone.shape.heads)
-        layers = sorted({layer for layer, _ in rows})
-        kept = plain_keys(finest, tokens.positions, backbone, layers)
-        keys = indexed(kept, [(layers.index(layer), head) for layer, head in rows])
     return {
         KEYS: key_features(finest, tokens.positions, backbone),
-        INDEX: key_index(keys),
+        INDEX: tap.index(finest),
         VISUAL: visual_features(tokens),
     }
 

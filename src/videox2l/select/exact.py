@@ -14,7 +14,7 @@ from videox2l.engine.backbone import Backbone
 from videox2l.engine.rope import unrotate
 from videox2l.errors import SettingsError
 from videox2l.memory import Chunk, Memory, build_cache, uniform_plan
-from videox2l.memory.features import INDEX, index_size, indexed, key_index, plain_keys, read_index, votes_of
+from videox2l.memory.features import INDEX, index_size, level_index, read_index, votes_in
 from videox2l.memory.votes import Votes, head_of_vote, index_rows
 from videox2l.select.probes import Attribution, QueryProbe, attribution, partial_prefill
 from videox2l.types import TextTokens
@@ -78,7 +78,7 @@ class ExactSelector:
 
     def _ballots(self, question: TextTokens, memory: Memory, backbone: Backbone) -> Tensor:
         """Return all votes, (votes, n_chunks), each with a sum of 1; heads vote together."""
-        votes = memory_votes(memory, backbone) if self.votes is None else self.votes
+        votes = votes_in(memory.settings, backbone) if self.votes is None else self.votes
         rows = self._rows(memory, backbone)
         values, neutral = self.values(question, memory, backbone, rows), self.neutral(memory, backbone, rows)
         heads = [(layer, *head) for layer, kind in votes if (head := head_of_vote(kind)) is not None]
@@ -120,7 +120,7 @@ class ExactSelector:
         return certain.pow(self.power)
 
     def _rows(self, memory: Memory, backbone: Backbone) -> Rows:
-        votes = memory_votes(memory, backbone) if self.votes is None else self.votes
+        votes = votes_in(memory.settings, backbone) if self.votes is None else self.votes
         return index_rows(votes, memory.shape.heads)
 
     def values(self, question: TextTokens, memory: Memory, backbone: Backbone, rows: Rows) -> Tensor:
@@ -211,16 +211,8 @@ class ExactSelector:
 
     def _index(self, chunk: Chunk, memory: Memory, backbone: Backbone, rows: Rows) -> Tensor:
         """Return the feature `INDEX` of a chunk for some layers and kv heads."""
-        stored, held = chunk.features.get(INDEX), index_rows(memory_votes(memory, backbone), memory.shape.heads)
+        stored, held = chunk.features.get(INDEX), index_rows(votes_in(memory.settings, backbone), memory.shape.heads)
         if stored is not None and set(rows) <= set(held):
             return stored[[held.index(row) for row in rows]]
         level = chunk.level(memory.finest if memory.finest in chunk.levels else memory.coarsest)
-        layers = sorted({layer for layer, _ in rows})
-        keys = plain_keys(level, chunk.positions, backbone, layers)
-        return key_index(indexed(keys, [(layers.index(layer), head) for layer, head in rows]))
-
-
-def memory_votes(memory: Memory, backbone: Backbone) -> Votes:
-    """Return the votes that a memory has an index for, or would have one if it were made now."""
-    known = memory.settings.get("index")
-    return tuple((int(layer), str(kind)) for layer, kind in known) if known else votes_of(backbone)
+        return level_index(level, chunk.positions, backbone, rows)

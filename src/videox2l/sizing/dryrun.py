@@ -82,9 +82,9 @@ def run_chunk(backbone: Backbone, settings: IngestSettings, vision: VisionRun, b
         _fill(encoder, vision.prefix, n, before)
         shadow.lap()
         context = sum(_allocated(stream.context) for stream in encoder.streams)
-        tap = KeyTap(tokens, backbone)
+        tap = KeyTap(tokens, backbone, settings.index)
         levels = encoder.make(tokens, on_keys=tap)
-        features = chunk_features(levels, tokens, backbone, tap.keys)
+        features = chunk_features(levels, tokens, backbone, tap)
         encoder.extend(levels, tokens.positions)
         peak = max(shadow.lap() - weights, context + vision.peak)
     finest = levels[min(levels)]
