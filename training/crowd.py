@@ -7,8 +7,6 @@ encoded for every batch: grids from a bank cannot be put together to crowded pic
 
 from __future__ import annotations
 
-import argparse
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +20,14 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from training.batches import Packer
-from training.export import export_model
+from training.command import run_command
 from training.forward import encode_grids
 from training.geometry import TEMPORAL, patchify
 from training.language import LanguagePhase, pair_up, score
 from training.loop import Schedule, finished, run_phase
+from training.recipe import newest
 from training.vision import IGNORED, overlap
-from training.workers import launch, rank
+from training.workers import rank
 from videox2l.demo.crowd import (
     ALL_SHAPES,
     AT_ONCE,
@@ -189,24 +188,5 @@ def train_crowd(config: dict[str, Any], folder: Path, device: torch.device) -> N
         model.load_state_dict(torch.load(path, weights_only=True)["modules"])
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, go on training, or export."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--run", type=Path, default=Path("runs/dense"), help="checkpoints and log; resumed if there")
-    parser.add_argument("--config", type=Path, default=Path(__file__).with_name("crowd.toml"), help="the recipe")
-    parser.add_argument("--export", type=Path, help="write the model folder here at the end")
-    parser.add_argument("--no-training", action="store_true", help="only export the newest checkpoint")
-    parser.add_argument("--device", default="cpu")
-    given = parser.parse_args(arguments)
-    if not given.no_training:
-        given.run.mkdir(parents=True, exist_ok=True)
-        config = tomllib.loads(given.config.read_text())
-        launch(train_crowd, config["workers"], (config, given.run, torch.device(given.device)))
-    if given.export:
-        from training.recipe import newest
-
-        export_model(newest(given.run), given.export, WORDS)
-
-
 if __name__ == "__main__":
-    main()
+    run_command("dense", "crowd.toml", train_crowd, newest, WORDS)

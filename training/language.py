@@ -37,7 +37,12 @@ class Stage:
 
 
 class LanguagePhase:
-    """Trains the decoder on grids from a bank or, without one, the whole model on frames drawn for every batch."""
+    """Trains the decoder on grids from a bank or, without one, the whole model on frames drawn for every batch.
+
+    `salt` parts its random numbers from those of other worlds; a question takes about `question_tokens`.
+    """
+
+    salt, question_tokens = 0x1A26, 16
 
     def __init__(
         self, model: Any, name: str, seed: int, stages: Sequence[Stage], *,
@@ -60,16 +65,24 @@ class LanguagePhase:
         """Return the cross-entropy of the answers of a fresh batch, and the accuracy by kind and length."""
         stage = next(stage for stage in self.stages if progress <= stage.until)
         frames = stage.frames[step % len(stage.frames)]
-        rng = np.random.default_rng([0x1A26, self.seed, step, rank()])
+        rng = np.random.default_rng([self.salt, self.seed, step, rank()])
         grids = frames // TEMPORAL
-        rows = max(2, stage.tokens // (9 * grids + 16 * stage.questions))
-        videos = [draw_video(rng, frames, int(rng.choice(stage.colours))) for _ in range(rows)]
-        talks = [pair_up(make_questions(video, rng, stage.questions, self.mix), rng) for video in videos]
+        rows = max(2, stage.tokens // (9 * grids + self.question_tokens * stage.questions))
+        videos = [self.draw(rng, frames, stage) for _ in range(rows)]
+        talks = [pair_up(self.ask(video, rng, stage.questions), rng) for video in videos]
         steps = rng.choice(list(stage.steps), rows).tolist()
         batch = self.packer.pack(grids, steps, talks)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             logits = self.forward(batch, self.features(videos, rng))
         return score(logits, batch, frames)
+
+    def draw(self, rng: np.random.Generator, frames: int, stage: Stage) -> Any:
+        """Write the script of a video."""
+        return draw_video(rng, frames, int(rng.choice(stage.colours)))
+
+    def ask(self, video: Any, rng: np.random.Generator, n: int) -> list[WorldQuestion]:
+        """Draw up to `n` questions about a video."""
+        return make_questions(video, rng, n, self.mix)
 
     def features(self, videos: Sequence[WorldVideo], rng: np.random.Generator) -> Tensor:
         """Return the visual tokens of videos of one length: (b, 9 * grids, hidden)."""

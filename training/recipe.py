@@ -54,7 +54,7 @@ def settle(visual: Any, seed: int) -> None:
     last.bias.mul_(scale)
 
 
-def newest(folder: Path) -> Any:
+def newest(_: dict[str, Any], folder: Path) -> Any:
     """Return the model of the newest checkpoint of a language phase, finished or not."""
     paths = [path for path in folder.glob("*.pt") if path.stem != "vision"]
     model: Any = Qwen2_5_VLForConditionalGeneration(demo_config())
