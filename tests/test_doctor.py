@@ -19,7 +19,7 @@ from videox2l.backbones.qwen2_vl import MRopeBackbone
 from videox2l.cli.app import app
 from videox2l.conformance import check_cache
 from videox2l.conformance.doctor import diagnose
-from videox2l.conformance.key_layers import find_votes
+from videox2l.conformance.key_heads import find_votes
 from videox2l.memory.disk import object_cache
 from videox2l.memory.features import INDEX
 from videox2l.memory.votes import index_rows
@@ -65,7 +65,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], None], file: str = "co
 def test_every_family_is_well(family: str, tmp_path: Path) -> None:
     findings = list(diagnose(str(write(family, tmp_path)), LoadOptions(device="cpu")))
     assert [found for found in findings if not found.ok] == []
-    assert [found.name for found in findings] == [*TITLES, *PROOFS, "key layers", "memory"]
+    assert [found.name for found in findings] == [*TITLES, *PROOFS, "key heads", "memory"]
 
 
 def test_the_models_that_ship_are_well() -> None:

@@ -21,7 +21,7 @@ import transformers
 
 from videox2l.conformance import EXACTNESS, CheckResult, HasStock, made_up_clip
 from videox2l.conformance.case import TestCase
-from videox2l.conformance.key_layers import KeyLayers, find_votes
+from videox2l.conformance.key_heads import KeyHeads, find_votes
 from videox2l.engine.backbone import Backbone
 from videox2l.errors import ModelError
 from videox2l.memory.disk.object_cache import cache_folder
@@ -67,17 +67,17 @@ def examine(backbone: Backbone, names: tuple[str, ...], frames: int, new: int = 
             yield CheckResult(name, False, f"{type(error).__name__}: {error}".splitlines()[0])
 
 
-def votes_once(backbone: Any, identity: Mapping[str, str], *, find: bool = False) -> KeyLayers | None:
-    """Give a backbone the layers that say what a question is about, as they were found once; None if they were not.
+def votes_once(backbone: Any, identity: Mapping[str, str], *, find: bool = False) -> KeyHeads | None:
+    """Give a backbone the heads that say what a question is about, as they were found once; None if they were not.
 
     `find`: find them now where that was not done yet (seconds on a GPU, minutes for a large model on a CPU).
     """
     path = result_path(backbone, identity).with_suffix(".heads.json")
-    found: KeyLayers | None = None
+    found: KeyHeads | None = None
     try:
         kept: Any = json.loads(path.read_text(encoding="utf-8"))
         votes = tuple((int(layer), str(kind)) for layer, kind in kept["votes"])
-        found = KeyLayers(votes, float(kept["recall"]), float(kept["chance"]))
+        found = KeyHeads(votes, float(kept["recall"]), float(kept["chance"]))
     except (OSError, ValueError, KeyError, TypeError):
         if find:
             found = find_votes(backbone)

@@ -12,7 +12,7 @@ from videox2l.backbones.checks import check_rope, check_theta, effective_theta
 from videox2l.backbones.registry import adapter_for
 from videox2l.conformance import EXACTNESS, CheckResult, HasStock
 from videox2l.conformance.check_cache import BRIEF, examine, result_path, votes_once, write_result
-from videox2l.conformance.key_layers import can_be_examined
+from videox2l.conformance.key_heads import can_be_examined
 from videox2l.demo.models import SHIPPED, checkpoint_of, load_backbone
 from videox2l.engine.backbone import Backbone
 from videox2l.errors import ModelError, X2LError
@@ -71,8 +71,8 @@ def diagnose(
         yield found
         say(names[min(at + 1, len(names) - 1)])
     write_result(result_path(backbone, backbone.identity()), [found for found in findings if found.name in BRIEF])
-    say("key layers")
-    yield CheckResult("key layers", True, _key_layers(backbone))
+    say("key heads")
+    yield CheckResult("key heads", True, _key_heads(backbone))
     say("memory")
     yield _try("memory", lambda: _memory(name, options))
 
@@ -128,8 +128,8 @@ def _try(title: str, step: Callable[[], str]) -> CheckResult:
         return CheckResult(title, False, str(error))
 
 
-def _key_layers(backbone: Any) -> str:
-    """Find, once, the layers that say which chunk a question is about, and return them in words."""
+def _key_heads(backbone: Any) -> str:
+    """Find, once, the heads that say which chunk a question is about, and return them in words."""
     if not can_be_examined(backbone):
         return f"not looked for: layers {_votes(votes_of(backbone))} are read"
     found = votes_once(backbone, backbone.identity(), find=True)

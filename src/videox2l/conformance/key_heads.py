@@ -1,4 +1,4 @@
-"""Which layers of a model say what a question is about: found by a made-up film of words, without training.
+"""Which heads of a model say what a question is about: found by a made-up film of words, without training.
 
 Pages of a few facts each are the chunks, their words' own embeddings the visual tokens. Questions ask for a fact of one
 page by the name of its place, and by a description of it. Heads are read as in `videox2l.select.exact`; those are kept
@@ -43,7 +43,7 @@ QUESTIONS = 5
 
 
 @dataclass(frozen=True)
-class KeyLayers:
+class KeyHeads:
     """The votes that were found, how often they name the right page, and how often chance would."""
 
     votes: Votes
@@ -57,7 +57,7 @@ class KeyLayers:
 
 
 @torch.no_grad()
-def find_votes(backbone: Any, films: int = 8, seed: int = 0) -> KeyLayers:
+def find_votes(backbone: Any, films: int = 8, seed: int = 0) -> KeyHeads:
     """Find the heads of a model, with a tokenizer, that say what a question is about. Deterministic.
 
     Every head is read alone. The best are kept, `HEADS` at most, of so many kv heads that their index, in 4 bits, is
@@ -89,7 +89,7 @@ def find_votes(backbone: Any, films: int = 8, seed: int = 0) -> KeyLayers:
     recall = float((together.argmax(-1) == right).float().mean())
     votes = [(*rows[head // scores.shape[1]], head % scores.shape[1]) for head in sorted(picked)]
     named = tuple((layer, f"head {kv_head}.{query}") for layer, kv_head, query in votes)
-    return KeyLayers(named, recall, 1 / len(PLACES))
+    return KeyHeads(named, recall, 1 / len(PLACES))
 
 
 def _film(backbone: Any, rng: random.Random) -> tuple[Memory, list[tuple[str, int]]]:
