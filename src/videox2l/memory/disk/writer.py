@@ -189,6 +189,8 @@ def open_writer(place: ObjectStore, head: Head) -> Iterator[MemoryWriter]:
     Raises MemoryFileError when the place is taken by something else, by a memory with other settings or of another
     video (it says what differs), or by another writer.
     """
+    with writing_errors(place):
+        _begun(place)  # what holds other files stays as it is, without a lock
     with locked(place):
         with writing_errors(place):
             if not _begun(place):
