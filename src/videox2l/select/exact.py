@@ -24,8 +24,8 @@ NEUTRAL = ("What happens here?", "Describe what you see.", "Is anything interest
 Rows = tuple[tuple[int, int], ...]
 """Pairs of a layer and a kv head."""
 _WORDS = 64
-_CHUNKS = 4096
-"""With more chunks than this keys are held as bytes, and made float32 block by block."""
+BLOCK_VALUES = 1 << 26
+"""Float32 values that stand on the device at once, of keys and of products; more are dealt with block by block."""
 
 
 @dataclass(frozen=True)
@@ -132,14 +132,13 @@ class ExactSelector:
         queries = every[picked] * scaling
         table, seen = self._table(memory, backbone, rows)
         blocks, best = torch.split(queries, _WORDS, 2), list[Tensor]()
-        for at in range(0, len(memory), _CHUNKS):
-            part = table[:, at : at + _CHUNKS]
-            keys, real = part if part.is_floating_point() else read_index(part), seen[at : at + _CHUNKS]
-            found = []
-            for block in blocks:
-                products = torch.einsum("kgrd,kcmd->kgrcm", block, keys).masked_fill(~real, -torch.inf)
-                found.append(products.amax(-1))
-            best.append(torch.cat(found, 2))
+        of_chunk = len(rows) * queries.shape[1] * min(_WORDS, queries.shape[2]) * seen.shape[1]
+        step = max(1, BLOCK_VALUES // max(of_chunk, len(rows) * seen.shape[1] * memory.shape.head_dim))
+        for at in range(0, len(memory), step):
+            part = table[:, at : at + step]
+            keys, real = part if part.is_floating_point() else read_index(part), seen[at : at + step]
+            found = (torch.einsum("kgrd,kcmd->kgrcm", block, keys).masked_fill_(~real, -torch.inf) for block in blocks)
+            best.append(torch.cat([products.amax(-1) for products in found], 2))
         values = torch.cat(best, -1)
         if bool(seen.any(1).logical_not().any()):  # a chunk that keeps nothing looks like the least likely one
             some = values.isfinite()
@@ -186,7 +185,7 @@ class ExactSelector:
     def _table(self, memory: Memory, backbone: Backbone, rows: Rows) -> tuple[Tensor, Tensor]:
         """Return keys (rows, n_chunks, m, d) float32 on the device, and which are real (n_chunks, m).
 
-        Of many chunks they are left as they stand in the feature `INDEX`, an eighth as large.
+        Where they are too many they are left as they stand in the feature `INDEX`, an eighth as large.
         """
         parts = list[Tensor]()
 
@@ -199,7 +198,7 @@ class ExactSelector:
             most = max(part.shape[1] for part in stored())
             padded = [torch.nn.functional.pad(part, (0, 0, 0, most - part.shape[1])) for part in stored()]
             whole = torch.stack(padded, 1).to(backbone.device)
-            return whole if len(memory) > _CHUNKS else read_index(whole)
+            return whole if 2 * whole.numel() > BLOCK_VALUES else read_index(whole)
 
         def sizes() -> Tensor:
             return torch.tensor([index_size(part) for part in stored()], device=backbone.device)

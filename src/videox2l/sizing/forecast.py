@@ -11,6 +11,7 @@ from videox2l.ingest import check_chunk_frames
 from videox2l.memory.disk.objects import StoredShape, coarse_fields, level_fields
 from videox2l.memory.features import votes_of
 from videox2l.memory.votes import index_rows
+from videox2l.select.exact import BLOCK_VALUES
 from videox2l.sizing.devices import USED_BANDWIDTH, USED_COMPUTE, Device
 from videox2l.sizing.dryrun import ChunkRun, VisionRun, counts, run_chunk, run_question, run_vision
 from videox2l.sizing.footage import Footage
@@ -258,7 +259,8 @@ def _question(
         products = 2 * wish.question * shape.heads // shape.kv_heads * values
         work.append(early_look(shape, wish.question, tokens(0), max(rows)[0]).total + products)
         copied += tokens(0) * shape.token_bytes
-        index = 4 * values  # float32, on the device
+        index = 4 * values if values <= BLOCK_VALUES else values // 2 + 4 * BLOCK_VALUES  # and a block in float32
+        index += 4 * min(BLOCK_VALUES, wish.question * shape.heads // shape.kv_heads * values // shape.head_dim)
     widest = max(attended, tokens(0))
     peak = run_question(backbone, widest, wish.question, wish.new_tokens)
     caches = (widest + wish.question + wish.new_tokens) * shape.token_bytes
