@@ -1,6 +1,6 @@
 """What the demo model knows with every KV kept, what it can guess without the video, and what a stride loses.
 
-    python benchmarks/demo_models.py [--videos 125] [--frames 16 64 256] [--model FOLDER] [--out FILE.md]
+    PYTHONPATH=. python benchmarks/demo_models.py [--videos 125] [--frames 16 64 256] [--model FOLDER] [--out FILE.md]
 
 Full KV is the stock forward of transformers over the whole video; so are the rows without a video. Greedy decoding,
 exact match. Intervals are 95 % bootstrap intervals over videos.

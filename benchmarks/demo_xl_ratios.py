@@ -1,6 +1,6 @@
 """How much demo-xl remembers at each ratio of its summary tokens: held-out videos, every chunk at one level.
 
-    python benchmarks/demo_xl_ratios.py [--videos 125] [--frames 64] [--model FOLDER] [--out FILE.md]
+    PYTHONPATH=. python benchmarks/demo_xl_ratios.py [--videos 125] [--frames 64] [--model FOLDER] [--out FILE.md]
 
 Ratios 2 to 32, each with its own history, so that what is compressed is what later chunks saw. Intervals are 95 %
 bootstrap intervals over videos.
