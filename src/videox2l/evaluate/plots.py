@@ -63,7 +63,6 @@ def by_density(runs: Sequence[RunData], file: Path) -> str:
     made, axes = figure(5.6 * len(shared), 5.2, len(shared))
     methods = list(dict.fromkeys(method for run in dense for method in run.methods))
     for ax, budget in zip(axes, shared, strict=True):
-        ends = []
         for number, method in enumerate(methods):
             cells = [(run.density, cell) for run in dense if (cell := run.cell(method, budget) or run.fixed(method))]
             ours = method == OURS
@@ -73,16 +72,17 @@ def by_density(runs: Sequence[RunData], file: Path) -> str:
             ax.plot(
                 x, y, color=colour, linewidth=2.6 if ours else 1.2, linestyle=(0, (4, 2)) if asks and not ours else "-",
                 marker=MARKERS[number % len(MARKERS)], markersize=7 if ours else 5, zorder=3 if ours else 2,
+                label=method,
             )  # fmt: skip
-            ends.append((float(x[0]), y[0], method, colour))
         ax.set_xscale("log", base=2)
         densities = sorted({run.density for run in dense})
-        ax.set_xlim(densities[0] / 1.9, densities[-1] * 1.1)
+        ax.set_xlim(densities[0] / 1.1, densities[-1] * 1.1)
+        ax.set_ylim(0, 103)
         ax.set_xticks(densities, [str(density) for density in densities])
         ax.minorticks_off()
         ax.set_xlabel("askable facts in 8 frames", color=INK)
         ax.set_title(f"at {budget} of full KV", loc="left", color=INK, fontsize=11)
-        _label(ax, ends)
+    made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     axes[0].set_ylabel("right, %", color=INK)
     made.savefig(file)
     return "Accuracy against density. Dashed: the method looks at the question."
