@@ -60,8 +60,10 @@ eval: $(READY)  ## all methods at equal bytes on the held-out haystack: docs/eva
 	$(BIN)/x2l eval haystack --split heldout --frames 64 --questions 600 --methods all --budget 1/4,1/8,1/16 --out runs/eval/64
 	$(BIN)/x2l eval haystack --split heldout --frames 256 --questions 400 --methods all --budget 1/4,1/8,1/16 --out runs/eval/256
 	$(BIN)/x2l eval haystack --split heldout --frames 1024 --questions 80 --methods all --budget 1/4,1/8,1/16 --out runs/eval/1024
+	for d in 1 2 4 8; do $(BIN)/x2l eval haystack --split heldout --seed 21 --density $$d --frames 64 --questions 240 --tasks digit --methods full,x2l,x2l:oracle,x2l:random,x2l:none,retrieval,H,keydiff,infinipot,rekv --budget 1/8,1/16 --out runs/density/$$d || exit 1; done
+	$(BIN)/x2l report runs/density/1 runs/density/2 runs/density/4 runs/density/8 --out runs/density/report && cp runs/density/report/density.png docs/evaluation/
 	$(BIN)/x2l eval dense --split heldout --seed 5 --frames 64 --questions 600 --methods full,x2l,x2l:oracle,x2l:attention,x2l:none,retrieval,H,keydiff,infinipot,rekv --budget 1/8,1/16 --out runs/dense/64
-	$(BIN)/x2l eval boards --split heldout --seed 7 --frames 32 --questions 304 --tasks digit,colour --methods full,x2l,x2l:oracle,retrieval,H,rekv --budget 1/4 --out runs/boards/32
+	$(BIN)/x2l eval boards --split heldout --seed 7 --frames 32 --questions 304 --tasks digit,colour --methods full,x2l,x2l:oracle,retrieval,H,keydiff,infinipot,rekv --budget 1/4 --out runs/boards/32
 	$(BIN)/python benchmarks/compressors.py --bench boards
 	$(BIN)/x2l report runs/eval/64 runs/eval/256 runs/eval/1024 --out docs/evaluation
 
