@@ -98,8 +98,10 @@ def read_index(index: Tensor) -> Tensor:
     """Return the keys (..., n, head_dim) float32 of a feature `INDEX` (..., HEADER + n, head_dim / 2)."""
     header, rows = index[..., :HEADER, :], index[..., HEADER:, :]
     scales = header.reshape(*rows.shape[:-2], 2, -1).view(torch.float16).float()
-    keys: Tensor = torch.stack((rows & 15, rows >> 4), -1).flatten(-2).float()
-    return keys * scales[..., 1:, :] + scales[..., :1, :]
+    keys = scales.new_empty(*rows.shape[:-1], scales.shape[-1])
+    keys[..., 0::2] = rows & 15
+    keys[..., 1::2] = rows >> 4
+    return keys.mul_(scales[..., 1:, :]).add_(scales[..., :1, :])
 
 
 def index_size(index: Tensor) -> int:
