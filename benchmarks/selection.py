@@ -29,7 +29,7 @@ from videox2l import Memory, VideoX2L
 from videox2l.evaluate.base import BenchmarkOptions, Sample
 from videox2l.evaluate.haystack import Haystack
 from videox2l.evaluate.statistics import cluster_bootstrap, sign_flip
-from videox2l.flops import QWEN2_7B, early_look, text
+from videox2l.flops import QWEN2_7B, early_look, key_lookup, text
 from videox2l.memory import Plan
 from videox2l.options import DEFAULT_SELECTOR
 from videox2l.select import (
@@ -254,9 +254,8 @@ def flops_7b(name: str, frames: int) -> float | None:
     wide = text(shape, rows, 14 + 8 * chunks + min(12, chunks) * 120, logits=0).total
     products = 2 * 2 * rows * shape.heads * 2 * shape.head_dim * chunks
     keys = early_look(shape, rows, 14, 2).total + products
-    keys_of_heads = 8 * (shape.heads // shape.kv_heads) * 256 * chunks  # eight kv heads, a query group each, all keys
     known = {
-        "exact": early_look(shape, rows, low, 11).total + 2 * rows * shape.head_dim * keys_of_heads,
+        "exact": key_lookup(shape, rows, low, 256 * chunks, last=11, heads=8).total,  # as doctor finds them
         "keys": keys,
         "keys, layer 0": early_look(shape, rows, 14, 0).total + products // 2,
         "attention": text(shape, rows, low, logits=0).total + wide,

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.conftest import make_qwen25, make_video_xl
-from videox2l import VideoX2L
+from videox2l import ArraySource, VideoX2L
 from videox2l.compress import ChunkContext, ChunkEncoder, History, SummaryTokenCompressor
 from videox2l.flops import (
     MODES,
@@ -23,12 +24,15 @@ from videox2l.flops import (
     early_look,
     even_chunks,
     ingest_cost,
+    key_lookup,
     published_cost,
     question_cost,
     ranked_ingest_cost,
     summary_pass,
     text,
 )
+from videox2l.memory.votes import Votes, voting_heads
+from videox2l.select.exact import ExactSelector
 from videox2l.select.probes import QueryProbe, partial_prefill
 from videox2l.types import TextTokens, VisualTokens
 
@@ -182,3 +186,29 @@ def test_an_early_look_costs_the_layers_before_its_last_and_three_projections() 
             lambda probe=probe, cache=cache: partial_prefill(prompt, len(prefix), cache, x2l.backbone, probe)
         )
         assert seen == early_look(shape, len(prompt), len(prefix), last, kernel=True).total
+
+
+@pytest.mark.parametrize("votes", [((1, "head 0.1"), (2, "head 1.0")), ((1, "confident"),)])
+def test_a_lookup_costs_the_look_and_the_products_of_the_heads_that_vote(votes: Votes, video: np.ndarray) -> None:
+    model, processor = make_qwen25()
+    x2l = VideoX2L.from_model(model, processor)
+    config = model.config.get_text_config()
+    shape = DecoderShape(3, 64, 4, 2, 16, config.intermediate_size, config.vocab_size)
+    x2l.backbone.index_votes = votes  # type: ignore[attr-defined]
+    memory = x2l.ingest(ArraySource(video), ratios=(2, 8), chunk_frames=4)
+    prompt, selector = x2l.backbone.suffix("What happens?"), ExactSelector(votes=votes)
+    selector.prepare(memory, x2l.backbone)
+    seen = counted(lambda: selector.score(prompt, memory, x2l.backbone))
+    raw = sum(chunk.positions.shape[1] for chunk in memory.chunks)
+    past = memory.prefix[0].shape[2] + sum(chunk.level(8).keys.shape[2] for chunk in memory.chunks)
+    heads, last = voting_heads(votes, shape.heads), max(layer for layer, _ in votes)
+    assert seen == key_lookup(shape, len(prompt), past, raw, last=last, heads=heads, kernel=True).total
+    assert seen != key_lookup(shape, len(prompt), past, raw, last=last, heads=heads + 1, kernel=True).total
+
+
+def test_a_lookup_costs_a_quarter_of_an_hours_question_at_7b() -> None:
+    """Eight heads up to layer 11 of 28, an hour of 415,800 tokens read at 1/8 of full KV, H at 1/32."""
+    tokens = 415_800
+    own = text(QWEN2_7B, 32, tokens // 8)
+    assert key_lookup(QWEN2_7B, 32, tokens // 32, tokens, last=11, heads=8).total < 0.25 * own.total
+    assert key_lookup(QWEN2_7B, 32, tokens // 32, tokens, last=11, heads=56).total > 0.25 * own.total

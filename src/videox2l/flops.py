@@ -104,6 +104,15 @@ def early_look(shape: DecoderShape, rows: int, past: int, last: int, kernel: boo
     return Flops(linear=linear, attention=last * shape.pair * causal_pairs(rows, past, kernel))
 
 
+def key_lookup(
+    shape: DecoderShape, rows: int, past: int, keys: int, *, last: int, heads: int, kernel: bool = False
+) -> Flops:
+    """Return the cost of comparing a question with every key: `rows` tokens behind `past` as far as layer `last`, whose
+    queries of `heads` heads, over all layers, then meet `keys` tokens (`videox2l.select.exact`)."""
+    products = 2 * rows * heads * shape.head_dim * keys
+    return early_look(shape, rows, past, last, kernel) + Flops(attention=products)
+
+
 def summary_pass(shape: DecoderShape, visual: int, counts: Sequence[int], past: int, kernel: bool = False) -> Flops:
     """Return the cost of a chunk with summary tokens: `counts` of them in one sequence with the visual tokens, and
     beside it.

@@ -17,6 +17,12 @@ def head_of_vote(kind: str) -> tuple[int, int] | None:
     return int(kv_head), int(query)
 
 
+def voting_heads(votes: Votes, query_heads: int) -> int:
+    """Return how many query heads votes read, over all layers; a layer has `query_heads`."""
+    whole = {layer for layer, kind in votes if head_of_vote(kind) is None}
+    return query_heads * len(whole) + sum(head_of_vote(kind) is not None for _, kind in votes)
+
+
 def index_rows(votes: Votes, heads: int) -> tuple[tuple[int, int], ...]:
     """Return the pairs of layer and kv head, ascending, whose keys votes need; `heads`: kv heads of a layer."""
     rows = set[tuple[int, int]]()

@@ -21,8 +21,10 @@ from videox2l.types import TextTokens
 
 NEUTRAL = ("What happens here?", "Describe what you see.", "Is anything interesting shown?")
 """Questions about nothing: what their words look for is what any words look for."""
-Rows = tuple[tuple[int, int], ...]
-"""Pairs of a layer and a kv head."""
+Rows = tuple[tuple[int, ...], ...]
+"""Layer and kv head, for all query heads that share it; or layer, kv head and which one of them, as in "head K.J"."""
+Pairs = tuple[tuple[int, int], ...]
+"""Layer and kv head."""
 _WORDS = 64
 BLOCK_VALUES = 1 << 26
 """Float32 values that stand on the device at once, of keys and of products; more are dealt with block by block."""
@@ -69,7 +71,7 @@ class ExactSelector:
 
     def explain(self, question: TextTokens, memory: Memory, backbone: Backbone, chunk: int) -> Attribution:
         """Return which words and heads look for what a chunk holds."""
-        rows = self._rows(memory, backbone)
+        rows = index_rows(self._votes(memory, backbone), memory.shape.heads)
         values = self.values(question, memory, backbone, rows)
         shares = (values - self.neutral(memory, backbone, rows)[..., None, :-1]).softmax(-1)
         found = attribution(shares, chunk, range(len(rows)), question, backbone)
@@ -78,19 +80,25 @@ class ExactSelector:
 
     def _ballots(self, question: TextTokens, memory: Memory, backbone: Backbone) -> Tensor:
         """Return all votes, (votes, n_chunks), each with a sum of 1; heads vote together."""
-        votes = votes_in(memory.settings, backbone) if self.votes is None else self.votes
-        rows = self._rows(memory, backbone)
-        values, neutral = self.values(question, memory, backbone, rows), self.neutral(memory, backbone, rows)
-        heads = [(layer, *head) for layer, kind in votes if (head := head_of_vote(kind)) is not None]
         ballots = []
-        if heads:
-            each = self.head_ballots(values, neutral)
-            ballots.append(torch.stack([each[rows.index((layer, k)), j] for layer, k, j in heads]).mean(0))
-        for layer, kind in votes:
-            if head_of_vote(kind) is None:
-                at = [row for row, (of, _) in enumerate(rows) if of == layer]
+        for votes, rows in self._lookups(memory, backbone):
+            values, neutral = self.values(question, memory, backbone, rows), self.neutral(memory, backbone, rows)
+            if head_of_vote(votes[0][1]) is not None:
+                ballots.append(self.head_ballots(values, neutral).mean((0, 1)))
+                continue
+            for layer, kind in votes:
+                at = [row for row, (of, *_) in enumerate(rows) if of == layer]
                 ballots.append(self._ballot(kind, values[at], neutral[at]))
         return torch.stack(ballots)
+
+    def _lookups(self, memory: Memory, backbone: Backbone) -> list[tuple[Votes, Rows]]:
+        """Return the votes of single heads, and those of whole layers, with the rows that they read."""
+        votes = self._votes(memory, backbone)
+        heads = tuple(vote for vote in votes if head_of_vote(vote[1]) is not None)
+        layers = tuple(vote for vote in votes if head_of_vote(vote[1]) is None)
+        alone = tuple((layer, *(head_of_vote(kind) or ())) for layer, kind in heads)
+        found = ((heads, alone), (layers, index_rows(layers, memory.shape.heads)))
+        return [(kind, rows) for kind, rows in found if kind]
 
     def _ballot(self, kind: str, values: Tensor, neutral: Tensor) -> Tensor:
         """Return the vote (n_chunks,) of a whole layer from its values (kv_heads, group, words, n_chunks)."""
@@ -119,27 +127,24 @@ class ExactSelector:
         certain: Tensor = (1 - entropy).clamp_min(0)
         return certain.pow(self.power)
 
-    def _rows(self, memory: Memory, backbone: Backbone) -> Rows:
-        votes = votes_in(memory.settings, backbone) if self.votes is None else self.votes
-        return index_rows(votes, memory.shape.heads)
+    def _votes(self, memory: Memory, backbone: Backbone) -> Votes:
+        return votes_in(memory.settings, backbone) if self.votes is None else self.votes
 
     def values(self, question: TextTokens, memory: Memory, backbone: Backbone, rows: Rows) -> Tensor:
-        """Return the largest product of each word with a key of each chunk, (rows, group, words, n_chunks)."""
-        layers = tuple(sorted({layer for layer, _ in rows}))
+        """Return the largest product of each word with a key of each chunk, (rows, group, words, n_chunks).
+
+        `group`: of rows that name a kv head, the query heads that share it; of those that name one query head, 1.
+        """
+        layers = tuple(sorted({row[0] for row in rows}))
         rotated, scaling = self._queries(question, memory, backbone, layers)
-        every = grouped(rotated, memory.shape.heads)  # (layers * kv_heads, group, words, d)
-        picked = [layers.index(layer) * memory.shape.heads + head for layer, head in rows]
-        queries = every[picked] * scaling
-        table, seen = self._table(memory, backbone, rows)
-        blocks, best = torch.split(queries, _WORDS, 2), list[Tensor]()
-        of_chunk = len(rows) * queries.shape[1] * min(_WORDS, queries.shape[2]) * seen.shape[1]
-        step = max(1, BLOCK_VALUES // max(of_chunk, len(rows) * seen.shape[1] * memory.shape.head_dim))
-        for at in range(0, len(memory), step):
-            part = table[:, at : at + step]
-            keys, real = part if part.is_floating_point() else read_index(part), seen[at : at + step]
-            found = (torch.einsum("kgrd,kcmd->kgrcm", block, keys).masked_fill_(~real, -torch.inf) for block in blocks)
-            best.append(torch.cat([products.amax(-1) for products in found], 2))
-        values = torch.cat(best, -1)
+        every = grouped(rotated, memory.shape.heads) * scaling  # (layers * kv_heads, group, words, d)
+        pairs = tuple(sorted({(layer, kv_head) for layer, kv_head, *_ in rows}))
+        table, seen = self._table(memory, backbone, pairs)
+        found = []
+        for layer, kv_head, *query in rows:
+            queries = every[layers.index(layer) * memory.shape.heads + kv_head]
+            found.append(_largest(queries[query] if query else queries, table[pairs.index((layer, kv_head))], seen))
+        values = torch.stack(found)
         if bool(seen.any(1).logical_not().any()):  # a chunk that keeps nothing looks like the least likely one
             some = values.isfinite()
             values = torch.where(some, values, values.masked_fill(~some, torch.inf).amin(-1, keepdim=True))
@@ -166,7 +171,8 @@ class ExactSelector:
 
     def prepare(self, memory: Memory, backbone: Backbone) -> None:
         """Make what all questions about a memory share; `score` does it by itself, at the first one."""
-        self.neutral(memory, backbone, self._rows(memory, backbone))
+        for _, rows in self._lookups(memory, backbone):
+            self.neutral(memory, backbone, rows)
 
     def neutral(self, memory: Memory, backbone: Backbone, rows: Rows) -> Tensor:
         """Return mean values of neutral questions, made once per state of a memory: (rows, group, n_chunks + 1).
@@ -182,7 +188,7 @@ class ExactSelector:
 
         return memory.feature_cache.get(("neutral", self.behind, rows), memory.chunks, make)
 
-    def _table(self, memory: Memory, backbone: Backbone, rows: Rows) -> tuple[Tensor, Tensor]:
+    def _table(self, memory: Memory, backbone: Backbone, rows: Pairs) -> tuple[Tensor, Tensor]:
         """Return keys (rows, n_chunks, m, d) float32 on the device, and which are real (n_chunks, m).
 
         Where they are too many they are left as they stand in the feature `INDEX`, an eighth as large.
@@ -208,10 +214,26 @@ class ExactSelector:
         most = keys.shape[2] if keys.is_floating_point() else index_size(keys)
         return keys, torch.arange(most, device=keys.device) < known[:, None]
 
-    def _index(self, chunk: Chunk, memory: Memory, backbone: Backbone, rows: Rows) -> Tensor:
+    def _index(self, chunk: Chunk, memory: Memory, backbone: Backbone, rows: Pairs) -> Tensor:
         """Return the feature `INDEX` of a chunk for some layers and kv heads."""
         stored, held = chunk.features.get(INDEX), index_rows(votes_in(memory.settings, backbone), memory.shape.heads)
         if stored is not None and set(rows) <= set(held):
             return stored[[held.index(row) for row in rows]]
         level = chunk.level(memory.finest if memory.finest in chunk.levels else memory.coarsest)
         return level_index(level, chunk.positions, backbone, rows)
+
+
+def _largest(queries: Tensor, table: Tensor, seen: Tensor) -> Tensor:
+    """Return the largest product of queries (heads, words, d) with a key of each chunk, (heads, words, n_chunks).
+
+    `table`: keys of one kv head (n_chunks, m, d), or as they stand in the index; `seen` (n_chunks, m): which are real.
+    """
+    best, words = list[Tensor](), torch.split(queries, _WORDS, 1)
+    of_chunk = seen.shape[1] * max(queries.shape[0] * min(_WORDS, queries.shape[1]), queries.shape[2])
+    step = max(1, BLOCK_VALUES // of_chunk)
+    for at in range(0, len(seen), step):
+        part, real = table[at : at + step], seen[at : at + step]
+        keys = part if part.is_floating_point() else read_index(part)
+        products = (torch.einsum("hwd,cmd->hwcm", some, keys).masked_fill_(~real, -torch.inf) for some in words)
+        best.append(torch.cat([each.amax(-1) for each in products], 1))
+    return torch.cat(best, -1)

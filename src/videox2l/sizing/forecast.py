@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from videox2l.engine.backbone import Backbone
-from videox2l.flops import DecoderShape, SummaryPlan, early_look, ingest_cost, kept_tokens, ranked_ingest_cost, text
+from videox2l.flops import DecoderShape, SummaryPlan, ingest_cost, kept_tokens, key_lookup, ranked_ingest_cost, text
 from videox2l.ingest import check_chunk_frames
 from videox2l.memory.disk.objects import StoredShape, coarse_fields, level_fields
 from videox2l.memory.features import votes_of
-from videox2l.memory.votes import index_rows
+from videox2l.memory.votes import index_rows, voting_heads
 from videox2l.select.exact import BLOCK_VALUES
 from videox2l.sizing.devices import USED_BANDWIDTH, USED_COMPUTE, Device
 from videox2l.sizing.dryrun import ChunkRun, VisionRun, counts, run_chunk, run_question, run_vision
@@ -256,8 +256,9 @@ def _question(
     if len(levels) > 1 and wish.reload:
         rows = index_rows(votes_of(backbone), shape.kv_heads)
         values = len(rows) * shape.head_dim * sum(each)
-        products = 2 * wish.question * shape.heads // shape.kv_heads * values
-        work.append(early_look(shape, wish.question, tokens(0), max(rows)[0]).total + products)
+        heads = voting_heads(votes_of(backbone), shape.heads)
+        look = key_lookup(shape, wish.question, tokens(0), sum(each), last=max(rows)[0], heads=heads)
+        work.append(look.total)
         copied += tokens(0) * shape.token_bytes
         index = 4 * values if values <= BLOCK_VALUES else values // 2 + 4 * BLOCK_VALUES  # and a block in float32
         index += 4 * min(BLOCK_VALUES, wish.question * shape.heads // shape.kv_heads * values // shape.head_dim)
