@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from tests.conftest import make_qwen25
 from tests.families.models import MAKERS, needs
 from videox2l import ArraySource, Memory, ModelError, VideoX2L
+from videox2l.backbones import loading
 from videox2l.backbones.qwen2_vl import MRopeBackbone
 from videox2l.cli.app import app
 from videox2l.conformance import check_cache
@@ -65,7 +67,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], None], file: str = "co
 def test_every_family_is_well(family: str, tmp_path: Path) -> None:
     findings = list(diagnose(str(write(family, tmp_path)), LoadOptions(device="cpu")))
     assert [found for found in findings if not found.ok] == []
-    assert [found.name for found in findings] == [*TITLES, *PROOFS, "key heads", "memory"]
+    assert [found.name for found in findings] == [*TITLES, *PROOFS, "own load", "key heads", "memory"]
 
 
 def test_the_models_that_ship_are_well() -> None:
@@ -117,6 +119,28 @@ def test_broken_configs_fail_with_the_cause(folder: Path, change: Callable[[Any]
     last = done.stdout.strip().splitlines()[-1]
     assert last.startswith("first difference: ")
     assert said in last
+
+
+def test_weights_that_were_loaded_wrongly_fail_against_transformers_own_load(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As FP8 weights without their scales were: every check on the model as it was loaded says ok."""
+    load = loading.load_model
+
+    def without_scales(*args: Any, **options: Any) -> Any:
+        model = load(*args, **options)
+        with torch.no_grad():
+            model.get_decoder().layers[1].mlp.down_proj.weight.mul_(4)
+        return model
+
+    found = {result.name: result for result in diagnose(str(folder))}
+    assert found["own load"].ok
+    assert "says the same" in found["own load"].detail
+    monkeypatch.setattr(loading, "load_model", without_scales)
+    found = {result.name: result for result in diagnose(str(folder))}
+    assert all(found[name].ok for name in PROOFS)
+    assert not found["own load"].ok
+    assert "not those that transformers loads" in found["own load"].detail
 
 
 def test_a_missing_processor_fails_with_the_cause(folder: Path) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 from videox2l.backbones import loading
 from videox2l.backbones.checkpoint import Checkpoint, translate_errors
 from videox2l.backbones.checks import check_rope, check_theta, effective_theta
+from videox2l.backbones.quantised import quantization_of
 from videox2l.backbones.registry import adapter_for
-from videox2l.conformance import EXACTNESS, CheckResult, HasStock
+from videox2l.conformance import EXACTNESS, CheckResult, HasStock, made_up_clip
+from videox2l.conformance.case import TestCase
 from videox2l.conformance.check_cache import BRIEF, examine, result_path, votes_once, write_result
 from videox2l.conformance.key_heads import can_be_examined
 from videox2l.demo.models import SHIPPED, checkpoint_of, load_backbone
@@ -71,6 +73,8 @@ def diagnose(
         yield found
         say(names[min(at + 1, len(names) - 1)])
     write_result(result_path(backbone, backbone.identity()), [found for found in findings if found.name in BRIEF])
+    say("weights against transformers")
+    yield _try("own load", lambda: _own_load(steps.checkpoint, backbone, options))
     say("key heads")
     yield CheckResult("key heads", True, _key_heads(backbone))
     say("memory")
@@ -138,6 +142,47 @@ def _key_heads(backbone: Any) -> str:
     if not found.useful:
         return f"none found ({figures}): layers {_votes(votes_of(backbone))} are read, which may miss the moment"
     return f"{_votes(found.votes)}: {figures}"
+
+
+def _own_load(checkpoint: Checkpoint, backbone: Any, options: LoadOptions) -> str:
+    """Load the checkpoint once more, as a user of plain transformers does, and compare what the two models say.
+
+    All other checks run on weights as this package loaded them; this one finds those that were loaded wrongly, such as
+    quantized ones without their scales. Raises ModelError when they differ.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    if options.quantize is not None:
+        return f"not compared: quantize={options.quantize!r} changes the weights on purpose"
+    case = TestCase(backbone, made_up_clip(FRAMES), new=1)
+    if "input_ids" not in case.inputs:
+        return "not compared: transformers has no class of its own for this model"
+    ours = case.stock_run[0]
+    inputs = {**case.inputs, "attention_mask": torch.ones_like(case.inputs["input_ids"])}
+    spread = {"device_map": options.device_map} if options.device_map is not None else {}
+    if quantization_of(checkpoint.config) and not spread:
+        spread = {"device_map": {"": str(backbone.device)}}  # quantized weights cannot be moved later
+    try:
+        with translate_errors(checkpoint), torch.no_grad():
+            stock = AutoModelForImageTextToText.from_pretrained(
+                checkpoint.where,
+                dtype=backbone.shape.dtype,
+                attn_implementation="eager",
+                use_safetensors=True,
+                **spread,
+                **checkpoint.hub,
+            )
+            stock = stock.eval() if spread else stock.eval().to(backbone.device)
+            theirs = stock(**inputs, use_cache=False).logits[0, -1].float().cpu()
+    except (torch.OutOfMemoryError, MemoryError):
+        return "not compared: there is no memory for a second copy of the weights"
+    off = float((ours[0] - theirs).abs().max())
+    if not off <= case.tolerance:
+        raise ModelError(
+            f"the weights are not those that transformers loads: logits differ by {off:.3g} of {case.scale:.3g}"
+        )
+    return f"transformers' own load of the checkpoint says the same: logits differ by {off:.2g} of {case.scale:.3g}"
 
 
 def _votes(votes: Votes) -> str:
