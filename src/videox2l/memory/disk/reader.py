@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,8 +22,20 @@ from videox2l.memory.disk.source import Source
 from videox2l.memory.levels import Chunk, Columns, LevelKV, Levels
 from videox2l.types import VisualTokens
 
+T = TypeVar("T")
+
 THREADS = 4
 """Chunks that are read at once from a folder."""
+SMALL = 4 << 20
+"""Bytes of which threads cost more than they save."""
+
+
+def _each(work: Callable[..., T], jobs: Sequence[tuple[Any, ...]], nbytes: int) -> list[T]:
+    """Return what `work` makes of each of the jobs, which read `nbytes` together: at once where those are many."""
+    if len(jobs) < 2 or nbytes < SMALL:
+        return [work(*job) for job in jobs]
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(lambda job: work(*job), jobs))
 
 
 def _fields(source: Source, entry: ChunkEntry, part: Segment) -> list[TensorSpec]:
@@ -43,9 +55,9 @@ def _read_parts(source: Source, wanted: Sequence[tuple[ChunkEntry, list[Segment]
     jobs = [(entry, part) for entry, parts, _ in wanted for part in parts]
     objects = [_fine(entry) for entry, _ in jobs]
     spans = [(part.start, part.end) for _, part in jobs]
-    if source.place.local and len(jobs) > 1:
-        with ThreadPoolExecutor(THREADS) as pool:
-            found = list(pool.map(lambda at, span: source.ranges([at], [span])[0], objects, spans))
+    if source.place.local:
+        pairs, nbytes = list(zip(objects, spans, strict=True)), sum(end - start for start, end in spans)
+        found = _each(lambda at, span: source.ranges([at], [span])[0], pairs, nbytes)
     else:
         found = source.ranges(objects, spans)
     pieces = []
@@ -208,14 +220,9 @@ def fetch_into(jobs: Sequence[tuple[StoredLevels, float, int, Columns]]) -> None
             for layer, (keys, values) in enumerate(columns):
                 keys.copy_(level.keys[layer])
                 values.copy_(level.values[layer])
-    elif len(jobs) == 1:
-        levels_of, ratio, n, columns = jobs[0]
-        _fill(source, levels_of.entry, levels_of.parts(ratio, n), n, columns)
     else:
-        with ThreadPoolExecutor(THREADS) as pool:
-            done = [pool.submit(_fill, source, job[0].entry, job[0].parts(*job[1:3]), job[2], job[3]) for job in jobs]
-            for task in done:
-                task.result()
+        fills = [(source, job[0].entry, job[0].parts(*job[1:3]), job[2], job[3]) for job in jobs]
+        _each(_fill, fills, sum(part.end - part.start for fill in fills for part in fill[2]))
 
 
 class StoredVisual(VisualTokens):
