@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,7 @@ import torch
 
 from tests.serve.conftest import Served, start
 from videox2l import Memory, Turn, VideoX2L
+from videox2l.cli.serve import listen
 from videox2l.memory.disk import library
 
 pytestmark = pytest.mark.slow
@@ -383,3 +386,26 @@ def test_log_likelihoods_are_those_of_the_models_own_logits(
     for wrong in ({"top_logprobs": 2}, {"logprobs": True, "top_logprobs": 21}):
         with pytest.raises(openai.BadRequestError, match="logprobs"):
             create(**asked, **wrong)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_pieces_of_a_response_are_sent_at_once(named: bool) -> None:
+    """The control: a socket without a protocol, of which asyncio leaves Nagle's delay on."""
+
+    async def delay_is_off() -> bool:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def accepted(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            there = writer.get_extra_info("socket")
+            found.set_result(there.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listener = listen("127.0.0.1", 0) if named else socket.create_server(("127.0.0.1", 0))
+        async with await asyncio.start_server(accepted, sock=listener):
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            off = bool(await found)
+            writer.close()
+            await writer.wait_closed()
+        return off
+
+    assert asyncio.run(delay_is_off()) == named
