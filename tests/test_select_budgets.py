@@ -28,6 +28,7 @@ from videox2l.select import (
     budget_for,
     selector_by_name,
 )
+from videox2l.select.base import best_first
 from videox2l.select.latency import Calibration
 
 SCORES = torch.tensor([0.05, 0.3, 0.1, 0.3, 0.05, 0.2])
@@ -164,3 +165,20 @@ def test_how_selectors_are_written() -> None:
     ):
         with pytest.raises(SettingsError, match=why):
             selector_by_name(wrong)
+
+
+def test_what_comes_after_a_named_chunk_is_worth_a_quarter_of_it() -> None:
+    """Questions such as "what is after k" name one chunk and are about the next one."""
+    memory, n = bare_memory(), 6
+    scores = torch.full((n,), 0.02)
+    scores[1], scores[4] = 0.8, 0.1
+    assert best_first(scores, memory)[:3] == [1, 2, 4]
+    plan = TopK(2).plan(scores, memory)
+    assert plan.reasons == ("", "score rank 1", "after rank 1", *[""] * (n - 3))
+    scores[4] = 0.3  # more than a quarter of 0.8: named by itself
+    assert best_first(scores, memory)[:3] == [1, 4, 2]
+    low = torch.arange(n) * -1.0 - 1  # of scores below zero no share is made
+    assert best_first(low, memory) == list(range(n))
+    ends = torch.zeros(n)
+    ends[-1] = 1.0
+    assert best_first(ends, memory)[0] == n - 1

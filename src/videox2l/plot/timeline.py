@@ -273,7 +273,8 @@ def _reason(reason: str) -> str:
     """Return a reason in short, for a mark: the rank, or the first word."""
     if reason.startswith("score rank "):
         return reason.removeprefix("score rank ")
-    return {"share of the score": "", "all": ""}.get(reason, reason.replace("next to rank ", "by ").split(" chunk")[0])
+    short = reason.replace("next to rank ", "by ").replace(" rank", "").split(" chunk")[0]
+    return {"share of the score": "", "all": ""}.get(reason, short)
 
 
 def _settled(answer: Answer) -> bool:

@@ -74,6 +74,25 @@ def compared_features(selector: Selector) -> tuple[str, ...]:
     return tuple(names)
 
 
+FOLLOWING = 0.25
+"""What a chunk counts at least, as a share of the score of the chunk before it; chosen on development splits
+(docs/dense.md)."""
+
+
+def best_first(scores: Tensor, memory: Memory) -> list[int]:
+    """Return the chunks in the order in which they are worth re-loading; ties go to the earlier one.
+
+    A chunk is worth its score, or `FOLLOWING` of the score of the chunk before it in the same video if that is more:
+    what comes after a thing is asked for by naming the thing, and what is named may go on in the next chunk.
+    """
+    worth = scores.clone()
+    for run in memory.runs:
+        before, own = scores[run.start : run.stop - 1], worth[run.start + 1 : run.stop]
+        own.copy_(own.maximum(FOLLOWING * before.clamp_min(0)).where(before > 0, own))
+    order: list[int] = worth.argsort(descending=True, stable=True).tolist()
+    return order
+
+
 _ENDS = ((0, "first chunk"), (-1, "last chunk"))
 
 
@@ -106,7 +125,7 @@ class PlanBuilder:
         """
         if self.scores is None:
             return
-        for i in self.scores.argsort(descending=True, stable=True).tolist():
+        for i in best_first(self.scores, self.memory):
             if not self.reasons[i] and i not in self.excluded and not whole_at_h(self.memory, i):
                 yield i
 
@@ -120,7 +139,13 @@ class PlanBuilder:
         """Re-load a chunk and its neighbours."""
         self._taken += 1
         for j in self.group(i):
-            self.reasons[j] = f"score rank {self._taken}" if j == i else f"next to rank {self._taken}"
+            self.reasons[j] = self._own_reason(i) if j == i else f"next to rank {self._taken}"
+
+    def _own_reason(self, i: int) -> str:
+        before = self.reasons[i - 1] if i else ""
+        if before.startswith("score rank") and self.values[i] < FOLLOWING * self.values[i - 1]:
+            return before.replace("score", "after")
+        return f"score rank {self._taken}"
 
     def plan(self) -> Plan:
         """Return the plan: what has a reason at L, all else at H."""

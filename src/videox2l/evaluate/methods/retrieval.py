@@ -13,6 +13,7 @@ from videox2l.evaluate.static_cache import cache_bytes, generate_answer, prompt_
 from videox2l.memory import Memory, Plan, build_cache
 from videox2l.options import DEFAULT_SELECTOR
 from videox2l.select import Selector
+from videox2l.select.base import best_first
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class _Retrieval:
         clock.append(perf_counter())
         sizes: dict[int, int] = {}
         left = self.tokens
-        for i in scores.argsort(descending=True, stable=True).tolist():
+        for i in best_first(scores, memory):
             if left <= 0:
                 break
             sizes[i] = min(left, memory.chunks[i].size(memory.finest))

@@ -26,13 +26,15 @@ from videox2l.evaluate.static_cache import generate_answer, prompt_of
 from videox2l.memory import Memory, Plan, build_cache
 from videox2l.options import DEFAULT_SELECTOR
 from videox2l.select import ManualSelector, RandomSelector, Selector, selector_by_name
+from videox2l.select.base import best_first
 from videox2l.select.exact import ExactSelector
 from videox2l.types import TextTokens
 
 
 @dataclass(frozen=True)
 class Greedy:
-    """Spends a number of visual tokens on the best chunks: L in order of score, the last one as far as they reach.
+    """Spends a number of visual tokens on the best chunks: L in order of worth (`best_first`), the last one as far
+    as they reach.
 
     Every chunk has its H, unless all of them together are more than the share `gist` of the tokens: then only as many
     chunks as that pays for, evenly spread, so that there is something left for L; without `tokens` all have it. Ranked
@@ -55,7 +57,7 @@ class Greedy:
                 if int((i + 1) / every) == int(i / every):
                     low[i], ratios[i] = 0, math.inf
         left = self.tokens - sum(low)
-        for rank, i in enumerate(scores.argsort(descending=True, stable=True).tolist(), 1):
+        for rank, i in enumerate(best_first(scores, memory), 1):
             whole = memory.chunks[i].size(memory.finest)
             more = min(left, whole - low[i])
             if more <= 0:
