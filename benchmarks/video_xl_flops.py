@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 
 from videox2l.flops import (
+    CLIP_L_336,
     MODES,
     QWEN2_7B,
     SummaryPlan,
-    clip_flops,
     even_chunks,
     ingest_cost,
     published_cost,
@@ -49,7 +49,7 @@ def table(frames: int) -> None:
         parts = " | ".join(f"{x / 1e15:.2f}" for x in (flops.linear, flops.attention, flops.head, flops.total))
         print(f"| {name} | {parts} | {theirs.total / flops.total:.1f} x less | {size / 1e9:.2f} |")
     question = question_cost(QWEN2_7B, plan, reloaded)
-    vision = clip_flops(frames, QWEN2_7B.hidden) / 1e15
+    vision = CLIP_L_336.flops((frames, 12, 12)) / 1e15
     print(f"\nVision (CLIP, projector): {vision:.2f} PFLOP.")
     print(f"A question of 32 tokens with {RELOADED} chunks re-loaded: {question.tokens:,} cached tokens,")
     print(f"{question.reloaded_bytes / 1e6:.0f} MB re-loaded, {question.prefill.total / 1e12:.2f} TFLOP,")

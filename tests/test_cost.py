@@ -15,12 +15,12 @@ from tests.conftest import make_qwen25, make_video_xl
 from videox2l import ArraySource, VideoX2L
 from videox2l.compress import ChunkContext, ChunkEncoder, History, SummaryTokenCompressor
 from videox2l.flops import (
+    CLIP_L_336,
     MODES,
     QWEN2_7B,
     DecoderShape,
     Flops,
     SummaryPlan,
-    clip_flops,
     early_look,
     even_chunks,
     ingest_cost,
@@ -148,7 +148,7 @@ def test_known_figures_at_the_size_of_qwen2_7b() -> None:
     assert passes[32].linear == pytest.approx(0.52e15, rel=0.02)
     assert passes[2].attention == pytest.approx(0.25e15, rel=0.1)
     assert passes[2].head + passes[32].head == pytest.approx(0.10e15, rel=0.1)
-    assert clip_flops(1, 3584) == pytest.approx(0.37e12, rel=0.02)
+    assert CLIP_L_336.flops((1, 12, 12)) == pytest.approx(0.37e12, rel=0.02)
 
 
 def test_modes_stand_in_the_expected_order() -> None:

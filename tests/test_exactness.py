@@ -33,7 +33,7 @@ def stock_inputs(
     x2l = VideoX2L.from_model(model, processor)
     tokenizer = processor.tokenizer
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    pixels = x2l.backbone.frames(stack(list(video)))
+    pixels = x2l.backbone.vision.frames(stack(list(video)))
     if family == "llava_onevision":
         n = len(video) * 9 + 1
         text = text.replace("<video>", "<video>" * n)

@@ -288,12 +288,59 @@ def even_chunks(frames: int, tokens_per_frame: int = 144, chunk_frames: int = 10
     return [size * tokens_per_frame for size in sizes]
 
 
-def clip_flops(
-    frames: int, hidden: int, *, side: int = 24, width: int = 1024, mlp: int = 4096, layers: int = 23
-) -> int:
-    """Return the FLOPs of the `layers` layers of CLIP that run, and of the projector with pooling in its middle."""
-    tokens, patches = side**2 + 1, side**2
-    block = tokens * (2 * (4 * width**2 + 2 * width * mlp) + 4 * width * tokens)
-    patch = patches * 2 * 3 * 14 * 14 * width
-    projector = patches * 2 * width * hidden + math.ceil(patches / 4) * 2 * hidden**2
-    return frames * (patch + layers * block + projector)
+@dataclass(frozen=True)
+class VisionShape:
+    """The sizes of a vision tower and of what brings its patches to the language model.
+
+    `mlp`: width of the MLP, once for each of its matrices; `patch` values of a patch; `maps`: linear maps of the
+    projector, as rows per patch and weights; `side`: patches in a row of a frame, where all are squares of one size;
+    `merge` x `merge` patches become one token elsewhere; `summary_rows`: rows per picture that are no patches (CLS).
+    `window`: patches in a row of the windows to which attention keeps, but for `full` layers. `rows_per_token`: how
+    often a token's features enter the language model.
+    """
+
+    layers: int
+    width: int
+    mlp: int
+    patch: int
+    maps: tuple[tuple[float, int], ...]
+    side: int = 0
+    merge: int = 1
+    summary_rows: int = 0
+    window: int = 0
+    full: int = 0
+    rows_per_token: int = 1
+
+    @property
+    def linear(self) -> int:
+        """Weights of the layers' linear maps."""
+        return self.layers * self.width * (4 * self.width + self.mlp)
+
+    @property
+    def weights(self) -> int:
+        """Weights of all linear maps."""
+        mergers = self.rows_per_token  # each has weights of its own
+        return self.linear + self.patch * self.width + mergers * sum(weights for _, weights in self.maps)
+
+    def patches(self, grid: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Return pictures, rows and columns of the patches that become a grid (t, h, w) of tokens."""
+        high, wide = (self.side, self.side) if self.side else (grid[1] * self.merge, grid[2] * self.merge)
+        return grid[0], high, wide
+
+    def flops(self, grid: tuple[int, int, int]) -> int:
+        """Return the FLOPs of the pictures that become a grid (t, h, w) of tokens."""
+        pictures, high, wide = self.patches(grid)
+        rows, windowed = high * wide + self.summary_rows, self.layers - self.full if self.window else 0
+        seen = (self.layers - windowed) * rows**2 + windowed * _squares(high, self.window) * _squares(wide, self.window)
+        projector = sum(int(high * wide * share) * weights for share, weights in self.maps)
+        linear = rows * self.linear + high * wide * self.patch * self.width + projector
+        return pictures * (2 * linear + 4 * self.width * seen)
+
+
+def _squares(length: int, step: int) -> int:
+    """Sum of the squares of the parts of `length`, all but the last `step` long."""
+    return length // step * step**2 + (length % step) ** 2 if step else length**2
+
+
+CLIP_L_336 = VisionShape(23, 1024, 2 * 4096, 3 * 14 * 14, ((1, 1024 * 3584), (1 / 4, 3584**2)), side=24, summary_rows=1)
+"""The layers of CLIP ViT-L/14 at 336 pixels that Video-XL runs, and its projector to 3,584, pooled in its middle."""

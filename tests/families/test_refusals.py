@@ -100,7 +100,8 @@ class Gemma3Attempt(LinearBackbone):
         frames = SquareFrames.from_config({**FIXED, "size": {"height": 16, "width": 16}})
         self.vision = FrameVision(frames, 2, "pixel_values", batched=False)
 
-    def video_markup(self) -> VideoMarkup:
+    @classmethod
+    def video_markup(cls, config: Any, tokenizer: Any) -> VideoMarkup:
         return VideoMarkup("<image>", "<image>")
 
     def front_end(self, ids: Any, pixels: Any) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor
 from videox2l.backbones.frames import CropFrames, SquareFrames
 from videox2l.backbones.transformers_backbone import FrameVision, Grid, TransformersBackbone
 from videox2l.errors import ModelError, SettingsError
+from videox2l.flops import VisionShape
 from videox2l.types import TextTokens, Turn, VideoCursor
 
 
@@ -36,14 +37,19 @@ class LlavaOnevisionBackbone(LinearBackbone):
 
     spare = 1
 
-    def __init__(
-        self, model: Any, tokenizer: Any, video_config: Mapping[str, Any], max_pixels: int | None = None
-    ) -> None:
-        check_max_pixels(model, max_pixels)
-        super().__init__(model, tokenizer, video_config)
-        self.frames = SquareFrames.from_config(self.video_config)
-        vision = model.config.vision_config
-        self.vision = FrameVision(self.frames, math.ceil(vision.image_size // vision.patch_size / 2))
+    @classmethod
+    def vision_of(cls, config: Any, video_config: Mapping[str, Any], max_pixels: int | None = None) -> FrameVision:
+        """Return how frames become pixels and tokens."""
+        check_max_pixels(config, max_pixels)
+        vision = config.vision_config
+        side = math.ceil(vision.image_size // vision.patch_size / 2)
+        return FrameVision(SquareFrames.from_config(video_config), side)
+
+    @classmethod
+    def tower_of(cls, config: Any) -> VisionShape:
+        """Return the sizes of the vision tower and projector."""
+        hidden = config.text_config.hidden_size
+        return square_tower(config.vision_config, ((1, config.vision_config.hidden_size * hidden + hidden**2),))
 
     def suffix(self, question: str, history: Sequence[Turn] = (), system: str | None = None) -> TextTokens:
         """Return the newline vector that ends the video, and everything after it."""
@@ -61,23 +67,45 @@ class LlavaOnevisionBackbone(LinearBackbone):
 class LlavaNextVideoBackbone(LinearBackbone):
     """LLaVA-NeXT-Video on its stock transformers class: the middle square of each frame, pooled to half its side."""
 
-    def __init__(
-        self, model: Any, tokenizer: Any, video_config: Mapping[str, Any], max_pixels: int | None = None
-    ) -> None:
-        check_max_pixels(model, max_pixels)
-        super().__init__(model, tokenizer, video_config)
-        self.frames = CropFrames.from_config(self.video_config)
-        vision = model.config.vision_config
-        if self.frames.size != vision.image_size:
+    @classmethod
+    def vision_of(cls, config: Any, video_config: Mapping[str, Any], max_pixels: int | None = None) -> FrameVision:
+        """Return how frames become pixels and tokens."""
+        check_max_pixels(config, max_pixels)
+        frames, vision = CropFrames.from_config(video_config), config.vision_config
+        if frames.size != vision.image_size:
             raise ModelError(
-                f"crop_size={self.frames.size} of the video processor config is not the size of the vision tower, "
+                f"crop_size={frames.size} of the video processor config is not the size of the vision tower, "
                 f"{vision.image_size}"
             )
-        pool = int(getattr(model.config, "spatial_pool_stride", 2))
-        self.vision = FrameVision(self.frames, vision.image_size // vision.patch_size // pool)
+        return FrameVision(frames, vision.image_size // vision.patch_size // _pool(config))
+
+    @classmethod
+    def tower_of(cls, config: Any) -> VisionShape:
+        """Return the sizes of the vision tower and projector."""
+        hidden = config.text_config.hidden_size
+        maps = ((1 / _pool(config) ** 2, config.vision_config.hidden_size * hidden + hidden**2),)
+        return square_tower(config.vision_config, maps, summary_rows=1)
 
 
-def check_max_pixels(model: Any, max_pixels: int | None) -> None:
+def _pool(config: Any) -> int:
+    return int(getattr(config, "spatial_pool_stride", 2))
+
+
+def square_tower(vision: Any, maps: tuple[tuple[float, int], ...], summary_rows: int = 0) -> VisionShape:
+    """Return the sizes of a plain vision transformer on square pictures of one size, and its projector's `maps`."""
+    size, patch = (side if isinstance(side, int) else side[0] for side in (vision.image_size, vision.patch_size))
+    return VisionShape(
+        layers=vision.num_hidden_layers,
+        width=vision.hidden_size,
+        mlp=2 * vision.intermediate_size,
+        patch=3 * patch**2,
+        maps=maps,
+        side=size // patch,
+        summary_rows=summary_rows,
+    )
+
+
+def check_max_pixels(config: Any, max_pixels: int | None) -> None:
     """Raise SettingsError where a pixel budget was given to a family without one."""
     if max_pixels is not None:
-        raise SettingsError(f"max_pixels has no effect on {model.config.model_type}: its frames have one fixed size")
+        raise SettingsError(f"max_pixels has no effect on {config.model_type}: its frames have one fixed size")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from videox2l.errors import ModelError, SettingsError
@@ -65,6 +66,27 @@ class ChatPrompt:
                 "into the question or a prompt template"
             )
         return before, after
+
+    def before(self, markup: VideoMarkup, facts: VideoInfo) -> str:
+        """Return the prompt before the first group of frames."""
+        return self.cut("What happens?", (), facts.system)[0] + markup.intro(facts)
+
+    def prefix_ids(self, markup: VideoMarkup, facts: VideoInfo) -> list[int]:
+        """Return the token ids of the prompt before the first group of frames."""
+        before = self.before(markup, facts)
+        if markup.opening(0, [0.0]):
+            return self.opening_ids(before)
+        ids = self.opening_ids(before + markup.pad)
+        pad = self.tokenizer.convert_tokens_to_ids(markup.pad)
+        return ids[: len(ids) - 1 - ids[::-1].index(pad)]  # behind it may stand what a tokenizer adds
+
+    def group_words(self, markup: VideoMarkup, times: Sequence[Sequence[float]], facts: VideoInfo) -> list[int]:
+        """Return how many tokens of words each group of a video has; `times`: the pts of each one's frames."""
+        ids = self.ids(markup.groups(0, times, [1] * len(times)), self.before(markup, facts))
+        pad = self.tokenizer.convert_tokens_to_ids(markup.pad)
+        pads = [at for at, token in enumerate(ids) if token == pad]
+        behind = len(ids) - 1 - pads[-1]
+        return [at - last - 1 + behind * (group == 0) for group, (last, at) in enumerate(pairwise([-1, *pads]))]
 
     def between(self, videos: int) -> list[str]:
         """Return what the template puts between so many videos and the next of them; around them is what is always.

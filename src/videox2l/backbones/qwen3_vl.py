@@ -12,7 +12,9 @@ from torch import Tensor
 from videox2l.backbones.frames import PatchFrames, SharedPatchFrames
 from videox2l.backbones.positions import mrope_positions, text_positions
 from videox2l.backbones.prompts import VideoMarkup
+from videox2l.backbones.qwen2_vl import merging_tower
 from videox2l.backbones.transformers_backbone import Grid, PatchVision, TransformersBackbone
+from videox2l.flops import VisionShape
 from videox2l.types import TextTokens, VideoCursor
 
 
@@ -41,24 +43,36 @@ class Qwen3VLBackbone(TransformersBackbone):
 
     axes = 3
 
-    def __init__(
-        self, model: Any, tokenizer: Any, video_config: Mapping[str, Any], max_pixels: int | None = None
-    ) -> None:
-        super().__init__(model, tokenizer, video_config)
-        self.frames: PatchFrames = (
-            SharedPatchFrames.of_video(self.video_config)
-            if max_pixels is None
-            else PatchFrames.from_config(self.video_config, max_pixels)
-        )
-        self.vision = PatchVision(self.frames)
-        self.group_frames = self.frames.temporal
+    default_pixels: Mapping[str, Any] = {
+        "size": {"shortest_edge": 4096, "longest_edge": 25165824}
+    }  # of a whole video, as published
 
-    def video_markup(self) -> VideoMarkup:
+    @classmethod
+    def vision_of(cls, config: Any, video_config: Mapping[str, Any], max_pixels: int | None = None) -> PatchVision:
+        """Return how frames become pixels and tokens."""
+        whole = max_pixels is None
+        return PatchVision(
+            SharedPatchFrames.of_video(video_config) if whole else PatchFrames.from_config(video_config, max_pixels)
+        )
+
+    @classmethod
+    def tower_of(cls, config: Any) -> VisionShape:
+        """Return the sizes of the vision tower and its mergers, one for each layer of features."""
+        vision = config.vision_config
+        mergers, mlp = 1 + len(vision.deepstack_visual_indexes), 2 * vision.intermediate_size
+        return merging_tower(vision, vision.hidden_size, mlp, vision.out_hidden_size, mergers)
+
+    @classmethod
+    def last_position(cls, config: Any, tokens: int, words: int, grid: Grid, seconds: float) -> int:
+        """Return about how many positions a video takes: words, and each group its longer side."""
+        return words + grid[0] * max(grid[1:])
+
+    @classmethod
+    def video_markup(cls, config: Any, tokenizer: Any) -> VideoMarkup:
         """Return the words around each group of frames, with the marks that the config names."""
-        config = self.model.config
         start, pad, end = (
-            str(self.tokenizer.convert_ids_to_tokens(token))
-            for token in (config.vision_start_token_id, self.video_token_id, config.vision_end_token_id)
+            str(tokenizer.convert_ids_to_tokens(token))
+            for token in (config.vision_start_token_id, config.video_token_id, config.vision_end_token_id)
         )
         return TimedMarkup(start + pad + end, pad, end, start=start)
 

@@ -8,10 +8,11 @@ from datetime import timedelta
 from typing import Any
 
 from videox2l.backbones.frames import TwiceFrames
-from videox2l.backbones.linear import LinearBackbone, check_max_pixels
+from videox2l.backbones.linear import LinearBackbone, check_max_pixels, square_tower
 from videox2l.backbones.prompts import VideoMarkup
-from videox2l.backbones.transformers_backbone import FrameVision
+from videox2l.backbones.transformers_backbone import FrameVision, token_id
 from videox2l.errors import ModelError
+from videox2l.flops import VisionShape
 from videox2l.types import VideoInfo
 
 # What the model was trained to read, as the library's processor writes it; that cannot be imported everywhere.
@@ -61,24 +62,29 @@ class SmolVLMBackbone(LinearBackbone):
 
     template = CHAT_TEMPLATE
 
-    def __init__(
-        self, model: Any, tokenizer: Any, video_config: Mapping[str, Any], max_pixels: int | None = None
-    ) -> None:
-        check_max_pixels(model, max_pixels)
-        super().__init__(model, tokenizer, {"resample": 1, **video_config})  # Lanczos, where the config does not say
-        self.frames = TwiceFrames.from_config(self.video_config)
-        vision = model.config.vision_config
-        if self.frames.size != vision.image_size:
+    @classmethod
+    def vision_of(cls, config: Any, video_config: Mapping[str, Any], max_pixels: int | None = None) -> FrameVision:
+        """Return how frames become pixels and tokens."""
+        check_max_pixels(config, max_pixels)
+        frames = TwiceFrames.from_config({"resample": 1, **video_config})  # Lanczos, where the config does not say
+        vision = config.vision_config
+        if frames.size != vision.image_size:
             raise ModelError(
-                f"max_image_size={self.frames.size} of the video processor config is not the size of the vision tower, "
+                f"max_image_size={frames.size} of the video processor config is not the size of the vision tower, "
                 f"{vision.image_size}"
             )
-        side = vision.image_size // vision.patch_size // model.config.scale_factor
-        self.vision = FrameVision(self.frames, side, "pixel_values")
+        return FrameVision(frames, vision.image_size // vision.patch_size // config.scale_factor, "pixel_values")
 
-    def video_markup(self) -> VideoMarkup:
+    @classmethod
+    def tower_of(cls, config: Any) -> VisionShape:
+        """Return the sizes of the vision tower and projector."""
+        vision, fold = config.vision_config, config.scale_factor**2
+        return square_tower(vision, ((1 / fold, vision.hidden_size * fold * config.text_config.hidden_size),))
+
+    @classmethod
+    def video_markup(cls, config: Any, tokenizer: Any) -> VideoMarkup:
         """Return the words around each frame, with the tokens that the tokenizer names."""
         names = {"fake_image_token": "<fake_token_around_image>", "global_image_token": "<global-img>"}
-        fake, whole = (str(getattr(self.tokenizer, name, None) or known) for name, known in names.items())
-        pad = str(self.tokenizer.convert_ids_to_tokens(self._token_id("image_token_id")))
+        fake, whole = (str(getattr(tokenizer, name, None) or known) for name, known in names.items())
+        pad = str(tokenizer.convert_ids_to_tokens(token_id(config, "image_token_id")))
         return CountedMarkup("<video>", pad, fake, "\n\n", mark=fake + whole)

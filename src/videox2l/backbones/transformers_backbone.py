@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from videox2l.backbones.frames import PatchFrames, stack
 from videox2l.backbones.prompts import ChatPrompt, VideoMarkup
 from videox2l.engine.identity import sha256_of, weights_id
 from videox2l.errors import ModelError
+from videox2l.flops import VisionShape
 from videox2l.types import UNKNOWN_VIDEO, TextTokens, Turn, VideoCursor, VideoInfo, VisualTokens
 
 Grid = tuple[int, int, int]
@@ -32,56 +33,90 @@ class Vision(Protocol):
     def __call__(self, frames: Tensor, facts: VideoInfo) -> tuple[dict[str, Tensor], Grid]:
         """Return the arguments for uint8 frames (f, 3, h, w), and the grid (t, h, w) of their visual tokens."""
 
+    @property
+    def group_frames(self) -> int:
+        """How many frames become one group of visual tokens."""
+
+    def grid(self, frames: int, height: int, width: int, total: int | None = None) -> Grid:
+        """Return the grid of `frames` pictures of `height` x `width` pixels, in a video of `total` frames."""
+
     def settings(self) -> dict[str, Any]:
         """Return everything that decides about the result, as plain JSON values."""
+
+
+def token_id(config: Any, *names: str) -> int:
+    """Return the token id that a model's config gives under one of the names. Raises ModelError where it has none."""
+    for name in names:
+        if getattr(config, name, None) is not None:
+            return int(getattr(config, name))
+    raise ModelError(f"the config of {config.model_type} has no {names[0]}")
 
 
 class TransformersBackbone(DecoderBackbone, ABC):
     """A stock transformers video LLM behind the `Backbone` protocol. Subclasses add vision, words and positions.
 
-    `spare` is the number of visual tokens that the front end adds after the last frame of any video.
+    `spare` is the number of visual tokens that the front end adds after the last frame of any video; `default_pixels` are
+    fields of the processor config that stand in where a checkpoint has none.
     """
 
     group_frames = 1
     default_chunk_frames = 8
     default_compressor = "keydiff"
+    default_pixels: Mapping[str, Any] = {}
     template: str | None = None
     spare = 0
     vision: Vision
     markup: VideoMarkup
 
-    def __init__(self, model: Any, tokenizer: Any, video_config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, video_config: Mapping[str, Any], max_pixels: int | None = None
+    ) -> None:
         super().__init__(model, tokenizer)
         self.video_config = dict(video_config)
-        self.markup = self.video_markup()
+        vision = self.vision_of(model.config, self.video_config, max_pixels)
+        if vision is not None:
+            self.vision, self.group_frames = vision, vision.group_frames
+        self.markup = self.video_markup(model.config, tokenizer)
         self.chat = ChatPrompt(tokenizer, self.markup.placeholder, self.template)
 
-    def video_markup(self) -> VideoMarkup:
+    # --- what configs alone say: `x2l plan` asks it without a model ----------------------------------------------
+
+    @classmethod
+    def vision_of(cls, config: Any, video_config: Mapping[str, Any], max_pixels: int | None = None) -> Vision | None:
+        """Return how frames become pixels, by the model's config and its processor's; None where `pixels` says it."""
+        return None
+
+    @classmethod
+    def tower_of(cls, config: Any) -> VisionShape:
+        """Return the sizes of the vision tower and projector."""
+        raise ModelError(f"x2l plan cannot tell what {config.model_type} needs: its adapter has no tower_of")
+
+    @classmethod
+    def video_markup(cls, config: Any, tokenizer: Any) -> VideoMarkup:
         """Return how a video is written into the prompt: by default one token that the config names, repeated."""
-        token = str(self.tokenizer.convert_ids_to_tokens(self.video_token_id))
+        token = str(tokenizer.convert_ids_to_tokens(token_id(config, "video_token_id", "video_token_index")))
         return VideoMarkup(token, token)
+
+    @classmethod
+    def prefix_ids(cls, chat: ChatPrompt, markup: VideoMarkup, facts: VideoInfo) -> list[int]:
+        """Return the token ids of everything that stands before the video."""
+        return chat.prefix_ids(markup, facts)
+
+    @classmethod
+    def last_position(cls, config: Any, tokens: int, words: int, grid: Grid, seconds: float) -> int:
+        """Return about how many positions a video takes: `tokens`, `words` of them between groups, `grid` of it all."""
+        return tokens
 
     @property
     def video_token_id(self) -> int:
         """Id of the token that stands for a visual token of a video."""
-        return self._token_id("video_token_id", "video_token_index")
-
-    def _token_id(self, *names: str) -> int:
-        for name in names:
-            if getattr(self.model.config, name, None) is not None:
-                return int(getattr(self.model.config, name))
-        raise ModelError(f"the config of {self.name} has no {names[0]}")
+        return token_id(self.model.config, "video_token_id", "video_token_index")
 
     # --- text -------------------------------------------------------------------------------------------------
 
     def prefix(self, facts: VideoInfo = UNKNOWN_VIDEO) -> TextTokens:
         """Return everything that stands before the video: of the chat template, and of what is told of the video."""
-        before, opening = self._before(facts), self.markup.opening(0, [0.0] * self.group_frames)
-        if opening:
-            return self._text(self.chat.opening_ids(before))
-        ids = self.chat.opening_ids(before + self.markup.pad)
-        pad = self.tokenizer.convert_tokens_to_ids(self.markup.pad)
-        return self._text(ids[: len(ids) - 1 - ids[::-1].index(pad)])  # behind it may stand what a tokenizer adds
+        return self._text(self.prefix_ids(self.chat, self.markup, facts))
 
     def suffix(self, question: str, history: Sequence[Turn] = (), system: str | None = None) -> TextTokens:
         """Return everything that stands after the video, the answer's header included."""
@@ -95,13 +130,11 @@ class TransformersBackbone(DecoderBackbone, ABC):
         for between in self.chat.between(count):
             text, context = markup.outro + between + markup.intro(UNKNOWN_VIDEO), markup.pad + markup.close
             ids = self.chat.ids(text, context)
-            if self.chat.ids(text + opening, context) != ids + self.chat.ids(opening, self._before(UNKNOWN_VIDEO)):
+            alone = self.chat.ids(opening, self.chat.before(markup, UNKNOWN_VIDEO))
+            if self.chat.ids(text + opening, context) != ids + alone:
                 raise ModelError(f"the tokenizer joins {between!r} and the next video: ask about one video at a time")
             found.append(self._text(ids))
         return found
-
-    def _before(self, facts: VideoInfo) -> str:
-        return self.chat.cut("What happens?", (), facts.system)[0] + self.markup.intro(facts)
 
     def follow_up(self, question: str) -> TextTokens:
         """Return everything between the end of an answer and the answer to the next question."""
@@ -157,7 +190,7 @@ class TransformersBackbone(DecoderBackbone, ABC):
     ) -> tuple[Tensor, Tensor]:
         """Return the token ids (n,) of a chunk, and which of them are visual (n,)."""
         wording, first = self.markup, self.groups_before(cursor)
-        context = wording.pad + wording.close if first else self._before(cursor.facts)
+        context = wording.pad + wording.close if first else self.chat.before(wording, cursor.facts)
         text = wording.groups(first, times, [1] * len(times))
         plain = torch.tensor(self.chat.ids(text, context), device=self.device)
         pads = plain == self.tokenizer.convert_tokens_to_ids(wording.pad)
@@ -253,6 +286,17 @@ class PatchVision:
         arguments = {"pixel_values_videos": patches, "video_grid_thw": torch.tensor([[t, high, wide]])}
         return arguments, (t, high // merge, wide // merge)
 
+    @property
+    def group_frames(self) -> int:
+        """How many frames become one group of visual tokens."""
+        return self.frames.temporal
+
+    def grid(self, frames: int, height: int, width: int, total: int | None = None) -> Grid:
+        """Return the grid of `frames` pictures of `height` x `width` pixels, in a video of `total` frames."""
+        high, wide = self.frames.size(height, width, total)
+        side = self.frames.patch * self.frames.merge
+        return -(-frames // self.frames.temporal), high // side, wide // side
+
     def settings(self) -> dict[str, Any]:
         """Return everything that decides about the result, as plain JSON values."""
         return dataclasses.asdict(self.frames)
@@ -270,12 +314,17 @@ class FrameVision:
     side: int
     argument: str = "pixel_values_videos"
     batched: bool = True
+    group_frames: ClassVar[int] = 1
 
     def __call__(self, frames: Tensor, facts: VideoInfo) -> tuple[dict[str, Tensor], Grid]:
         """Return the arguments for uint8 frames (f, 3, h, w), and the grid (t, h, w) of their visual tokens."""
         del facts
         pixels = self.frames(frames)
-        return {self.argument: pixels[None] if self.batched else pixels}, (len(frames), self.side, self.side)
+        return {self.argument: pixels[None] if self.batched else pixels}, self.grid(len(frames), 0, 0)
+
+    def grid(self, frames: int, height: int, width: int, total: int | None = None) -> Grid:
+        """Return the grid of so many pictures, whatever their size."""
+        return frames, self.side, self.side
 
     def settings(self) -> dict[str, Any]:
         """Return everything that decides about the result, as plain JSON values."""

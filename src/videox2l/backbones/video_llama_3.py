@@ -13,8 +13,9 @@ from torch import Tensor
 from videox2l.backbones.frames import DividedPatchFrames, PatchFrames, stack
 from videox2l.backbones.linear import LinearBackbone
 from videox2l.backbones.prompts import VideoMarkup
-from videox2l.backbones.transformers_backbone import Grid, PatchVision
+from videox2l.backbones.transformers_backbone import Grid, PatchVision, token_id
 from videox2l.errors import ModelError
+from videox2l.flops import VisionShape
 from videox2l.types import VideoCursor, VisualTokens
 
 # A token stays where its pixels changed by more than this in the mean, in normalised values times 255.
@@ -39,20 +40,38 @@ class VideoLlama3Backbone(LinearBackbone):
     def __init__(
         self, model: Any, tokenizer: Any, video_config: Mapping[str, Any], max_pixels: int | None = None
     ) -> None:
-        super().__init__(model, tokenizer, {"temporal_patch_size": 1, **video_config})
-        self.frames: PatchFrames = (
-            DividedPatchFrames.of_video(self.video_config)
-            if max_pixels is None
-            else PatchFrames.from_config(self.video_config, max_pixels)
-        )
-        if self.frames.temporal != 1:
-            raise ModelError(f"temporal_patch_size={self.frames.temporal} is not supported for {self.name}: only 1 is")
-        self.vision = PatchVision(self.frames)
-        self.dropping = self.video_config.get("use_token_compression", True) is not False
+        super().__init__(model, tokenizer, video_config, max_pixels)
+        self.dropping = drops_tokens(self.video_config)
 
-    def video_markup(self) -> VideoMarkup:
+    @classmethod
+    def vision_of(cls, config: Any, video_config: Mapping[str, Any], max_pixels: int | None = None) -> PatchVision:
+        """Return how frames become pixels and tokens."""
+        given, whole = {"temporal_patch_size": 1, **video_config}, max_pixels is None
+        frames = DividedPatchFrames.of_video(given) if whole else PatchFrames.from_config(given, max_pixels)
+        if frames.temporal != 1:
+            raise ModelError(
+                f"temporal_patch_size={frames.temporal} is not supported for {config.model_type}: only 1 is"
+            )
+        return PatchVision(frames)
+
+    @classmethod
+    def tower_of(cls, config: Any) -> VisionShape:
+        """Return the sizes of the vision tower and projector."""
+        vision, hidden = config.vision_config, config.text_config.hidden_size
+        merge = 2  # as published; the processor's, not the model's
+        return VisionShape(
+            layers=vision.num_hidden_layers,
+            width=vision.hidden_size,
+            mlp=2 * vision.intermediate_size,
+            patch=3 * vision.patch_size**2,
+            maps=((1 / merge**2, vision.hidden_size * hidden + hidden**2),),
+            merge=merge,
+        )
+
+    @classmethod
+    def video_markup(cls, config: Any, tokenizer: Any) -> VideoMarkup:
         """Return the words before each frame."""
-        token = str(self.tokenizer.convert_ids_to_tokens(self.video_token_id))
+        token = str(tokenizer.convert_ids_to_tokens(token_id(config, "video_token_id")))
         return CommaMarkup(token, token)
 
     def visual_tokens(self, frames: Sequence[np.ndarray], pts: Sequence[float], cursor: VideoCursor) -> VisualTokens:
@@ -64,7 +83,7 @@ class VideoLlama3Backbone(LinearBackbone):
         behind = self.dropping and cursor.last is not None
         given = [cursor.last, *frames] if behind else frames
         found, (t, high, wide) = self.vision(stack(given), cursor.facts)  # type: ignore[arg-type]
-        patches, merge = found["pixel_values_videos"], self.frames.merge
+        patches, merge = found["pixel_values_videos"], self.vision.frames.merge  # type: ignore[attr-defined]
         kept = changed(patches.view(t, high * wide, -1)) if self.dropping else torch.ones(t, high * wide).bool()
         if behind:
             patches, kept, t = patches[high * wide * merge**2 :], kept[1:], t - 1
@@ -84,6 +103,11 @@ class VideoLlama3Backbone(LinearBackbone):
     def processing(self) -> dict[str, Any]:
         """Return the settings by which frames become visual tokens."""
         return {**super().processing(), "use_token_compression": self.dropping}
+
+
+def drops_tokens(video_config: Mapping[str, Any]) -> bool:
+    """Return whether tokens whose pixels stay the same are left out."""
+    return video_config.get("use_token_compression", True) is not False
 
 
 def changed(pixels: Tensor) -> Tensor:

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from videox2l.backbones.frames import CropFrames, stack
-from videox2l.backbones.prompts import VideoMarkup
+from videox2l.backbones.linear import square_tower
+from videox2l.backbones.prompts import ChatPrompt, VideoMarkup
 from videox2l.backbones.transformers_backbone import Grid, TransformersBackbone
 from videox2l.backbones.video_xl_model import Geometry, VideoXLForCausalLM, summarize_chunk
 from videox2l.engine.cache import BufferCache
 from videox2l.engine.summary import SummaryLayout
 from videox2l.errors import ModelError, SettingsError
+from videox2l.flops import VisionShape
 from videox2l.types import UNKNOWN_VIDEO, TextTokens, Turn, VideoCursor, VideoInfo, VisualTokens
 
 # As Video-X2L was published: the text after the video is a newline, the question, another newline, the end of turn.
@@ -43,6 +45,7 @@ class VideoXLBackbone(TransformersBackbone):
     group_frames = 1
     default_chunk_frames = 10
     default_compressor = "summary"
+    template = CHAT_TEMPLATE
 
     def __init__(
         self,
@@ -53,7 +56,6 @@ class VideoXLBackbone(TransformersBackbone):
     ) -> None:
         if max_pixels is not None:
             raise SettingsError("max_pixels has no effect on llava_qwen: its frames have one fixed size")
-        tokenizer.chat_template = CHAT_TEMPLATE
         super().__init__(model, tokenizer, video_config)
         self.frames = None
         if model.has_vision:
@@ -65,18 +67,26 @@ class VideoXLBackbone(TransformersBackbone):
         if self.model.has_vision:
             self.model.model.vision_tower.vision_tower.set_attn_implementation("sdpa")
 
-    def video_markup(self) -> VideoMarkup:
+    @classmethod
+    def tower_of(cls, config: Any) -> VisionShape:
+        """Return the sizes of the vision tower, in `vision_config`, and of the projector with pooling in its middle."""
+        vision, hidden = config.vision_config, config.hidden_size
+        return square_tower(vision, ((1, vision.hidden_size * hidden), (1 / 4, hidden**2)), summary_rows=1)
+
+    @classmethod
+    def video_markup(cls, config: Any, tokenizer: Any) -> VideoMarkup:
         """Return the place of the video: no token, the published code cuts the prompt there before it is tokenized."""
         return VideoMarkup("<image>", "<image>")
 
-    def prefix(self, facts: VideoInfo = UNKNOWN_VIDEO) -> TextTokens:
+    @classmethod
+    def prefix_ids(cls, chat: ChatPrompt, markup: VideoMarkup, facts: VideoInfo) -> list[int]:
         """Return everything of the chat template that stands before the video. Raises SettingsError: see there."""
         if facts.system is not None:
             raise SettingsError(
                 "Video-XL was published with a system text of its own and takes no other: leave system out, and write "
                 "it into the question or a prompt template"
             )
-        return self._text(self.chat.ids(self.chat.cut("What happens?")[0]))
+        return chat.ids(chat.cut("What happens?")[0])
 
     def suffix(self, question: str, history: Sequence[Turn] = (), system: str | None = None) -> TextTokens:
         """Return everything that stands after the video, the answer's header included."""
