@@ -8,7 +8,7 @@ written-out mask computes and what torch's FLOP counter sees.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 
@@ -228,21 +228,25 @@ def ranked_ingest_cost(
     history: str = "H",
     prefix: int = 14,
     echo: bool = False,
+    kept: Callable[[int, float], int] = kept_tokens,
 ) -> IngestCost:
     """Return the cost of an ingest that ranks tokens: one plain forward per chunk, or one per level with "own".
 
-    `echo`: each forward once more, behind itself.
+    `echo`: each forward once more, behind itself. `kept`: how many of so many tokens a level at a ratio keeps.
     """
-    passes = [(ratio,) for ratio in ratios] if history == "own" else [tuple(ratios)]
-    flops, past = text(shape, prefix, 0, logits=0), [prefix] * len(passes)
-    for i, visual in enumerate(chunks):
-        for number, levels in enumerate(passes):
+    flops = text(shape, prefix, 0, logits=0)
+    recent = len(chunks) if history == "L" else int(history.partition(":")[2] or 0)
+    for number, levels in enumerate([(ratio,) for ratio in ratios] if history == "own" else [tuple(ratios)]):
+        fine, coarse = ([kept(visual, pick(levels)) for visual in chunks] for pick in (min, max))
+        past = prefix
+        for i, visual in enumerate(chunks):
             if i or not number:
-                flops += text(shape, visual, past[number], logits=0)
-                flops += text(shape, visual, past[number] + visual, logits=0) if echo else Flops()
-            past[number] += kept_tokens(visual, min(levels) if history == "L" else max(levels))
+                flops += text(shape, visual, past, logits=0)
+                flops += text(shape, visual, past + visual, logits=0) if echo else Flops()
+            past += fine[i] if recent else coarse[i]
+            past -= fine[i - recent] - coarse[i - recent] if recent and i >= recent else 0
     stored = ratios if history == "own" else ratios[:1]
-    tokens = prefix + sum(kept_tokens(visual, ratio) for visual in chunks for ratio in stored)
+    tokens = prefix + sum(kept(visual, ratio) for visual in chunks for ratio in stored)
     return IngestCost(flops, tokens * shape.token_bytes)
 
 

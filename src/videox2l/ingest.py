@@ -23,7 +23,7 @@ from torch import Tensor
 
 from videox2l.compress import COMPRESSORS, ChunkEncoder, Compressor, History, compressor_by_name
 from videox2l.compress.lazy import check_l_tier
-from videox2l.engine.backbone import Backbone, warn_beyond
+from videox2l.engine.backbone import Backbone, BackboneFacts, warn_beyond
 from videox2l.errors import MemoryFileError, ModelError, SettingsError, VideoError
 from videox2l.memory import Chunk, LevelKV, Memory
 from videox2l.memory.disk.folder import content_of, head_of, memory_of
@@ -67,7 +67,7 @@ class IngestSettings:
         check_l_tier(self.l_tier, self.history, self.ratios)
 
     @classmethod
-    def of(cls, options: IngestOptions, backbone: Backbone, embedder: DualEncoder | None = None) -> IngestSettings:
+    def of(cls, options: IngestOptions, backbone: BackboneFacts, embedder: DualEncoder | None = None) -> IngestSettings:
         """Resolve options for a backbone. Raises SettingsError."""
         compressor = backbone.default_compressor if options.compressor is None else options.compressor
         if options.l_tier == "lazy" and not isinstance(compressor, str):
@@ -541,7 +541,7 @@ def check_level_finite(level: LevelKV, where: str) -> None:
     check_finite(torch.stack(largest, 1), f"the KVs of {where}")
 
 
-def check_chunk_frames(settings: IngestSettings, backbone: Backbone) -> None:
+def check_chunk_frames(settings: IngestSettings, backbone: BackboneFacts) -> None:
     """Raise SettingsError where chunks of this length cannot be encoded."""
     if settings.chunk_frames % backbone.group_frames or settings.chunk_frames < 1:
         raise SettingsError(

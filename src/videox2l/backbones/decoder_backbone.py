@@ -36,13 +36,7 @@ class DecoderBackbone:
         self.text_config = model.config.get_text_config()
         check_layers(self.name, self.text_config)
         self.embedding: nn.Module = model.get_input_embeddings()
-        heads = self.text_config.num_attention_heads
-        self.shape = KVShape(
-            layers=self.text_config.num_hidden_layers,
-            heads=getattr(self.text_config, "num_key_value_heads", None) or heads,
-            head_dim=getattr(self.text_config, "head_dim", None) or self.text_config.hidden_size // heads,
-            dtype=self.embedding.weight.dtype,
-        )
+        self.shape = kv_shape(self.text_config, self.embedding.weight.dtype)
         self.fixed_positions = changing_rope_limit(self.decoder)
         self.attend_with(attention.NAME)
 
@@ -188,6 +182,17 @@ def _stop_at_the_door(_: nn.Module, __: tuple[Tensor, ...], inputs: dict[str, An
     if captured is not None:
         captured.update(inputs)
         raise _StopError
+
+
+def kv_shape(text: Any, dtype: torch.dtype) -> KVShape:
+    """Return the shape of one token's KVs by a text config."""
+    heads = text.num_attention_heads
+    return KVShape(
+        layers=text.num_hidden_layers,
+        heads=getattr(text, "num_key_value_heads", None) or heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        dtype=dtype,
+    )
 
 
 def decoder_of(model: Any) -> nn.Module:

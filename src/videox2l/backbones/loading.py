@@ -168,7 +168,8 @@ def load_video_xl(
     checkpoint.check_weights()
     model = video_xl.load_video_xl_model(config, video_xl.weight_files(checkpoint.find), precision)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.where, tokenizer_type="qwen2", **checkpoint.hub)
-    pixels = video_xl.pixel_config(model, checkpoint.json("preprocessor_config.json"))
+    side = model.model.vision_tower.vision_tower.config.image_size if model.has_vision else None
+    pixels = video_xl.pixel_config(side, checkpoint.json("preprocessor_config.json"))
     return VideoXLBackbone(model.to(device), tokenizer, pixels, max_pixels)
 
 

@@ -55,8 +55,8 @@ def token_id(config: Any, *names: str) -> int:
 class TransformersBackbone(DecoderBackbone, ABC):
     """A stock transformers video LLM behind the `Backbone` protocol. Subclasses add vision, words and positions.
 
-    `spare` is the number of visual tokens that the front end adds after the last frame of any video; `default_pixels` are
-    fields of the processor config that stand in where a checkpoint has none.
+    `spare` is the number of visual tokens that the front end adds after the last frame of any video; `default_pixels`
+    are fields of the processor config that stand in where a checkpoint has none.
     """
 
     group_frames = 1

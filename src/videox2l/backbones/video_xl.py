@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from videox2l.backbones.frames import CropFrames, stack
-from videox2l.backbones.linear import square_tower
+from videox2l.backbones.linear import check_max_pixels, square_tower
 from videox2l.backbones.prompts import ChatPrompt, VideoMarkup
-from videox2l.backbones.transformers_backbone import Grid, TransformersBackbone
+from videox2l.backbones.transformers_backbone import FrameVision, Grid, TransformersBackbone
 from videox2l.backbones.video_xl_model import Geometry, VideoXLForCausalLM, summarize_chunk
 from videox2l.engine.cache import BufferCache
 from videox2l.engine.summary import SummaryLayout
@@ -54,9 +54,7 @@ class VideoXLBackbone(TransformersBackbone):
         video_config: Mapping[str, Any],
         max_pixels: int | None = None,
     ) -> None:
-        if max_pixels is not None:
-            raise SettingsError("max_pixels has no effect on llava_qwen: its frames have one fixed size")
-        super().__init__(model, tokenizer, video_config)
+        super().__init__(model, tokenizer, video_config, max_pixels)
         self.frames = None
         if model.has_vision:
             self.frames = CropFrames.from_config(self.video_config)
@@ -66,6 +64,17 @@ class VideoXLBackbone(TransformersBackbone):
         super().attend_with(implementation)
         if self.model.has_vision:
             self.model.model.vision_tower.vision_tower.set_attn_implementation("sdpa")
+
+    @classmethod
+    def vision_of(
+        cls, config: Any, video_config: Mapping[str, Any], max_pixels: int | None = None
+    ) -> FrameVision | None:
+        """Return how frames become pixels and tokens; None where the config does not tell the vision tower's."""
+        check_max_pixels(config, max_pixels)
+        vision = getattr(config, "vision_config", None)
+        if vision is None:
+            return None
+        return FrameVision(CropFrames.from_config(video_config), vision.image_size // vision.patch_size // 2)
 
     @classmethod
     def tower_of(cls, config: Any) -> VisionShape:

@@ -204,11 +204,10 @@ def without_weights(config: Mapping[str, Any]) -> tuple[VideoXLConfig, CLIPVisio
     return VideoXLConfig(**fields), vision
 
 
-def pixel_config(model: VideoXLForCausalLM, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the image processor config: the checkpoint's own, or CLIP's at the size of the tower."""
-    if found or not model.has_vision:
+def pixel_config(size: int | None, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the image processor config: the checkpoint's own, or CLIP's at the `size` of the tower."""
+    if found or size is None:
         return dict(found)
-    size = model.model.vision_tower.vision_tower.config.image_size
     return {**_CLIP_PIXELS, "size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
 
 
@@ -222,7 +221,7 @@ def _names(model: nn.Module, weights: Weights, vision: CLIPVisionConfig | None) 
         own = name if nested or not name.startswith(_PUBLISHED_TOWER) else name.replace(_PUBLISHED_TOWER, _TOWER, 1)
         if own in wanted:
             names[name] = own
-        elif not _unused(name, vision):
+        elif not is_unused(name, vision):
             unknown.append(name)
     missing = sorted(set(wanted) - set(names.values()))
     odd = [
@@ -237,7 +236,7 @@ def _names(model: nn.Module, weights: Weights, vision: CLIPVisionConfig | None) 
     return names
 
 
-def _unused(name: str, vision: CLIPVisionConfig | None) -> bool:
+def is_unused(name: str, vision: CLIPVisionConfig | None) -> bool:
     """Say whether a weight is known not to be needed: layers of CLIP behind the selected one, stored buffers."""
     if vision is None or not name.startswith(_TOWER):
         return False

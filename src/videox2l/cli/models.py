@@ -13,9 +13,9 @@ from videox2l.options import IngestOptions, LoadOptions
 
 if TYPE_CHECKING:
     from videox2l.cli.console import Screen
-    from videox2l.sizing.fit import Fit
-    from videox2l.sizing.footage import Footage
-    from videox2l.sizing.forecast import Forecast, Peak
+    from videox2l.estimate.fit import Fit
+    from videox2l.estimate.forecast import Forecast, Peak
+    from videox2l.estimate.header import VideoHeader
     from videox2l.video import VideoReport
 
 
@@ -49,10 +49,10 @@ def plan(
     From the model's config and the video's header alone: no weights are loaded, nothing is decoded.
     """
     from videox2l.cli.console import Screen
-    from videox2l.sizing.footage import footage
+    from videox2l.estimate.header import read_header
 
     screen = Screen(quiet=as_json)
-    found = _forecast(screen, footage(video, size), model, gpu, disk, reload, ingesting, loading)
+    found = _forecast(screen, read_header(video, size), model, gpu, disk, reload, ingesting, loading)
     if as_json:
         screen.json(found)
     if not found["fits"]:
@@ -93,9 +93,9 @@ def check(
     _show_report(screen, report)
     planned = {}
     if model is not None:
-        from videox2l.sizing.footage import Footage
+        from videox2l.estimate.header import VideoHeader
 
-        shown = Footage(report.name, report.height, report.width, report.duration, report.fps)
+        shown = VideoHeader(report.name, report.height, report.width, report.duration, report.fps)
         planned = {"plan": _forecast(screen, shown, model, gpu, None, reload, ingesting, loading)}
     if as_json:
         screen.json({**report.to_dict(), **planned})
@@ -105,7 +105,7 @@ def check(
 
 def _forecast(
     screen: Screen,
-    shown: Footage,
+    shown: VideoHeader,
     model: str,
     gpu: str,
     disk: str | None,
@@ -114,10 +114,9 @@ def _forecast(
     loading: LoadOptions,
 ) -> dict[str, Any]:
     """Plan for a video, print what it will need, and return that as JSON values; `fits` says whether it does."""
-    from videox2l.sizing.devices import device_for
-    from videox2l.sizing.fit import Limits, fitting
-    from videox2l.sizing.planning import Planner
-    from videox2l.sizing.wish import EstimateRequest
+    from videox2l.estimate.devices import device_for
+    from videox2l.estimate.fit import Limits, Planner, fitting
+    from videox2l.estimate.forecast import EstimateRequest
     from videox2l.units import parse_bytes
 
     request = EstimateRequest(ingesting, loading, reload)
@@ -127,7 +126,7 @@ def _forecast(
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        planner = Planner(model, loading.revision, shown, device)
+        planner = Planner(model, shown, device)
         found = planner.forecast(request)
         too_much = any(limits.excess(found))
         fit = fitting(request, found, limits, planner.forecast, planner.pixels(request)) if too_much else None
@@ -206,10 +205,9 @@ def _show(screen: Screen, found: Forecast, too_much: bool) -> None:
 
     asked, seconds = found.question, found.seconds
     disk = ", ".join(f"{name} {format_bytes(count)}" for name, count in found.disk.items())
-    ingest = seconds["vision"] + seconds["language"]
+    ingest, length = seconds["ingest"], seconds["video"] or 0.0
     screen.line(
-        f"{found.video} ({format_time(seconds['video'])}), {found.model}, {found.device} with "
-        f"{format_bytes(found.memory)}: an estimate"
+        f"{found.video} ({format_time(length)}), {found.model}, {found.device} with {format_bytes(found.memory)}"
     )
     screen.line(
         f"  video     {found.frames:,} frames, {found.tokens:,} visual tokens, {found.chunks:,} chunks of "
@@ -217,18 +215,26 @@ def _show(screen: Screen, found: Forecast, too_much: bool) -> None:
     )
     screen.line(
         f"  prefill   {_flops(found.vision_flops)} in the vision tower, {_flops(found.language_flops)} in the language "
-        f"model: about {_time(ingest)} ({_times(seconds['video'] / max(ingest, 1e-9))} real time), decoding aside"
+        "model"
     )
     screen.line(f"  ingest    {_peak(found.ingest)}")
     screen.line(f"  question  {_peak(asked.peak)}")
     screen.line(
         f"            {asked.tokens:,} of {asked.full:,} tokens attended ({asked.tokens / asked.full:.1%}), "
-        f"{format_bytes(asked.reloaded)} re-loaded; first token after about {_time(asked.first_token)} "
-        f"(selection included), then {_time(asked.next_token)} each"
+        f"{format_bytes(asked.reloaded)} re-loaded; "
+        f"{_flops(asked.flops)} ({_flops(asked.selection_flops)} to select), then {_flops(asked.decode_flops)} a token"
     )
     screen.line(
         f"  disk      {format_bytes(sum(found.disk.values()))}: {disk}; in host memory {format_bytes(found.host)}"
     )
+    screen.line(f"  peak      about {format_bytes(found.peak)} (weights + H + activations of one chunk): an estimate")
+    if ingest is None or asked.first_token is None or asked.next_token is None:
+        screen.line(f"  seconds   {found.calibration}")
+    else:
+        screen.line(
+            f"  seconds   about {_time(ingest)} to ingest, {_time(asked.first_token)} to the first token, "
+            f"{_time(asked.next_token)} for each other; measured: {found.calibration}"
+        )
     for note in found.notes:
         screen.line(f"  note: {note}")
     screen.line("this fits" if not too_much else "this does not fit")
@@ -253,7 +259,7 @@ def _peak(peak: Peak) -> str:
 
     parts = [("weights", peak.weights), ("caches", peak.caches), ("activations", peak.activations)]
     parts += [("levels", peak.levels)] * (peak.levels > 0) + [("CUDA itself", peak.overhead)] * (peak.overhead > 0)
-    return f"{format_bytes(peak.total)} on the device: " + ", ".join(
+    return f"about {format_bytes(peak.total)} on the device: " + ", ".join(
         f"{name} {format_bytes(count)}" for name, count in parts
     )
 
@@ -270,7 +276,3 @@ def _time(seconds: float) -> str:
     if seconds < 1:
         return f"{seconds * 1e3:.0f} ms" if seconds >= 0.01 else f"{seconds * 1e3:.2g} ms"
     return f"{seconds:.2g} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-
-
-def _times(factor: float) -> str:
-    return f"{factor:.2g}x" if factor < 100 else f"{factor:.0f}x"

@@ -78,7 +78,7 @@ def diagnose(
     say("key heads")
     yield CheckResult("key heads", True, _key_heads(backbone))
     say("memory")
-    yield _try("memory", lambda: _memory(name, options))
+    yield _try("memory", lambda: _memory(name, options, backbone))
 
 
 class _Steps:
@@ -190,13 +190,9 @@ def _votes(votes: Votes) -> str:
 
 
 def _weights(backbone: Any) -> str:
-    from videox2l.sizing.shadow import weight_bytes
-
     placed = getattr(backbone.model, "hf_device_map", None) or {}
     where = ", ".join(sorted({str(device) for device in placed.values()})) or str(backbone.device)
-    return (
-        f"{weight_bytes(backbone.model) / 1e9:.3g} GB, {str(backbone.shape.dtype).removeprefix('torch.')}, on {where}"
-    )
+    return f"{backbone.model.get_memory_footprint() / 1e9:.3g} GB, {str(backbone.shape.dtype).removeprefix('torch.')}, on {where}"
 
 
 def _frames(backbone: Any) -> str:
@@ -226,16 +222,16 @@ def _kernel(backbone: Backbone) -> str:
     return f"the decoder's is this package's, on scaled_dot_product_attention ({names})"
 
 
-def _memory(name: str, options: LoadOptions) -> str:
+def _memory(name: str, options: LoadOptions, backbone: Backbone) -> str:
     """Return what an hour of video takes at default settings, from shapes."""
-    from videox2l.sizing.devices import device_for
-    from videox2l.sizing.footage import footage
-    from videox2l.sizing.planning import Planner
-    from videox2l.sizing.wish import EstimateRequest
+    from videox2l.estimate.devices import device_for
+    from videox2l.estimate.fit import Planner
+    from videox2l.estimate.forecast import EstimateRequest
+    from videox2l.estimate.header import read_header
     from videox2l.units import format_bytes
 
-    request = EstimateRequest(load=options)
-    found = Planner(name, options.revision, footage(_HOUR), device_for("h200")).forecast(request)
+    device = device_for("cpu" if backbone.device.type == "cpu" else "h200")
+    found = Planner(name, read_header(_HOUR), device).forecast(EstimateRequest(load=options))
     kept = ", ".join(f"{level} {format_bytes(count)}" for level, count in found.disk.items())
     return (
         f"an hour at 1280x720 and 1 frame per second: {found.tokens:,} visual tokens, {kept} "

@@ -41,6 +41,30 @@ def warn_beyond(backbone: Backbone, positions: int, what: str) -> None:
     )
 
 
+class BackboneFacts(Protocol):
+    """What the settings of an ingest are resolved against; a model that is not loaded has it too."""
+
+    @property
+    def name(self) -> str:
+        """Name of the family."""
+
+    @property
+    def shape(self) -> KVShape:
+        """Shape of one token's KVs."""
+
+    @property
+    def group_frames(self) -> int:
+        """Frames that become one group of visual tokens."""
+
+    @property
+    def default_chunk_frames(self) -> int:
+        """Frames of a chunk where the user does not say."""
+
+    @property
+    def default_compressor(self) -> str:
+        """Compressor where the user does not say."""
+
+
 class Backbone(Protocol):
     """One way of turning frames and text into the tokens of a video LLM, and of running its decoder.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from videox2l.engine.backbone import Backbone
+from videox2l.engine.backbone import Backbone, BackboneFacts
 from videox2l.engine.rope import unrotate
 from videox2l.memory.disk.objects import HEADER
 from videox2l.memory.disk.objects import INDEX as INDEX
@@ -53,7 +53,7 @@ def key_features(level: LevelKV, positions: Tensor, backbone: Backbone) -> Tenso
     return found.to(level.keys.dtype).cpu()
 
 
-def votes_of(backbone: Backbone) -> Votes:
+def votes_of(backbone: BackboneFacts) -> Votes:
     """Return which layers of a model say which chunk a question is about, and how each is read.
 
     What `x2l doctor` found for it, or else: of models of a few layers the second's best words and the first's tags, of

@@ -98,6 +98,18 @@ def view_as(buffer: Tensor, fields: Sequence[TensorSpec], at: int) -> dict[str, 
     return found
 
 
+def header_of(specs: Sequence[TensorSpec]) -> bytes:
+    """Return what a safetensors object begins with; its tensors follow one another."""
+    header: dict[str, Any] = {}
+    at = 0
+    for spec in specs:
+        header[spec.name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [at, at + spec.nbytes]}
+        at += spec.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % _ALIGN)
+    return len(text).to_bytes(8, "little") + text
+
+
 class ObjectBuilder:
     """Collects parts, and gives out the bytes of a safetensors object and where its parts lie."""
 
@@ -120,20 +132,9 @@ class ObjectBuilder:
 
     def build(self) -> tuple[list[memoryview], list[Segment]]:
         """Return the object in pieces, and its parts."""
-        header: dict[str, Any] = {}
-        at = 0
-        for group in self.tensors:
-            for name, tensor in group:
-                end = at + tensor.nbytes
-                header[name] = {
-                    "dtype": dtype_name(tensor.dtype),
-                    "shape": list(tensor.shape),
-                    "data_offsets": [at, end],
-                }
-                at = end
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-(len(text) + 8) % _ALIGN)
-        pieces = [memoryview(len(text).to_bytes(8, "little") + text)]
+        named = itertools.chain.from_iterable(self.tensors)
+        specs = [TensorSpec(name, dtype_name(tensor.dtype), tuple(tensor.shape)) for name, tensor in named]
+        pieces = [memoryview(header_of(specs))]
         parts = []
         at = start = 0
         digest = hashlib.sha256(pieces[0])

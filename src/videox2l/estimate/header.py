@@ -1,4 +1,4 @@
-"""What a video's header and first picture tell: size as shown, duration."""
+"""What the header and first picture of a video tell: size as shown, duration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from videox2l.video.orientation import Display
 
 
 @dataclass(frozen=True)
-class Footage:
+class VideoHeader:
     """A video by its header: `height` and `width` as shown, `duration` in seconds, `rate` frames per second."""
 
     name: str
@@ -34,20 +34,20 @@ class Footage:
         return found if max_frames is None else min(found, max_frames)
 
 
-def footage(video: str, size: str | None = None) -> Footage:
+def read_header(video: str, size: str | None = None) -> VideoHeader:
     """Read the header of a file; or take a time such as "1:00:00" as a video of that length, of `size` pixels.
 
     Raises VideoError where the header has no duration, SettingsError for a size that is none.
     """
     if not Path(video).exists() and re.fullmatch(r"[\d:.]+", video):
         width, height = _size(size or "1280x720")
-        return Footage(f"a video of {video} at {width}x{height}", height, width, parse_time(video))
+        return VideoHeader(f"a video of {video} at {width}x{height}", height, width, parse_time(video))
     if Path(video).is_dir() or video.lower().endswith(PICTURES):
         with open_video(video, FrameSampling(fps=None)) as source:
             height, width = next(iter(source)).image.shape[:2]
             facts = source.manifest
         seconds, count = facts.duration or 1.0, facts.frames or 1
-        return Footage(Path(video).name, height, width, seconds, count / seconds)
+        return VideoHeader(Path(video).name, height, width, seconds, count / seconds)
     path = admit(video)
     with open_container(path) as container:
         stream = find_stream(container, path.name)
@@ -57,7 +57,7 @@ def footage(video: str, size: str | None = None) -> Footage:
         shown = Display.of(first_frame(path), stream.sample_aspect_ratio).size
         width, height = _size(size) if size else shown[::-1]
         rate = float(stream.average_rate) if stream.average_rate else None
-    return Footage(path.name, height, width, seconds, rate)
+    return VideoHeader(path.name, height, width, seconds, rate)
 
 
 def _size(text: str) -> tuple[int, int]:

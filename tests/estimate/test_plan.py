@@ -14,6 +14,14 @@ import torch
 from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 from typer.testing import CliRunner
+from videox2l.sizing.devices import device_for, parse_bytes
+from videox2l.sizing.fit import Limits, fitting
+from videox2l.sizing.footage import Footage, footage
+from videox2l.sizing.forecast import Forecast, decoder_shape, forecast
+from videox2l.sizing.planning import Planner
+from videox2l.sizing.shadow import Shadow, weight_bytes
+from videox2l.sizing.sketch import Sketch, sketch
+from videox2l.sizing.wish import EstimateRequest
 
 from tests.conftest import FAMILIES, make_video_xl
 from tests.families.models import MAKERS, needs
@@ -23,14 +31,6 @@ from videox2l.backbones import loading
 from videox2l.cli.app import app
 from videox2l.flops import text
 from videox2l.options import IngestOptions
-from videox2l.sizing.devices import device_for, parse_bytes
-from videox2l.sizing.fit import Limits, fitting
-from videox2l.sizing.footage import Footage, footage
-from videox2l.sizing.forecast import Forecast, decoder_shape, forecast
-from videox2l.sizing.planning import Planner
-from videox2l.sizing.shadow import Shadow, weight_bytes
-from videox2l.sizing.sketch import Sketch, sketch
-from videox2l.sizing.wish import EstimateRequest
 
 pytestmark = pytest.mark.slow
 
