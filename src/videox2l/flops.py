@@ -19,7 +19,7 @@ def kept_tokens(tokens: int, ratio: float) -> int:
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """The sizes of a language model; `beacons` are the projections that summary tokens have of their own."""
+    """The sizes of a language model. Of `experts`, `mlp` are those that a token runs through."""
 
     layers: int
     hidden: int
@@ -29,6 +29,7 @@ class DecoderShape:
     mlp: int
     vocabulary: int
     bytes_per_value: int = 2
+    experts: int = 0
 
     @property
     def projection(self) -> dict[str, int]:
@@ -39,7 +40,7 @@ class DecoderShape:
     @property
     def mlp_row(self) -> int:
         """FLOPs per row of the MLP in one layer."""
-        return 6 * self.hidden * self.mlp
+        return self.hidden * (6 * self.mlp + 2 * self.experts)
 
     @property
     def row(self) -> int:
@@ -151,17 +152,25 @@ class SummaryPlan:
     ratios: tuple[int, ...] = (2, 32)
     prefix: int = 14
     end_ratio: int | None = 2
+    layouts: dict[int, list[tuple[int, int]]] = field(init=False)
     kept: dict[int, list[int]] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "kept", {ratio: self._kept(ratio) for ratio in self.ratios})
+        layouts = {ratio: self._layouts(ratio) for ratio in self.ratios}
+        kept = {
+            ratio: [(size + rest) // step for size, (step, rest) in zip(self.chunks, found, strict=True)]
+            for ratio, found in layouts.items()
+        }
+        object.__setattr__(self, "layouts", layouts)
+        object.__setattr__(self, "kept", kept)
 
-    def _kept(self, ratio: int) -> list[int]:
+    def _layouts(self, ratio: int) -> list[tuple[int, int]]:
+        """Return of each chunk the visual tokens per summary token, and those that the chunk before left over."""
         found, rest, last = [], 0, len(self.chunks) - 1
         for i, size in enumerate(self.chunks):
             step = self.end_ratio if self.end_ratio is not None and i in (0, last) else ratio
             rest %= step
-            found.append((size + rest) // step)
+            found.append((step, rest))
             rest = (size + rest) % step
         return found
 

@@ -128,7 +128,8 @@ def load_model(checkpoint: Checkpoint, **options: Any) -> Any:
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
     """Load a tokenizer with its chat template, from whichever of the known files has it."""
     checkpoint.check_tokenizer()
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.where, **checkpoint.hub)
+    kind = {"tokenizer_type": "qwen2"} if checkpoint.config["model_type"] == video_xl.MODEL_TYPE else {}
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.where, **kind, **checkpoint.hub)
     template = processor_template(checkpoint)
     if template:
         tokenizer.chat_template = template
@@ -167,7 +168,7 @@ def load_video_xl(
         )
     checkpoint.check_weights()
     model = video_xl.load_video_xl_model(config, video_xl.weight_files(checkpoint.find), precision)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.where, tokenizer_type="qwen2", **checkpoint.hub)
+    tokenizer = load_tokenizer(checkpoint)
     side = model.model.vision_tower.vision_tower.config.image_size if model.has_vision else None
     pixels = video_xl.pixel_config(side, checkpoint.json("preprocessor_config.json"))
     return VideoXLBackbone(model.to(device), tokenizer, pixels, max_pixels)

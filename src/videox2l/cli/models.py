@@ -129,7 +129,7 @@ def _forecast(
         planner = Planner(model, shown, device)
         found = planner.forecast(request)
         too_much = any(limits.excess(found))
-        fit = fitting(request, found, limits, planner.forecast, planner.pixels(request)) if too_much else None
+        fit = fitting(request, found, limits, planner.forecast) if too_much else None
     _show(screen, found, too_much)
     if too_much:
         _show_fit(screen, fit)

@@ -192,7 +192,8 @@ def _votes(votes: Votes) -> str:
 def _weights(backbone: Any) -> str:
     placed = getattr(backbone.model, "hf_device_map", None) or {}
     where = ", ".join(sorted({str(device) for device in placed.values()})) or str(backbone.device)
-    return f"{backbone.model.get_memory_footprint() / 1e9:.3g} GB, {str(backbone.shape.dtype).removeprefix('torch.')}, on {where}"
+    size, dtype = backbone.model.get_memory_footprint(), str(backbone.shape.dtype).removeprefix("torch.")
+    return f"{size / 1e9:.3g} GB, {dtype}, on {where}"
 
 
 def _frames(backbone: Any) -> str:

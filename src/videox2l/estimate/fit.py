@@ -6,7 +6,6 @@ import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
 
 from videox2l.estimate.devices import Device
 from videox2l.estimate.forecast import EstimateRequest, Forecast, forecast
@@ -59,14 +58,6 @@ class Planner:
         """Return the forecast for some settings."""
         return forecast(self._shape(request), self.video, self.device, request, self.model)
 
-    def pixels(self, request: EstimateRequest) -> int | None:
-        """Return the pixels of a frame as the model sees it, None for families of one fixed size."""
-        frames: Any = getattr(self._shape(request).vision, "frames", None)
-        if not hasattr(frames, "max_pixels"):
-            return None
-        height, width = frames.size(self.video.height, self.video.width)
-        return int(height * width)
-
     def _shape(self, request: EstimateRequest) -> ModelShape:
         key = repr(request.load)
         if key not in self._shapes:
@@ -79,12 +70,11 @@ def fitting(
     first: Forecast,
     limits: Limits,
     estimate: Callable[[EstimateRequest], Forecast],
-    pixels: int | None,
 ) -> Fit | None:
     """Return the settings that fit with the least harm, or None where none of those that were tried do.
 
-    `first`: the forecast of `request`. `pixels` of a frame as the model sees it, None where that cannot be changed.
-    Steps halve or double one setting; the fewer and the less harmful, the earlier they are tried.
+    `first`: the forecast of `request`. Steps halve or double one setting; the fewer and the less harmful, the earlier
+    they are tried.
     """
     order = count()
     heap = [(0, next(order), request, first)]
@@ -94,7 +84,7 @@ def fitting(
         device, disk = limits.excess(found)
         if not device and not disk:
             return Fit(at, found, differences(request, at))
-        for name, step in steps(at, found, device, disk, pixels, limits):
+        for name, step in steps(at, found, device, disk, limits):
             if repr(step) not in seen and len(seen) <= TRIES:
                 seen.add(repr(step))
                 heapq.heappush(heap, (harm + _HARM[name], next(order), step, estimate(step)))
@@ -102,7 +92,7 @@ def fitting(
 
 
 def steps(
-    at: EstimateRequest, found: Forecast, device: bool, disk: bool, pixels: int | None, limits: Limits
+    at: EstimateRequest, found: Forecast, device: bool, disk: bool, limits: Limits
 ) -> Iterator[tuple[str, EstimateRequest]]:
     """Yield the next changes of each setting that can help with what is exceeded."""
     options, ratios, frames = at.ingest, at.ingest.ratios, int(found.settings["chunk_frames"])
@@ -116,8 +106,7 @@ def steps(
             yield "chunk_frames", at.but(chunk_frames=frames // 2)
         if len(ratios) > 1 and ratios[-1] < 128:
             yield "h_ratio", at.but(ratios=(*ratios[:-1], ratios[-1] * 2))
-        most = at.load.max_pixels or pixels
-        if pixels is not None and most is not None and most >= 2 * 28 * 28 * 16:
+        if found.pixels is not None and (most := at.load.max_pixels or found.pixels) >= 2 * 28 * 28 * 16:
             yield "max_pixels", at.but(max_pixels=most // 2)
     if disk:
         if options.l_bits != 4 and options.l_tier == "stored":

@@ -100,6 +100,7 @@ class Forecast:
     memory: int
     settings: dict[str, Any]
     frames: int
+    pixels: int | None
     chunks: int
     tokens: int
     tokens_per_chunk: int
@@ -151,6 +152,7 @@ def forecast(
         memory=device.memory,
         settings={**asdict(request), "chunk_frames": settings.chunk_frames, "compressor": settings.compressor},
         frames=plan.frames,
+        pixels=plan.pixels,
         chunks=len(plan.each),
         tokens=sum(plan.each),
         tokens_per_chunk=plan.each[0],
@@ -216,6 +218,13 @@ class _Plan:
         if self.summary is not None:
             return {ratio: self.summary.kept[int(ratio)] for ratio in self.settings.ratios}
         return {ratio: [self.kept(n, ratio) for n in self.each] for ratio in self.settings.ratios}
+
+    @property
+    def pixels(self) -> int | None:
+        """Pixels of a frame as the model sees it, None for families of one fixed size."""
+        tower = self.model.tower
+        _, high, wide = tower.patches(self.grid)
+        return None if tower.side else high * wide * tower.patch // (3 * self.model.group_frames)
 
     @property
     def vision_flops(self) -> int:
@@ -338,12 +347,15 @@ class _Plan:
             if ratio == ratios[0] and ranked:
                 for first, stop in cuts(size, sizes, bits):
                     yield _named(f"{ratio:g}:{first}-{stop}", level_fields(self._shape, stop - first, bits))
-            elif ratio == ratios[0] or not (nested or self._same(chunk)):
+            elif ratio == ratios[0] or not (nested or self._alike(chunk, ratio)):
                 yield _named(f"{ratio:g}", level_fields(self._shape, size, bits, self._own_axes))
 
-    def _same(self, chunk: int) -> bool:
-        """Return whether all levels of a chunk are one, as at the ends of a video with summary tokens."""
-        return self.summary is not None and self.summary.at_end(chunk) and (self.settings.history != "own" or not chunk)
+    def _alike(self, chunk: int, ratio: float) -> bool:
+        """Return whether a level is the finest one, as at the ends of a video with summary tokens."""
+        if self.summary is None or (self.settings.history == "own" and chunk):
+            return False
+        found = [self.summary.layouts[int(each)][chunk] for each in (self.settings.ratios[0], ratio)]
+        return found[0] == found[1]
 
     def notes(self) -> Iterator[str]:
         """Say where positions leave the range that the config names."""
@@ -372,12 +384,13 @@ def _question(plan: _Plan, device: Device, kept: int) -> QuestionNeeds:
     """
     model, request, shape = plan.model, plan.request, plan.model.decoder
     fine, coarse = plan.levels[plan.settings.ratios[0]], plan.levels[plan.settings.ratios[-1]]
-    rows, chosen = request.question, min(request.reload, len(fine))
-    picked = {len(fine) * i // chosen for i in range(chosen)}
+    finer = [i for i in range(len(fine)) if fine[i] > coarse[i]]
+    rows, chosen = request.question, min(request.reload, len(finer))
+    picked = {finer[len(finer) * i // chosen] for i in range(chosen)}
     behind = plan.prefix + sum(coarse)
     attended = behind + sum(fine[i] - coarse[i] for i in picked)
     selection, copied, index = 0, attended * shape.token_bytes, 0
-    if len(plan.levels) > 1 and chosen:
+    if chosen:
         indexed = index_rows(plan.settings.index, shape.kv_heads)
         group, keys = shape.heads // shape.kv_heads, len(indexed) * sum(plan.each)
         values = keys * shape.head_dim
@@ -393,7 +406,7 @@ def _question(plan: _Plan, device: Device, kept: int) -> QuestionNeeds:
     return QuestionNeeds(
         tokens=attended,
         full=plan.prefix + sum(plan.each),
-        reloaded=sum(sorted(fine)[-chosen:]) * shape.token_bytes if chosen and len(plan.levels) > 1 else 0,
+        reloaded=sum(fine[i] for i in picked) * shape.token_bytes,
         copied=copied,
         flops=selection + text(shape, rows, attended).total,
         selection_flops=selection,

@@ -145,16 +145,17 @@ def model_shape(name: str, options: LoadOptions, cpu: bool = False) -> ModelShap
 
 def decoder_shape(text: Any, shape: KVShape) -> DecoderShape:
     """Return the sizes of a language model by its text config; of experts, those that a token runs through."""
-    experts = getattr(text, "num_experts_per_tok", None)
+    active = getattr(text, "num_experts_per_tok", None)
     return DecoderShape(
         layers=shape.layers,
         hidden=text.hidden_size,
         heads=text.num_attention_heads,
         kv_heads=shape.heads,
         head_dim=shape.head_dim,
-        mlp=experts * text.moe_intermediate_size if experts else text.intermediate_size,
+        mlp=active * text.moe_intermediate_size if active else text.intermediate_size,
         vocabulary=text.vocab_size,
         bytes_per_value=shape.dtype.itemsize,
+        experts=(getattr(text, "num_experts", None) or getattr(text, "num_local_experts", 0)) if active else 0,
     )
 
 
@@ -246,11 +247,8 @@ def _weights(
             linear += math.prod(shape) * (len(shape) == 2 and not re.search("embed|lm_head|position|norm", name))
         return whole, linear
     text = config.get_text_config()
-    experts = getattr(text, "num_experts", None) or getattr(text, "num_local_experts", None)
-    rows = decoder.row // 2
-    if experts:
-        rows += decoder.layers * decoder.hidden * (experts + 3 * (experts * text.moe_intermediate_size - decoder.mlp))
-    linear = rows + tower.weights
+    idle = decoder.experts * text.moe_intermediate_size - decoder.mlp if decoder.experts else 0
+    linear = decoder.row // 2 + 3 * decoder.layers * decoder.hidden * idle + tower.weights
     total = int((checkpoint.json("model.safetensors.index.json").get("metadata") or {}).get("total_size", 0))
     if total:
         return total if packed else total * size // stored, linear
