@@ -227,7 +227,10 @@ def _show(screen: Screen, found: Forecast, too_much: bool) -> None:
     screen.line(
         f"  disk      {format_bytes(sum(found.disk.values()))}: {disk}; in host memory {format_bytes(found.host)}"
     )
-    screen.line(f"  peak      about {format_bytes(found.peak)} (weights + H + activations of one chunk): an estimate")
+    screen.line(
+        f"  peak      about {format_bytes(found.peak)} (weights + H + activations of one chunk): an estimate, "
+        "docs/loading.md"
+    )
     if ingest is None or asked.first_token is None or asked.next_token is None:
         screen.line(f"  seconds   {found.calibration}")
     else:

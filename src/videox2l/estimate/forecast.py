@@ -6,10 +6,10 @@ caches, and the largest activations of one chunk. Seconds are told only where a 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 from videox2l.compress import Compressor, PoolCompressor, RankedCompressor, compressor_by_name
@@ -20,14 +20,7 @@ from videox2l.estimate.model import ModelShape
 from videox2l.flops import SummaryPlan, early_look, ingest_cost, kept_tokens, ranked_ingest_cost, text
 from videox2l.ingest import IngestSettings
 from videox2l.memory.disk.layout import cuts, header_of
-from videox2l.memory.disk.objects import (
-    HEADER,
-    NAMES,
-    StoredShape,
-    TensorSpec,
-    coarse_fields,
-    level_fields,
-)
+from videox2l.memory.disk.objects import HEADER, NAMES, StoredShape, TensorSpec, coarse_fields, level_fields
 from videox2l.memory.features import INDEX, KEYS, VISUAL, feature_layers
 from videox2l.memory.votes import index_rows
 from videox2l.options import IngestOptions, LoadOptions
@@ -120,16 +113,11 @@ class Forecast:
         """Bytes of the device that are needed, about."""
         return max(self.ingest.total, self.question.peak.total)
 
-    @property
-    def fits(self) -> bool:
-        """Whether that is no more than the device has."""
-        return self.peak <= self.memory
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         found = asdict(self)
         found["ingest"]["total"], found["question"]["peak"]["total"] = self.ingest.total, self.question.peak.total
-        return {**found, "peak": self.peak, "fits": self.fits}
+        return {**found, "peak": self.peak, "fits": self.peak <= self.memory}
 
 
 def forecast(
@@ -185,17 +173,26 @@ class _Plan:
         full, rest = divmod(self.frames, settings.chunk_frames)
         group = model.group_frames
         self.groups = [settings.chunk_frames // group] * full + [-(-rest // group)] * (rest > 0)
-        step = self.seconds / self.frames if options.fps is None else 1 / options.fps
-        times = [[start + step * min(first + i, self.frames - 1) for i in range(group)] for first in self._firsts()]
-        words = iter(model.words(times, facts))
-        self.words = [sum(next(words) for _ in range(count)) for count in self.groups]
+        even = options.fps is None or options.max_frames is not None or options.fps > (video.rate or options.fps)
+        step = self.seconds / self.frames if even else 1 / (options.fps or 1)
+        pts = [start + i * step for i in range(self.frames)]
+        pts += pts[-1:] * (-len(pts) % group)  # the last frame fills up its group
+        words = iter(model.words([pts[i : i + group] for i in range(0, len(pts), group)], facts))
+        self.words = [sum(itertools.islice(words, count)) for count in self.groups]
         area = self.grid[1] * self.grid[2]
         self.each = [count * area + said for count, said in zip(self.groups, self.words, strict=True)]
         self.compressor: Compressor = compressor_by_name(settings.compressor)
+        self.ranked = isinstance(self.compressor, RankedCompressor)
+        self.summary: SummaryPlan | None = None
+        if self.compressor.compact:
+            self.summary = SummaryPlan(self.each, tuple(int(ratio) for ratio in settings.ratios), self.prefix)
+        self.levels = {ratio: self._sizes(ratio) for ratio in settings.ratios}
+        self.shape, self.dtype = StoredShape.of(model.shape), NAMES[str(model.shape.dtype).removeprefix("torch.")]
+        self.own_axes = model.axes if self.summary is not None else 0
 
-    def _firsts(self) -> Iterator[int]:
-        """Yield the number of the first frame of every group."""
-        return iter(range(0, self.frames, self.model.group_frames))
+    def _sizes(self, ratio: float) -> list[int]:
+        """Return the tokens of each chunk's level at a ratio."""
+        return [self.kept(n, ratio) for n in self.each] if self.summary is None else self.summary.kept[int(ratio)]
 
     def kept(self, tokens: int, ratio: float) -> int:
         """Return the tokens of a level of a chunk of `tokens`, but of summary tokens."""
@@ -204,20 +201,6 @@ class _Plan:
         _, high, wide = self.grid
         grid = (1, 1, tokens) if any(self.words) else (tokens // (high * wide), high, wide)
         return math.prod(-(-side // step) for side, step in zip(grid, block_shape(grid, ratio), strict=True))
-
-    @cached_property
-    def summary(self) -> SummaryPlan | None:
-        """The layout of summary tokens, if they are what compresses."""
-        if not self.compressor.compact:
-            return None
-        return SummaryPlan(self.each, tuple(int(ratio) for ratio in self.settings.ratios), self.prefix)
-
-    @cached_property
-    def levels(self) -> dict[float, list[int]]:
-        """Tokens of each chunk at each ratio."""
-        if self.summary is not None:
-            return {ratio: self.summary.kept[int(ratio)] for ratio in self.settings.ratios}
-        return {ratio: [self.kept(n, ratio) for n in self.each] for ratio in self.settings.ratios}
 
     @property
     def pixels(self) -> int | None:
@@ -239,7 +222,7 @@ class _Plan:
             mode = "lazy" if settings.l_tier == "lazy" else settings.history
             return ingest_cost(decoder, self.summary, mode).flops.total
         ratios = settings.ratios[-1:] if settings.l_tier == "lazy" else settings.ratios
-        echo = isinstance(self.compressor, RankedCompressor) and self.compressor.scorer.echo
+        echo = bool(getattr(getattr(self.compressor, "scorer", None), "echo", False))
         cost = ranked_ingest_cost(decoder, self.each, ratios, settings.history, self.prefix, echo, self.kept)
         return cost.flops.total
 
@@ -257,8 +240,7 @@ class _Plan:
             for i, tokens in enumerate(self.each):
                 if columns + tokens > capacity:
                     capacity = max(columns + tokens, 2 * capacity)
-                columns += (fine if settings.history == "L" else coarse)[i]
-                columns += (fine[i] - coarse[i] if i < recent else 0) * (recent > 0)
+                columns += (fine if settings.history == "L" or i < recent else coarse)[i]
             total += capacity
         return total * self.model.decoder.token_bytes
 
@@ -283,33 +265,21 @@ class _Plan:
         settings = self.settings
         if settings.l_tier == "lazy":
             return settings.ratios[-1:]
-        ranked = isinstance(self.compressor, RankedCompressor) and settings.history != "own"
-        return settings.ratios[:1] if ranked else settings.ratios
-
-    @property
-    def _own_axes(self) -> int:
-        return self.model.axes if self.summary is not None else 0
-
-    @cached_property
-    def _shape(self) -> StoredShape:
-        return StoredShape.of(self.model.shape)
+        return settings.ratios[:1] if self.ranked and settings.history != "own" else settings.ratios
 
     def _visual(self, tokens: int) -> TensorSpec:
         width = self.model.decoder.hidden * self.model.tower.rows_per_token
-        return TensorSpec("visual.embeds", NAMES[self._shape.dtype], (tokens, width))
+        return TensorSpec("visual.embeds", self.dtype, (tokens, width))
 
     def _features(self, chunk: int) -> list[TensorSpec]:
         """Return what selectors compare with a question, of one chunk."""
-        shape, dtype = self._shape, NAMES[self._shape.dtype]
-        keys = self.each[chunk] if self.summary is None else self.levels[self.settings.ratios[0]][chunk]
-        if self.summary is not None and self.settings.l_tier == "lazy":
-            keys = self.levels[self.settings.ratios[-1]][chunk]
-        rows = len(index_rows(self.settings.index, shape.heads))
+        shape, rows = self.shape, len(index_rows(self.settings.index, self.shape.heads))
+        keys = self.each if self.summary is None else self.levels[self._stored[0]]
         layers = feature_layers(shape.layers)
         return [
-            TensorSpec(f"features.{KEYS}", dtype, (3, layers, shape.heads, shape.head_dim)),
-            TensorSpec(f"features.{INDEX}", "U8", (rows, HEADER + keys, shape.head_dim // 2)),
-            TensorSpec(f"features.{VISUAL}", dtype, (self.groups[chunk], self.model.decoder.hidden)),
+            TensorSpec(f"features.{KEYS}", self.dtype, (3, layers, shape.heads, shape.head_dim)),
+            TensorSpec(f"features.{INDEX}", "U8", (rows, HEADER + keys[chunk], shape.head_dim // 2)),
+            TensorSpec(f"features.{VISUAL}", self.dtype, (self.groups[chunk], self.model.decoder.hidden)),
         ]
 
     @property
@@ -320,7 +290,7 @@ class _Plan:
         for chunk, tokens in enumerate(self.each):
             specs = [*self._features(chunk), *[self._visual(tokens)] * lazy]
             for ratio in self._stored:
-                specs += level_fields(self._shape, self.levels[ratio][chunk], None, self._own_axes)
+                specs += level_fields(self.shape, self.levels[ratio][chunk], None, self.own_axes)
             total += sum(spec.nbytes for spec in specs)
         return total
 
@@ -330,7 +300,7 @@ class _Plan:
         settings, found = self.settings, {"visual tokens" if self.settings.l_tier == "lazy" else "L": 0, "H": 0}
         for chunk, tokens in enumerate(self.each):
             sizes = [self.levels[ratio][chunk] for ratio in settings.ratios]
-            coarse = coarse_fields(self._shape, self.model.axes, tokens, sizes[-1], settings.h_bits, self._own_axes)
+            coarse = coarse_fields(self.shape, self.model.axes, tokens, sizes[-1], settings.h_bits, self.own_axes)
             found["H"] += _object([*_named("coarse", coarse), *self._features(chunk)])
             if settings.l_tier == "lazy":
                 found["visual tokens"] += _object([self._visual(tokens)])
@@ -341,21 +311,15 @@ class _Plan:
     def _fine(self, chunk: int, sizes: list[int]) -> Iterator[list[TensorSpec]]:
         """Yield the parts of a chunk's object: its levels but the coarsest, as `memory.disk.writer` cuts them."""
         bits, ratios = self.settings.l_bits, self.settings.ratios
-        ranked = isinstance(self.compressor, RankedCompressor)
-        nested = ranked and (self.settings.history != "own" or chunk == 0)
         for ratio, size in zip(ratios[:-1], sizes, strict=False):
-            if ratio == ratios[0] and ranked:
+            part = self.ranked
+            if self.summary is not None:  # at the ends of a video levels may be one
+                part = self.summary.layouts[int(ratio)][chunk] == self.summary.layouts[int(ratios[0])][chunk]
+            if ratio == ratios[0] and self.ranked:
                 for first, stop in cuts(size, sizes, bits):
-                    yield _named(f"{ratio:g}:{first}-{stop}", level_fields(self._shape, stop - first, bits))
-            elif ratio == ratios[0] or not (nested or self._alike(chunk, ratio)):
-                yield _named(f"{ratio:g}", level_fields(self._shape, size, bits, self._own_axes))
-
-    def _alike(self, chunk: int, ratio: float) -> bool:
-        """Return whether a level is the finest one, as at the ends of a video with summary tokens."""
-        if self.summary is None or (self.settings.history == "own" and chunk):
-            return False
-        found = [self.summary.layouts[int(each)][chunk] for each in (self.settings.ratios[0], ratio)]
-        return found[0] == found[1]
+                    yield _named(f"{ratio:g}:{first}-{stop}", level_fields(self.shape, stop - first, bits))
+            elif ratio == ratios[0] or not part or (self.settings.history == "own" and chunk):
+                yield _named(f"{ratio:g}", level_fields(self.shape, size, bits, self.own_axes))
 
     def notes(self) -> Iterator[str]:
         """Say where positions leave the range that the config names."""

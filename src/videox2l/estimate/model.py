@@ -155,7 +155,7 @@ def decoder_shape(text: Any, shape: KVShape) -> DecoderShape:
         mlp=active * text.moe_intermediate_size if active else text.intermediate_size,
         vocabulary=text.vocab_size,
         bytes_per_value=shape.dtype.itemsize,
-        experts=(getattr(text, "num_experts", None) or getattr(text, "num_local_experts", 0)) if active else 0,
+        experts=int(getattr(text, "num_experts", None) or getattr(text, "num_local_experts", None) or 0),
     )
 
 
@@ -234,8 +234,7 @@ def _weights(
     By the headers of the files, else by what their index says, else by the config. Weights that are quantized already
     stay as they are, others are brought to the dtype that is asked for.
     """
-    size, stored = decoder.bytes_per_value, _precision(checkpoint.config).itemsize
-    packed = quantization_of(checkpoint.config)
+    size, packed = decoder.bytes_per_value, quantization_of(checkpoint.config)
     if files:
         whole = linear = 0
         for name, dtype, shape in _tensors(files):
@@ -251,12 +250,10 @@ def _weights(
     linear = decoder.row // 2 + 3 * decoder.layers * decoder.hidden * idle + tower.weights
     total = int((checkpoint.json("model.safetensors.index.json").get("metadata") or {}).get("total_size", 0))
     if total:
-        return total if packed else total * size // stored, linear
-    notes.append("no weights found: their bytes are reckoned from config.json, about 1 % too low")
+        return total if packed else total * size // _precision(checkpoint.config).itemsize, linear
+    notes.append("no weights found: their bytes are reckoned from config.json, without norms and biases")
     tied = getattr(config, "tie_word_embeddings", False) or getattr(text, "tie_word_embeddings", False)
     embedding = decoder.hidden * decoder.vocabulary * (1 if tied else 2)
-    bits = 8 * size
-    if packed:
-        few = packed.get("load_in_4bit") or packed.get("bits") == 4 or "4" in str(packed.get("quant_method"))
-        bits = 4.5 if few else 8
-    return int(embedding * size + linear * bits / 8), linear
+    few = packed.get("load_in_4bit") or packed.get("bits") == 4
+    each = 8.0 * size if not packed else _PACKED_BITS["4bit" if few else "8bit"]
+    return int(embedding * size + linear * each / 8), linear
