@@ -305,10 +305,11 @@ def test_weights_that_are_quantized_already_stay_as_they_are(tmp_path: Path, fol
 
 
 def test_a_family_without_a_closed_form_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("videox2l.estimate.model.adapter_for", lambda *_: LinearBackbone)
     (tmp_path / "config.json").write_text(json.dumps(SEVEN_B))
-    with pytest.raises(ModelError, match="x2l plan cannot tell what qwen2_5_vl needs"):
-        model_shape(str(tmp_path), LoadOptions())
+    for adapter in (LinearBackbone, lambda *_: None):
+        monkeypatch.setattr("videox2l.estimate.model.adapter_for", lambda *_, adapter=adapter: adapter)
+        with pytest.raises(ModelError, match="qwen2_5_vl cannot be planned: its adapter has no tower_of"):
+            model_shape(str(tmp_path), LoadOptions())
 
 
 def test_settings_that_fit_are_found() -> None:

@@ -89,7 +89,7 @@ class TransformersBackbone(DecoderBackbone, ABC):
     @classmethod
     def tower_of(cls, config: Any) -> VisionShape:
         """Return the sizes of the vision tower and projector."""
-        raise ModelError(f"x2l plan cannot tell what {config.model_type} needs: its adapter has no tower_of")
+        raise ModelError(f"{config.model_type} cannot be planned: its adapter has no tower_of")
 
     @classmethod
     def video_markup(cls, config: Any, tokenizer: Any) -> VideoMarkup:

@@ -232,7 +232,10 @@ def _memory(name: str, options: LoadOptions, backbone: Backbone) -> str:
     from videox2l.units import format_bytes
 
     device = device_for("cpu" if backbone.device.type == "cpu" else "h200")
-    found = Planner(name, read_header(_HOUR), device).forecast(EstimateRequest(load=options))
+    try:
+        found = Planner(name, read_header(_HOUR), device).forecast(EstimateRequest(load=options))
+    except ModelError as error:  # an adapter of another package need not know
+        return str(error)
     kept = ", ".join(f"{level} {format_bytes(count)}" for level, count in found.disk.items())
     return (
         f"an hour at 1280x720 and 1 frame per second: {found.tokens:,} visual tokens, {kept} "

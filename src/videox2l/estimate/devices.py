@@ -12,7 +12,7 @@ OVERHEAD = 800_000_000
 
 
 @dataclass(frozen=True)
-class Calibration:
+class MeasuredPace:
     """What was measured on a device, and `source`, where that stands.
 
     An ingest takes `layer` seconds per chunk and layer (of vision tower and decoder) or its FLOPs at `flops` per
@@ -26,7 +26,7 @@ class Calibration:
     next: float
 
 
-_H200 = Calibration(
+_H200 = MeasuredPace(
     "one H200, shape of Qwen2.5-VL 7B in bfloat16, 3,600 frames of 224x224: ingest 60 s with the GPU busy 24 % of it, "
     "first token 44 ms, later ones 20 ms (docs/scale.md)",
     layer=60 / 450 / (28 + 32),
@@ -43,7 +43,7 @@ class Device:
     name: str
     memory: int
     overhead: int = OVERHEAD
-    calibration: Calibration | None = None
+    calibration: MeasuredPace | None = None
 
 
 _GB = 10**9

@@ -106,12 +106,14 @@ def model_shape(name: str, options: LoadOptions, cpu: bool = False) -> ModelShap
         if options.quantize is not None:
             check_not_quantized(checkpoint, options.quantize)
         adapter: Any = adapter_for(checkpoint.config["model_type"], checkpoint.config)
+        if not hasattr(adapter, "tower_of"):
+            raise ModelError(f"{checkpoint.config['model_type']} cannot be planned: its adapter has no tower_of")
         notes: list[str] = []
         files = _weight_files(checkpoint)
         config = _config(checkpoint, files)
         found = _video_config(checkpoint, config, adapter, notes)
         vision, tower = adapter.vision_of(config, found, options.max_pixels), adapter.tower_of(config)
-        if issubclass(adapter, VideoLlama3Backbone) and drops_tokens(found):
+        if adapter is VideoLlama3Backbone and drops_tokens(found):
             notes.append("tokens of what does not change are left out: these are the most there can be")
         if name == "demo-xl":  # its vision tower is the demo model's
             adapter, config = xl.DemoXLBackbone, xl.demo_xl_config()
