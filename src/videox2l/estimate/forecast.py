@@ -17,12 +17,12 @@ from videox2l.compress.pool import block_shape
 from videox2l.estimate.devices import Device
 from videox2l.estimate.header import VideoHeader
 from videox2l.estimate.model import ModelShape
-from videox2l.flops import SummaryPlan, early_look, ingest_cost, kept_tokens, ranked_ingest_cost, text
+from videox2l.flops import SummaryPlan, ingest_cost, kept_tokens, key_lookup, ranked_ingest_cost, text
 from videox2l.ingest import IngestSettings
 from videox2l.memory.disk.layout import cuts, header_of
 from videox2l.memory.disk.objects import HEADER, NAMES, StoredShape, TensorSpec, coarse_fields, level_fields
 from videox2l.memory.features import INDEX, KEYS, VISUAL, feature_layers
-from videox2l.memory.votes import index_rows
+from videox2l.memory.votes import index_rows, voting_heads
 from videox2l.options import IngestOptions, LoadOptions
 from videox2l.select.exact import BLOCK_VALUES
 from videox2l.types import VideoInfo
@@ -357,8 +357,8 @@ def _question(plan: _Plan, device: Device, kept: int) -> QuestionNeeds:
     if chosen:
         indexed = index_rows(plan.settings.index, shape.kv_heads)
         group, keys = shape.heads // shape.kv_heads, len(indexed) * sum(plan.each)
-        values = keys * shape.head_dim
-        selection = early_look(shape, rows, behind, max(indexed)[0]).total + 2 * rows * group * values
+        values, heads = keys * shape.head_dim, voting_heads(plan.settings.index, shape.heads)
+        selection = key_lookup(shape, rows, behind, sum(plan.each), last=max(indexed)[0], heads=heads).total
         copied += behind * shape.token_bytes
         index = 4 * values if values <= BLOCK_VALUES else values // 2 + 4 * BLOCK_VALUES  # and a block in float32
         index += 4 * min(BLOCK_VALUES, rows * group * keys)
