@@ -50,12 +50,6 @@ class MRopeBackbone(TransformersBackbone):
         tower = merging_tower(vision, vision.hidden_size, 3 * vision.intermediate_size, vision.out_hidden_size)
         return replace(tower, window=window, full=len(vision.fullatt_block_indexes))
 
-    @classmethod
-    def last_position(cls, config: Any, tokens: int, words: int, grid: Grid, seconds: float) -> int:
-        """Return about how many positions a video takes: its time, or the number of its groups."""
-        rate = positions_per_second(config)
-        return max(grid[0] if rate is None else int(seconds * rate) + 1, *grid[1:])
-
     def between_videos(self, count: int) -> list[TextTokens]:
         """Return what stands between `count` videos (see `JoinsVideos`)."""
         return self._between_videos(count)

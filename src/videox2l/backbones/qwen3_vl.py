@@ -63,11 +63,6 @@ class Qwen3VLBackbone(TransformersBackbone):
         return merging_tower(vision, vision.hidden_size, mlp, vision.out_hidden_size, mergers)
 
     @classmethod
-    def last_position(cls, config: Any, tokens: int, words: int, grid: Grid, seconds: float) -> int:
-        """Return about how many positions a video takes: words, and each group its longer side."""
-        return words + grid[0] * max(grid[1:])
-
-    @classmethod
     def video_markup(cls, config: Any, tokenizer: Any) -> VideoMarkup:
         """Return the words around each group of frames, with the marks that the config names."""
         start, pad, end = (

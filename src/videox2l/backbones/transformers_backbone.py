@@ -102,11 +102,6 @@ class TransformersBackbone(DecoderBackbone, ABC):
         """Return the token ids of everything that stands before the video."""
         return chat.prefix_ids(markup, facts)
 
-    @classmethod
-    def last_position(cls, config: Any, tokens: int, words: int, grid: Grid, seconds: float) -> int:
-        """Return about how many positions a video takes: `tokens`, `words` of them between groups, `grid` of it all."""
-        return tokens
-
     @property
     def video_token_id(self) -> int:
         """Id of the token that stands for a visual token of a video."""

@@ -115,7 +115,7 @@ def _forecast(
 ) -> dict[str, Any]:
     """Plan for a video, print what it will need, and return that as JSON values; `fits` says whether it does."""
     from videox2l.estimate.devices import device_for
-    from videox2l.estimate.fit import Limits, Planner, fitting
+    from videox2l.estimate.fit import Limits, estimator, fitting
     from videox2l.estimate.forecast import EstimateRequest
     from videox2l.units import parse_bytes
 
@@ -126,10 +126,10 @@ def _forecast(
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        planner = Planner(model, shown, device)
-        found = planner.forecast(request)
+        estimate = estimator(model, shown, device)
+        found = estimate(request)
         too_much = any(limits.excess(found))
-        fit = fitting(request, found, limits, planner.forecast) if too_much else None
+        fit = fitting(request, found, limits, estimate) if too_much else None
     _show(screen, found, too_much)
     if too_much:
         _show_fit(screen, fit)

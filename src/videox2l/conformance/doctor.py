@@ -226,14 +226,14 @@ def _kernel(backbone: Backbone) -> str:
 def _memory(name: str, options: LoadOptions, backbone: Backbone) -> str:
     """Return what an hour of video takes at default settings, from shapes."""
     from videox2l.estimate.devices import device_for
-    from videox2l.estimate.fit import Planner
+    from videox2l.estimate.fit import estimator
     from videox2l.estimate.forecast import EstimateRequest
     from videox2l.estimate.header import read_header
     from videox2l.units import format_bytes
 
     device = device_for("cpu" if backbone.device.type == "cpu" else "h200")
     try:
-        found = Planner(name, read_header(_HOUR), device).forecast(EstimateRequest(load=options))
+        found = estimator(name, read_header(_HOUR), device)(EstimateRequest(load=options))
     except ModelError as error:  # an adapter of another package need not know
         return str(error)
     kept = ", ".join(f"{level} {format_bytes(count)}" for level, count in found.disk.items())

@@ -44,39 +44,19 @@ def warn_beyond(backbone: Backbone, positions: int, what: str) -> None:
 class BackboneFacts(Protocol):
     """What the settings of an ingest are resolved against; a model that is not loaded has it too."""
 
-    @property
-    def name(self) -> str:
-        """Name of the family."""
-
-    @property
-    def shape(self) -> KVShape:
-        """Shape of one token's KVs."""
-
-    @property
-    def group_frames(self) -> int:
-        """Frames that become one group of visual tokens."""
-
-    @property
-    def default_chunk_frames(self) -> int:
-        """Frames of a chunk where the user does not say."""
-
-    @property
-    def default_compressor(self) -> str:
-        """Compressor where the user does not say."""
-
-
-class Backbone(Protocol):
-    """One way of turning frames and text into the tokens of a video LLM, and of running its decoder.
-
-    A backbone holds no state between calls; nothing of a video or a question stays in it.
-    """
-
     name: str
     shape: KVShape
     axes: int
     group_frames: int
     default_chunk_frames: int
     default_compressor: str
+
+
+class Backbone(BackboneFacts, Protocol):
+    """One way of turning frames and text into the tokens of a video LLM, and of running its decoder.
+
+    A backbone holds no state between calls; nothing of a video or a question stays in it.
+    """
 
     @property
     def device(self) -> torch.device:

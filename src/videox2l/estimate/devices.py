@@ -43,22 +43,24 @@ class Device:
     name: str
     memory: int
     overhead: int = OVERHEAD
-    calibration: MeasuredPace | None = None
+    pace: MeasuredPace | None = None
 
 
-_GB = 10**9
-DEVICES = {
-    "t4": Device("t4", 16 * _GB),
-    "l4": Device("l4", 24 * _GB),
-    "rtx3090": Device("rtx3090", 24 * _GB),
-    "rtx4090": Device("rtx4090", 24 * _GB),
-    "rtx5090": Device("rtx5090", 32 * _GB),
-    "a100-40g": Device("a100-40g", 40 * _GB),
-    "l40s": Device("l40s", 48 * _GB),
-    "a100": Device("a100", 80 * _GB),
-    "h100": Device("h100", 80 * _GB),
-    "h200": Device("h200", 141 * _GB, calibration=_H200),
-    "cpu": Device("cpu", 64 * _GB, overhead=0),
+_GB = {
+    "t4": 16,
+    "l4": 24,
+    "rtx3090": 24,
+    "rtx4090": 24,
+    "rtx5090": 32,
+    "a100-40g": 40,
+    "l40s": 48,
+    "a100": 80,
+    "h100": 80,
+}
+DEVICES = {name: Device(name, size * 10**9) for name, size in _GB.items()} | {
+    "h100": Device("h100", 80 * 10**9),
+    "h200": Device("h200", 141 * 10**9, pace=_H200),
+    "cpu": Device("cpu", 64 * 10**9, overhead=0),
 }
 
 

@@ -125,12 +125,12 @@ def forecast(
 ) -> Forecast:
     """Return what a video needs of a model. Raises SettingsError for settings that cannot work."""
     plan = _Plan(model, video, request)
-    settings, decoder, calibration = plan.settings, model.decoder, device.calibration
+    settings, decoder, pace = plan.settings, model.decoder, device.pace
     cpu, vision, language = device.name.startswith("cpu"), plan.vision_flops, plan.language_flops
     seconds = None
-    if calibration is not None:
+    if pace is not None:
         layers = len(plan.each) * (model.tower.layers + decoder.layers)
-        seconds = max(layers * calibration.layer, (vision + language) / calibration.flops)
+        seconds = max(layers * pace.layer, (vision + language) / pace.flops)
     host = plan.host
     levels = host * (len(plan.each) - 1) // len(plan.each) if cpu else 0
     return Forecast(
@@ -152,7 +152,7 @@ def forecast(
         host=host,
         disk=plan.disk,
         seconds={"video": plan.seconds, "ingest": seconds},
-        calibration="none: no seconds are told for this device" if calibration is None else calibration.source,
+        calibration="none: no seconds are told for this device" if pace is None else pace.source,
         notes=[*model.notes, *plan.notes()],
     )
 
@@ -322,15 +322,10 @@ class _Plan:
                 yield _named(f"{ratio:g}", level_fields(self.shape, size, bits, self.own_axes))
 
     def notes(self) -> Iterator[str]:
-        """Say where positions leave the range that the config names."""
-        model, limit = self.model, self.model.max_positions
-        grid = (sum(self.groups), *self.grid[1:])
-        reached = model.adapter.last_position(model.config, sum(self.each), sum(self.words), grid, self.seconds)
-        if limit is not None and self.summary is None and self.prefix + reached > limit:
-            yield (
-                f"positions reach {self.prefix + reached:,}, the model's config names {limit:,}: answers about the end "
-                "may suffer"
-            )
+        """Say where positions, if they count tokens, leave the range that the config names."""
+        limit, reached = self.model.max_positions, self.prefix + sum(self.each)
+        if limit is not None and self.model.axes == 1 and self.summary is None and reached > limit:
+            yield f"positions reach {reached:,}, the config names {limit:,}: answers about the end may suffer"
 
 
 def _named(label: str, specs: Sequence[TensorSpec]) -> list[TensorSpec]:
@@ -366,7 +361,6 @@ def _question(plan: _Plan, device: Device, kept: int) -> QuestionNeeds:
     caches = (widest + rows + request.new_tokens) * shape.token_bytes + index
     layer = rows * shape.bytes_per_value * (3 * shape.hidden + 3 * shape.mlp)
     logits = shape.vocabulary * (shape.bytes_per_value + 4)
-    speed = device.calibration
     return QuestionNeeds(
         tokens=attended,
         full=plan.prefix + sum(plan.each),
@@ -376,6 +370,6 @@ def _question(plan: _Plan, device: Device, kept: int) -> QuestionNeeds:
         selection_flops=selection,
         decode_flops=text(shape, 1, attended + rows).total,
         peak=Peak(model.weights, caches, max(layer, logits), kept, device.overhead),
-        first_token=None if speed is None else speed.first * shape.layers,
-        next_token=None if speed is None else speed.next * shape.layers,
+        first_token=None if device.pace is None else device.pace.first * shape.layers,
+        next_token=None if device.pace is None else device.pace.next * shape.layers,
     )

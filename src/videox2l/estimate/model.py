@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -30,10 +31,11 @@ from videox2l.flops import DecoderShape, VisionShape
 from videox2l.options import LoadOptions
 from videox2l.types import KVShape, VideoInfo
 
+_NAMES = SimpleNamespace(convert_ids_to_tokens=lambda token: f"<{token}>")  # in place of a tokenizer
 _PACKED_BITS = {"4bit": 4.5, "8bit": 8.0}  # of a weight, scales included
 
 
-@dataclass(frozen=True)
+@dataclass
 class ModelShape:
     """What an estimate knows of a model. `weights` bytes as loaded, `whole` without quantization.
 
@@ -80,15 +82,7 @@ class ModelShape:
 
     @property
     def _markup(self) -> Any:
-        return self.adapter.video_markup(self.config, _Names() if self.chat is None else self.chat.tokenizer)
-
-
-class _Names:
-    """Stands in for a tokenizer that is missing: any name will do."""
-
-    def convert_ids_to_tokens(self, token: int) -> str:
-        """Return a name for a token of the config."""
-        return f"<{token}>"
+        return self.adapter.video_markup(self.config, _NAMES if self.chat is None else self.chat.tokenizer)
 
 
 def model_shape(name: str, options: LoadOptions, cpu: bool = False) -> ModelShape:
@@ -119,13 +113,12 @@ def model_shape(name: str, options: LoadOptions, cpu: bool = False) -> ModelShap
             adapter, config = xl.DemoXLBackbone, xl.demo_xl_config()
             files += [xl.FOLDER / "model.safetensors"]
         chat = _chat(checkpoint, config, adapter, notes)
-    auto = torch.float32 if cpu else _precision(checkpoint.config)
-    shape = kv_shape(config.get_text_config(), auto if options.dtype == "auto" else DTYPES[options.dtype])
-    decoder = decoder_shape(config.get_text_config(), shape)
-    whole, linear = _weights(checkpoint, files, decoder, tower, config, notes)
-    weights = whole
-    if options.quantize is not None:
-        weights -= int(linear * (shape.dtype.itemsize - _PACKED_BITS[options.quantize] / 8))
+        auto = torch.float32 if cpu else _precision(checkpoint.config)
+        shape = kv_shape(config.get_text_config(), auto if options.dtype == "auto" else DTYPES[options.dtype])
+        decoder = decoder_shape(config.get_text_config(), shape)
+        whole, linear = _weights(checkpoint, files, decoder, tower, config, notes)
+    bits = 8 * shape.dtype.itemsize
+    weights = whole - int(linear * (bits - _PACKED_BITS.get(str(options.quantize), bits)) / 8)
     return ModelShape(
         name=name if name == "demo-xl" else config.model_type,
         shape=shape,
