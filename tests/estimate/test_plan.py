@@ -23,6 +23,7 @@ from tests.test_video_xl_loading import nothing, write_checkpoint
 from videox2l import ArraySource, ModelError, SettingsError, VideoX2L
 from videox2l.backbones.linear import LinearBackbone
 from videox2l.cli.app import app
+from videox2l.demo.models import SHIPPED
 from videox2l.estimate.devices import device_for
 from videox2l.estimate.fit import Limits, estimator, fitting
 from videox2l.estimate.forecast import EstimateRequest, Forecast, forecast
@@ -157,6 +158,16 @@ def test_tokens_bytes_and_flops_are_those_of_a_real_ingest(
         mode = "lazy" if options.get("l_tier") == "lazy" else wanted.ingest.history
         whole, seen = (ingest_cost(decoder, plan, mode, kernel=kernel).flops.total for kernel in (True, False))
         assert found.vision_flops + found.language_flops + whole - seen == counted
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED))
+def test_models_that_ship_need_what_they_are_said_to(name: str, tmp_path: Path) -> None:
+    wanted = request(ratios=(2, 8))
+    found = estimate(Path(name), wanted)
+    memory = ingested(VideoX2L.from_pretrained(name, device="cpu"), wanted)
+    memory.save(tmp_path / "kept")
+    assert (found.tokens, found.question.full) == (sum(chunk.tokens for chunk in memory.chunks), memory.full_tokens)
+    assert {"finer": found.disk["L"], "H": found.disk["H"]} == on_disk(tmp_path / "kept")
 
 
 @pytest.mark.parametrize("family", EVERY)
@@ -300,6 +311,9 @@ def test_weights_that_are_quantized_already_stay_as_they_are(tmp_path: Path, fol
     assert model_shape(str(tmp_path), LoadOptions()).weights < 0.8 * plain.weights
     with pytest.raises(SettingsError, match="is quantized already"):
         model_shape(str(tmp_path), LoadOptions(quantize="4bit"))
+    small = estimator(str(tmp_path), VideoHeader("", *SIZE, 60.0), device_for("24G"))
+    first = small(EstimateRequest())
+    assert fitting(EstimateRequest(), first, Limits(first.ingest.weights), small) is None  # nor is that suggested
 
 
 def test_a_family_without_a_closed_form_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

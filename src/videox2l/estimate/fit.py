@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 
+from videox2l.errors import SettingsError
 from videox2l.estimate.devices import Device
 from videox2l.estimate.forecast import EstimateRequest, Forecast, forecast
 from videox2l.estimate.header import VideoHeader
@@ -66,7 +68,8 @@ def fitting(request: EstimateRequest, first: Forecast, limits: Limits, estimate:
         for more, step in steps(at, found, limits):
             if repr(step) not in seen and len(seen) <= TRIES:
                 seen.add(repr(step))
-                heapq.heappush(heap, (harm + more, next(order), step, estimate(step)))
+                with suppress(SettingsError):  # what this model cannot do, such as weights that are quantized already
+                    heapq.heappush(heap, (harm + more, next(order), step, estimate(step)))
     return None
 
 
