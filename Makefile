@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo serve test test-fast test-scale lint bench eval lmms-eval clean
+.PHONY: demo serve test test-fast test-scale test-oldest lint bench eval lmms-eval clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,15 @@ $(VENV)/.scale: $(READY)
 
 test-scale: $(VENV)/.scale  ## many videos on a Ray cluster of this machine, with a worker and the driver killed: a minute
 	$(BIN)/python -m pytest tests/scale
+
+# The oldest releases that pyproject.toml allows, in an environment of their own (a PyPI build of torch takes gigabytes).
+# Their warnings of deprecation are not errors here.
+test-oldest:  ## all tests on the oldest releases of what the package needs
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet uv
+	VIRTUAL_ENV=.venv-oldest .venv-oldest/bin/uv pip install --quiet --resolution lowest-direct --editable ".[accelerate,eval,plot,s3,schema,serve,smolvlm,subtitles]"
+	VIRTUAL_ENV=.venv-oldest .venv-oldest/bin/uv pip install --quiet --group dev
+	.venv-oldest/bin/python -m pytest -W default
 
 lint: $(READY)
 	$(BIN)/ruff check .

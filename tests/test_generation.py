@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers import GenerationConfig
 
 from tests.conftest import make_qwen25
@@ -57,6 +58,7 @@ PLAIN = ours(made()[0])
     ],
 )
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(transformers.__version__ < "5", reason="generate of 4.57 does not go on with positions it is given")
 def test_greedy_is_that_of_generate(generation: dict[str, Any]) -> None:
     x2l, model = made(**generation)
     found = ours(x2l)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from tests.conftest import make_qwen25
 from videox2l import Memory, SettingsError, VideoX2L
@@ -76,6 +77,7 @@ def test_sampling_goes_on_inside_of_a_schema(x2l: VideoX2L, memory: Memory) -> N
     assert x2l.ask(memory, QUESTION, seed=1, **options).ids == x2l.ask(memory, QUESTION, seed=1, **options).ids
 
 
+@pytest.mark.skipif(transformers.__version__ < "5", reason="llguidance cuts words otherwise with tokenizers of 4.57")
 @torch.no_grad()
 def test_tokens_are_the_likeliest_that_may_follow(x2l: VideoX2L, memory: Memory) -> None:
     """Of a language of two texts: after each token, the likeliest with which what is written still begins one."""
