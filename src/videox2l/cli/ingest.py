@@ -24,6 +24,7 @@ _FLAGS = [
     "--max-frames",
     "--start",
     "--end",
+    "--at",
     "--sampling",
     "--ratios",
     "--compressor",
@@ -224,8 +225,8 @@ def _follow(
         raise SettingsError(
             "--transcribe does not go with --follow: add it when the video is over (x2l memory transcribe)"
         )
-    if options.max_frames is not None or options.start is not None or options.end is not None:
-        raise SettingsError("--max-frames, --start and --end do not go with --follow: its end is not known")
+    if any(value is not None for value in (options.max_frames, options.start, options.end, options.at)):
+        raise SettingsError("--max-frames, --start, --end and --at do not go with --follow: its end is not known")
     cues = read_subtitles(options.subtitles, video) if isinstance(options.subtitles, (str, Path)) else ()
     options = IngestOptions.from_keywords(options, {"subtitles": cues, "live": True})
     source = FollowSource(video, fps=options.fps or 1.0, idle=idle)
