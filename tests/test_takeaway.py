@@ -12,7 +12,9 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import av
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.test_cli import NASA, QUESTION
 from tests.test_cli_chat import x2l
@@ -20,6 +22,7 @@ from tests.test_why_and_plot import made_up, moment
 from videox2l import Memory, SettingsError
 from videox2l.ask.answer import Answer
 from videox2l.takeaway import write_moments, write_report
+from videox2l.video import ClipCutter
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +140,82 @@ def test_what_cannot_be_is_told_before_the_work(tmp_path: Path) -> None:
     done = x2l("ask", NASA, QUESTION, "--export-moments", tmp_path / "a.txt")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "end its name in .srt, .vtt, .csv, .edl" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two videos of one name, a picture, and memories of the videos."""
+    folder = tmp_path_factory.mktemp("several")
+    for name, source in (("a", NASA), ("b", NASA.with_name("h264_10bits.mp4"))):
+        (folder / name).mkdir()
+        shutil.copy(source, folder / name / "film.mp4")
+        assert x2l("ingest", folder / name / "film.mp4", folder / f"{name}.x2l", "--fps", 4).exit_code == 0
+    Image.new("RGB", (96, 96), (200, 40, 40)).save(folder / "still.png")
+    return folder
+
+
+def frames_in(clip: Path) -> list[np.ndarray]:
+    with av.open(str(clip)) as box:
+        return [frame.to_ndarray(format="rgb24") for frame in box.decode(video=0)]
+
+
+def test_clips_of_several_come_from_their_own_videos(tmp_path: Path, several: Path) -> None:
+    a, b = several / "a" / "film.mp4", several / "b" / "film.mp4"
+    args = ("-q", QUESTION, "--max-new-tokens", 1, "--reload", "all", "--fps", 4)
+    done = x2l("ask", a, b, several / "still.png", *args, "--clips", tmp_path / "files", "--json")
+    assert done.exit_code == 0, done.output
+    evidence = json.loads(done.stdout)["answers"][0]["evidence"]
+    moments = [moment for moment in evidence if not moment["memory"].endswith("still.png")]
+    assert len(moments) == len(evidence) - 1
+    clips = {clip.stem for clip in (tmp_path / "files").iterdir()}
+    stems = {str(a): "film", str(b): "film-2"}
+    assert clips == {f"{stems[m['memory']]}-{m['start']:.3f}-{m['end']:.3f}" for m in moments}
+    for name, file in (("film-2", b), ("film", a)):
+        cut = [clip for clip in (tmp_path / "files").iterdir() if clip.stem.startswith(f"{name}-0.000")]
+        whole = ClipCutter(file).cut(0.0, float(cut[0].stem.split("-")[-1]), tmp_path / "alone")
+        assert len(frames_in(cut[0])) == whole.frames
+        assert np.array_equal(frames_in(cut[0])[0], frames_in(whole.path)[0])
+    assert frames_in(whole.path)[0].shape != frames_in(next((tmp_path / "files").glob("film-2-0.000-*")))[0].shape
+
+    kept = ("ask", several / "a.x2l", several / "b.x2l", "-q", QUESTION, "--max-new-tokens", 1, "--reload", "all")
+    done = x2l(*kept, "--video", b, "--video", a, "--clips", tmp_path / "kept")  # matched by content, in any order
+    assert done.exit_code == 0, done.output
+    assert {clip.stem for clip in (tmp_path / "kept").iterdir()} == clips
+    for named, message in (
+        ((a,), "the video 'film.mp4' is not in this folder: name it with --video FILE"),
+        ((a, NASA.with_name("av1_video.mkv")), "'film.mp4' is not in this folder"),
+        ((a, b, a), "--video is given 3 times"),
+    ):
+        words = [word for file in named for word in ("--video", file)]
+        done = x2l(*kept, *words, "--clips", tmp_path / "none")
+        assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert message in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_one_page_about_several(tmp_path: Path, several: Path) -> None:
+    """Two time lines and headings; pictures and links of each video; files that are not at hand give no links."""
+    a, memory_b, page = several / "a" / "film.mp4", several / "b.x2l", tmp_path / "a.html"
+    asked = ("ask", a, memory_b, "-q", QUESTION, "-q", "and then ?", "--fps", 4)
+    done = x2l(*asked, "--max-new-tokens", 1, "--reload", "all", "--report", page, "--json")
+    assert done.exit_code == 0, done.output
+    evidence = json.loads(done.stdout)["answers"][0]["evidence"]
+    count = {name: sum(m["memory"] == str(name) for m in evidence) for name in (a, memory_b)}
+    read = Tags()
+    read.feed(page.read_text())
+    assert (read.tags.count("h2"), read.tags.count("svg")) == (2, 4)
+    assert read.tags.count("img") == 2 * len(evidence)
+    links = [source for source in read.sources if not source.startswith("data:")]
+    assert len(links) == 2 * count[a]
+    assert {(page.parent / unquote(link.partition("#")[0])).resolve() for link in links} == {a.resolve()}
+    pictures = [source for source in read.sources if source.startswith("data:")]
+    assert len(set(pictures)) == len(evidence)  # each moment has its own: chunk 0 of one is not chunk 0 of the other
+    assert f"{memory_b}: 00:" in page.read_text()
+
+    asked = ("ask", several / "a.x2l", memory_b, "-q", QUESTION, "--max-new-tokens", 1, "--reload", "all")
+    done = x2l(*asked, "--report", page, "--video", several / "b" / "film.mp4")
+    assert done.exit_code == 0, done.output
+    read = Tags()
+    read.feed(page.read_text())
+    assert sum("b/film.mp4#t=" in source for source in read.sources) == count[memory_b]
+    assert not any("a/film.mp4#t=" in source for source in read.sources)
