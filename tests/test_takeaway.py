@@ -22,6 +22,7 @@ from tests.test_why_and_plot import made_up, moment
 from videox2l import Memory, SettingsError
 from videox2l.ask.answer import Answer
 from videox2l.takeaway import write_moments, write_report
+from videox2l.takeaway.moments import time_code
 from videox2l.video import ClipCutter
 
 
@@ -46,12 +47,72 @@ def test_lists_of_moments(tmp_path: Path, memory: Memory) -> None:
         (row,) = csv.DictReader(file)
     assert (row["start"], row["end"], row["answer"]) == ("8.0", "16.0", ANSWER.text)
     # 29.97 frames per second: second 8 is frame 240, second 16 frame 480, of 30 to a second of time code.
-    assert (
-        "001  AX       V     C        00:00:08:00 00:00:16:00 00:00:00:00 00:00:08:00"
-        in (tmp_path / "a.edl").read_text()
-    )
+    edl = (tmp_path / "a.edl").read_text()
+    assert "FCM: DROP FRAME\n" in edl
+    assert "001  AX       V     C        00:00:08;00 00:00:16;00 00:00:00;00 00:00:08;00" in edl
     with pytest.raises(SettingsError, match="end its name in"):
         write_moments([ANSWER], tmp_path / "a.txt", memory)
+
+
+@pytest.mark.parametrize(
+    ("frame", "base", "code"),
+    [
+        (0, 30, "00:00:00;00"),
+        (1799, 30, "00:00:59;29"),
+        (1800, 30, "00:01:00;02"),
+        (3597, 30, "00:01:59;29"),
+        (3598, 30, "00:02:00;02"),
+        (17981, 30, "00:09:59;29"),
+        (17982, 30, "00:10:00;00"),
+        (107892, 30, "01:00:00;00"),
+        (2589408, 30, "24:00:00;00"),
+        (3599, 60, "00:00:59;59"),
+        (3600, 60, "00:01:00;04"),
+        (35964, 60, "00:10:00;00"),
+        (215784, 60, "01:00:00;00"),
+    ],
+)
+def test_drop_frame_time_codes_are_those_of_smpte(frame: int, base: int, code: str) -> None:
+    assert time_code(frame, base, drop=True) == code
+    assert (time_code(frame, base) == code.replace(";", ":")) == (frame < base * 60)
+
+
+@pytest.mark.parametrize("base", [30, 60])
+def test_drop_frame_numbers_are_left_out_one_by_one(base: int) -> None:
+    """Write down every number of 71 minutes, and leave out those that the standard leaves out."""
+    codes = [
+        f"{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d};{number:02d}"
+        for second in range(71 * 60)
+        for number in range(base)
+        if not (second % 60 == 0 and second // 60 % 10 and number < base // 15)
+    ]
+    assert [time_code(frame, base, drop=True) for frame in range(len(codes))] == codes
+    hour = 3600 * base * 1000 / 1001  # frames that are shown in an hour by the clock
+    assert codes[round(hour)].startswith("01:00:00")
+
+
+@pytest.mark.parametrize(
+    ("rate", "start", "drop", "code"),
+    [
+        (30000 / 1001, 1800 * 1001 / 30000, True, "00:01:00;02"),
+        (29.9705, 17982 * 1001 / 30000, True, "00:10:00;00"),  # measured from times in thousandths
+        (60000 / 1001, 3600 * 1001 / 60000, True, "00:01:00;04"),
+        (30.0, 60.0, False, "00:01:00:00"),
+        (60.0, 60.0, False, "00:01:00:00"),
+        (24000 / 1001, 1440 * 1001 / 24000, False, "00:01:00:00"),
+        (25.0, 60.0, False, "00:01:00:00"),
+    ],
+)
+def test_cut_lists_drop_frames_where_the_rate_asks_for_it(
+    rate: float, start: float, drop: bool, code: str, tmp_path: Path, memory: Memory
+) -> None:
+    film = replace(memory, manifest={**memory.manifest, "frames": 1_000_000, "duration": 1_000_000 / rate})
+    cut = replace(moment(1, 0.5, "score rank 1"), start=start, end=start + 1)
+    write_moments([replace(ANSWER, evidence=(cut,))], tmp_path / "a.edl", film)
+    told = (tmp_path / "a.edl").read_text()
+    assert f"FCM: {'DROP' if drop else 'NON-DROP'} FRAME\n" in told
+    assert f"001  AX       V     C        {code} " in told
+    assert (";" in told) == drop
 
 
 class Tags(HTMLParser):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ def write_moments(answers: Sequence[Answer], path: str | Path, memory: Memory) -
 
     .srt, .vtt: each moment as a cue with the question and the answer. .csv: one row per moment. .edl: each moment as a
     cut of the video, one after the other, for an editor; its time code counts frames from the first one of the video,
-    at the video's average rate, without drop frames. Raises SettingsError.
+    at the video's average rate, as SMPTE drop-frame time code at 29.97 and 59.94 frames per second. Raises
+    SettingsError.
     """
     target = check_moments(path)
     entries = [_Entry(answer, moment) for answer in answers for moment in answer.reloaded]
@@ -82,17 +84,31 @@ def _csv(entries: Sequence[_Entry], memory: Memory) -> str:
     return text.getvalue()
 
 
+def time_code(frame: int, base: int, drop: bool = False) -> str:
+    """Return the SMPTE time code of a frame, counted from 0, at `base` frames to a second of time code.
+
+    With `drop`, for rates of `base` * 1000 / 1001, a fifteenth of the first second's numbers is left out in every
+    minute but each tenth, so that the code keeps up with the clock, and a semicolon says so.
+    """
+    if drop:
+        left_out, minute = base // 15, base * 60
+        tens, rest = divmod(frame, 10 * minute - 9 * left_out)
+        minutes = 0 if rest < minute else 1 + (rest - minute) // (minute - left_out)
+        frame += left_out * (9 * tens + minutes)
+    seconds, mark = frame // base, ";" if drop else ":"
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{mark}{frame % base:02d}"
+
+
 def _edl(entries: Sequence[_Entry], memory: Memory) -> str:
     frames, duration = memory.manifest.get("frames"), memory.manifest.get("duration")
     rate = frames / duration if frames and duration else 25.0
     base = max(1, round(rate))
-
-    def code(frame: int) -> str:
-        seconds = frame // base
-        return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}:{frame % base:02d}"
-
+    # A rate that is measured: nearer to 30 * 1000 / 1001, or 60 * 1000 / 1001, than to the whole number.
+    if drop := base in (30, 60) and abs(rate * 1.001 / base - 1) < 0.0005:
+        rate = base * 1000 / 1001
+    code = functools.partial(time_code, base=base, drop=drop)
     source = " ".join(str(memory.manifest.get("source", "video")).split())
-    lines, at = [f"TITLE: {Path(source).stem}", "FCM: NON-DROP FRAME", ""], 0
+    lines, at = [f"TITLE: {Path(source).stem}", f"FCM: {'' if drop else 'NON-'}DROP FRAME", ""], 0
     for number, e in enumerate(entries, 1):
         first, last = round(e.moment.start * rate), round(e.moment.end * rate)
         length = max(1, last - first)
