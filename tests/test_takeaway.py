@@ -280,3 +280,53 @@ def test_one_page_about_several(tmp_path: Path, several: Path) -> None:
     read.feed(page.read_text())
     assert sum("b/film.mp4#t=" in source for source in read.sources) == count[memory_b]
     assert not any("a/film.mp4#t=" in source for source in read.sources)
+
+
+def test_moments_of_several_and_why(tmp_path: Path, several: Path) -> None:
+    """A table and a cut list name each moment's own video; a time is explained in every video that has it."""
+    a, b = several / "a.x2l", several / "b.x2l"
+    asked = ("ask", a, b, "-q", QUESTION, "--max-new-tokens", 1, "--reload", "all")
+    done = x2l(*asked, "--export-moments", tmp_path / "a.csv", "--why", 1, "--why", 12.5, "--json")
+    assert done.exit_code == 0, done.output
+    (answer,) = json.loads(done.stdout)["answers"]
+    ends = {name: max(m["end"] for m in answer["evidence"] if m["memory"] == str(name)) for name in (a, b)}
+    wanted = [(1.0, str(name)) for name in (a, b)] + [(12.5, str(name)) for name in (a, b) if ends[name] > 12.5]
+    assert [(why["seconds"], why["memory"]) for why in answer["why"]] == wanted
+    assert all(why["start"] <= why["seconds"] <= why["end"] for why in answer["why"])
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(float(row["start"]), row["video"]) for row in rows] == [
+        (m["start"], m["memory"]) for m in answer["evidence"]
+    ]
+    assert [float(row["start"]) for row in rows] != sorted(float(row["start"]) for row in rows)  # video by video
+    told = x2l(*asked, "--why", 1)
+    assert f"{b}:" in told.stdout
+    for more, message in (
+        (("--export-moments", tmp_path / "a.srt"), "cannot write moments of several videos to"),
+        (("--plot", tmp_path / "a.png"), "--plot go with one video"),
+        (("--why", 99), "01:39 is not seen by the question"),
+    ):
+        wrong = x2l(*asked, *more)
+        assert (wrong.exit_code, message in wrong.stderr) == (2, True), wrong.output
+
+
+def test_a_cut_list_of_several_has_one_rate(tmp_path: Path, memory: Memory) -> None:
+    class Two:
+        """Two memories, as a question sees them."""
+
+        def __init__(self, *rates: float) -> None:
+            facts = [{**memory.manifest, "frames": 1000, "duration": 1000 / rate} for rate in rates]
+            parts = [
+                replace(memory, manifest={**one, "source": f"{n}.mp4"}) for n, one in zip("xy", facts, strict=True)
+            ]
+            self.by_name = dict(zip("xy", parts, strict=True))
+
+    cuts = [replace(moment(1, 0.5, "score rank 1"), memory=name) for name in "yx"]
+    answers = [replace(ANSWER, evidence=tuple(cuts))]
+    write_moments(answers, tmp_path / "a.edl", Two(30000 / 1001, 29.9705))  # type: ignore[arg-type]
+    lines = (tmp_path / "a.edl").read_text().splitlines()
+    assert [line for line in lines if line.startswith("* FROM")] == [f"* FROM CLIP NAME: {n}.mp4" for n in "xy"]
+    assert lines[3].endswith("00:00:08;00 00:00:16;00 00:00:00;00 00:00:08;00")
+    assert lines[7].endswith("00:00:08;00 00:00:16;00 00:00:08;00 00:00:16;00")
+    with pytest.raises(SettingsError, match=r"a cut list has one rate, these videos have 'x' 25\.00, 'y' 30\.00"):
+        write_moments(answers, tmp_path / "b.edl", Two(25.0, 30.0))  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,7 +30,7 @@ from videox2l.options import AskOptions, IngestOptions, LibraryOptions, LoadOpti
 from videox2l.version import __version__
 
 if TYPE_CHECKING:
-    from videox2l.ask.answer import Answer
+    from videox2l.ask.answer import Answer, Why
     from videox2l.cli.console import Screen
     from videox2l.cli.remote import ServerClient
     from videox2l.memory import Memory
@@ -155,8 +156,8 @@ def ask(
     screen = Screen(quiet=as_json, verbose=verbose)
     asking = AskOptions.from_keywords(asking, {"system": ingesting.system})
     questions, videos = (asked, [video, *(rest or ())]) if asked else (rest or [], [video])
-    alone: dict[str, Any] = {"--save": save, "--plot": plot, "--why": asking.why, "--export-moments": export_moments}
-    local = {**alone, "--clips": clips, "--report": report}
+    alone: dict[str, Any] = {"--save": save, "--plot": plot}
+    local = {**alone, "--why": asking.why, "--export-moments": export_moments, "--clips": clips, "--report": report}
     check_library_flags(given, library, [name for name, value in local.items() if value])
     if library is not None:
         escalate = escalation(asking.escalate, escalate_below, escalate_from)
@@ -169,7 +170,7 @@ def ask(
         local |= {"--video": pictures or None, "--escalate-below": escalate_below, "--escalate-from": escalate_from}
         served = ("--why", "--report")
         ingest.check_remote(given, {flag: value is not None for flag, value in local.items() if flag not in served})
-        _check_outputs(None, [], None, None, report)
+        _check_outputs(None, [], None, None, report, 1)
         _ask_server(server, videos, questions, None if model == "demo" else model, asking, ingesting, screen, report)
         return
     check_there(*videos)
@@ -179,7 +180,7 @@ def ask(
     asking = _resolved(asking, escalate_below, escalate_from)
     if save is not None:
         check_store(save)
-    _check_outputs(plot, pictures, clips, export_moments, report)
+    _check_outputs(plot, pictures, clips, export_moments, report, len(videos))
     if clips is not None:
         _check_clips(videos, pictures)
     check = functools.partial(_check_questions, questions, asking)
@@ -191,7 +192,7 @@ def ask(
     ]
     _take_away(answers, opened, screen, videos, pictures, clips=clips, moments=export_moments, report=report)
     if as_json:
-        values = [{**answer.to_dict(), "why": [asdict(answer.why(at)) for at in asking.why]} for answer in answers]
+        values = [{**answer.to_dict(), "why": _explained(answer, asking.why)} for answer in answers]
         screen.json({"answers": values, "memory": opened.summary()})
 
 
@@ -223,13 +224,38 @@ def _ask_shown(
 ) -> Answer:
     """Answer a question; show the answer while it is written, and what was asked for besides."""
     screen.question(question)
-    answer = x2l.ask(memory, question, asking, on_text=screen.piece)
+    several = len(memory.by_name) > 1
+    options = AskOptions.from_keywords(asking, {"why": ()}) if several else asking
+    answer = x2l.ask(memory, question, options, on_text=screen.piece)
     screen.answer(answer)
-    for seconds in asking.why:
-        screen.why(answer.why(seconds).lines())
+    for name, why in _whys(answer, asking.why):
+        screen.why([f"{name}:", *why.lines()] if several else why.lines())
     if plot is not None:
         screen.plot(answer, plot, memory, pictures)
     return answer
+
+
+def _whys(answer: Answer, moments: Sequence[float]) -> list[tuple[str, Why]]:
+    """Return what each moment was for an answer, with the name of its video: of several, in all that have it.
+
+    Raises SettingsError where none has it.
+    """
+    names = list(dict.fromkeys(moment.memory for moment in answer.evidence))
+    found: list[tuple[str, Why]] = []
+    for seconds in moments:
+        before = len(found)
+        for number, name in enumerate(names, 1):
+            try:
+                found.append((name, answer.why(seconds, name)))
+            except SettingsError:
+                if number == len(names) and len(found) == before:
+                    raise
+    return found
+
+
+def _explained(answer: Answer, moments: Sequence[float]) -> list[dict[str, Any]]:
+    """Return `_whys` as plain JSON values."""
+    return [{**asdict(why), **({"memory": name} if name else {})} for name, why in _whys(answer, moments)]
 
 
 def _ask_server(
@@ -316,7 +342,7 @@ def _check_several(questions: list[str], videos: list[str], alone: list[str], pi
 
 
 def _check_outputs(
-    plot: Path | None, videos: list[str], clips: Path | None, moments: Path | None, report: Path | None
+    plot: Path | None, videos: list[str], clips: Path | None, moments: Path | None, report: Path | None, count: int
 ) -> None:
     """Raise SettingsError for a file that cannot be written, before the work."""
     if plot is not None:
@@ -326,7 +352,7 @@ def _check_outputs(
     if moments is not None:
         from videox2l.takeaway import check_moments
 
-        check_moments(moments)
+        check_moments(moments, count > 1)
     if report is not None:
         from videox2l.takeaway import check_report
 
