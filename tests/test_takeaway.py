@@ -330,3 +330,22 @@ def test_a_cut_list_of_several_has_one_rate(tmp_path: Path, memory: Memory) -> N
     assert lines[7].endswith("00:00:08;00 00:00:16;00 00:00:08;00 00:00:16;00")
     with pytest.raises(SettingsError, match=r"a cut list has one rate, these videos have 'x' 25\.00, 'y' 30\.00"):
         write_moments(answers, tmp_path / "b.edl", Two(25.0, 30.0))  # type: ignore[arg-type]
+
+
+def test_a_dialogue_about_several_on_one_page(tmp_path: Path, several: Path) -> None:
+    page, asked = tmp_path / "a.html", f"{QUESTION}\nand then ?\n"
+    args = ("chat", several / "a.x2l", several / "b.x2l", "--max-new-tokens", 1, "--reload", "all", "--report", page)
+    done = x2l(*args, "--video", several / "b" / "film.mp4", "--json", stdin=asked)
+    assert done.exit_code == 0, done.output
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    names = [{moment["memory"] for moment in answer["evidence"]} for answer in answers]
+    assert names == [{str(several / "a.x2l"), str(several / "b.x2l")}] * 2
+    assert answers[1]["cost"]["dialogue_tokens"] > 0
+    read = Tags()
+    read.feed(page.read_text())
+    assert (read.tags.count("h2"), read.tags.count("svg")) == (2, 4)
+    assert any("b/film.mp4#t=" in source for source in read.sources)
+    wrong = x2l(*args, "--video", NASA.with_name("av1_video.mkv"), stdin=asked)
+    assert (wrong.exit_code, wrong.stdout) == (1, "")
+    assert "'av1_video.mkv' is not a video that one of these memories was made of" in wrong.stderr
+    assert x2l("chat", several / "a.x2l", "what ?", stdin=asked).exit_code == 1

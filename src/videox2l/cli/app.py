@@ -25,7 +25,7 @@ from videox2l.cli.options import (
     load_model,
     user_errors,
 )
-from videox2l.errors import SettingsError, VideoError
+from videox2l.errors import SettingsError
 from videox2l.options import AskOptions, IngestOptions, LibraryOptions, LoadOptions
 from videox2l.version import __version__
 
@@ -301,10 +301,9 @@ def _check_clips(videos: list[str], named: list[str]) -> None:
     from videox2l.memory.disk.source import is_memory
 
     memories = {video: Memory.load(video) for video in videos if is_memory(video)}
-    found = takeaway.find_videos(memories, named)
-    others = [Path(file).name for file in named if Path(file) not in found.values()]
-    if len(memories) == len(videos) and others:
-        raise VideoError(f"'{others[0]}' is not a video that one of these memories was made of: leave it out")
+    takeaway.find_videos(memories, named)
+    if len(memories) == len(videos):
+        chat.check_pictures(memories, named)
 
 
 def _take_away(
