@@ -225,6 +225,7 @@ class VideoX2L:
 
         Its time 0 is where the memory ends. Chunks can be asked about as they finish, also from other threads and,
         where the memory lies in a folder, from other processes. No chunk of it is treated as the last of the video.
+        `at`, in place of `fps`, lists times of the added video.
         `embedder`: the memory's own, if it was made with one that cannot be loaded by name.
         Raises SettingsError, VideoError, MemoryFileError, ModelError.
         """

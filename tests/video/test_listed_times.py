@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from videox2l import ArraySource, Memory, MemoryFileError, SettingsError, VideoX2L
 from videox2l.cli.app import app
 from videox2l.estimate.header import read_header
+from videox2l.memory.disk.admission import check_facts
 from videox2l.options import IngestOptions
 from videox2l.units import times_of_lines
 from videox2l.video import FrameSampling, Manifest, VideoReader, open_video
@@ -216,3 +218,19 @@ def test_a_plan_counts_the_times():
         shot.samples(1.0, None, 0.0, None, (1.0, 90.0))
     done = x2l("plan", NASA, "--at", "1,2,3", "--json")
     assert json.loads(done.stdout)["frames"] == 3
+
+
+def test_a_request_lists_times_but_names_no_file():
+    pytest.importorskip("fastapi")
+    from videox2l.serve.catalog import ingest_options
+
+    assert ingest_options({"at": [1, "0:02"]}).at == (1.0, 2.0)
+    with pytest.raises(SettingsError, match="'/etc/hostname' is no time"):
+        ingest_options({"at": "/etc/hostname"})
+
+
+def test_a_list_on_disk_that_holds_no_times_is_refused():
+    check_facts({"at": [1.0, 2]})
+    for wrong in (["soon"], [math.nan], {"1": 2}):
+        with pytest.raises(ValueError, match="listed times"):
+            check_facts({"at": wrong})
