@@ -161,7 +161,7 @@ def plot(asked: Sequence[Asked], least: float, file: Path, title: str) -> None:
     ax.fill_between(100 * grid, low, high, color=OURS_COLOUR, alpha=0.15, linewidth=0)
     for number, signal in enumerate(name for name in SIGNALS if name not in (best, "entropy")):
         ax.plot(100 * grid, curve(asked, signal), color=COLOURS[number], linewidth=1.2, label=signal)
-    ax.plot(100 * grid, curve(asked, best), color=OURS_COLOUR, linewidth=2.6, label=f"{best} (entropy: nearly the same)")
+    ax.plot(100 * grid, curve(asked, best), color=OURS_COLOUR, linewidth=2.6, label=f"{best} (entropy: nearly equal)")
     knows = 100 * np.maximum(0, 1 - (1 - chance / 100) / grid)
     ax.plot(100 * grid, knows, color=INK, linewidth=1, linestyle=(0, (4, 2)), label="if it were known what is right")
     ax.axhline(chance, color=PALE, linewidth=1, label="by chance")
