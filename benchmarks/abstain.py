@@ -1,6 +1,6 @@
 """Can an answer tell that the video does not show what is asked? Signals, a threshold, and risk against coverage.
 
-    python benchmarks/abstain.py [--model demo] [--frames 64] [--questions 150] [--out FILE.md]
+    python benchmarks/abstain.py [--model demo] [--frames 64] [--questions 150] [--out FILE.md] [--plot FILE.png]
 
 Questions of the haystack (digit, colour, shape), and for each one of the same kind about the same video that it cannot
 answer: about a thing that is not in it (most share a colour or a shape with one that is), or a digit that nothing
@@ -8,8 +8,8 @@ carries. Signals of the answer that the model gives to each, all per token: entr
 log likelihood gains against the same prompt without the video, against H alone, and against chunks re-loaded at random;
 and the best score of the selector. AUROC: how often a signal puts a question with an answer above one without.
 The threshold is the one with most right decisions on the development split: a right answer, or none where there is
-none. Risk: the share of wrong answers among those that are given, the surest first. Intervals are 95 % bootstrap
-intervals over videos.
+none. Risk: the share of wrong answers among those that are given, the surest first; `--plot` draws it over the share
+that is given. Intervals are 95 % bootstrap intervals over videos.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from __future__ import annotations
 import argparse
 import platform
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import transformers
 
@@ -33,6 +34,7 @@ from videox2l.demo.world import WorldVideo
 from videox2l.evaluate.base import BenchmarkOptions, Sample
 from videox2l.evaluate.generated import said
 from videox2l.evaluate.haystack import Haystack
+from videox2l.evaluate.plots import COLOURS, INK, OURS_COLOUR, PALE, figure
 from videox2l.evaluate.statistics import cluster_bootstrap
 from videox2l.version import __version__
 
@@ -111,15 +113,20 @@ def auroc(asked: Sequence[Asked], signal: str) -> float:
     return float(((with_one[:, None] > without).mean() + (with_one[:, None] >= without).mean()) / 2)
 
 
-def interval(asked: Sequence[Asked], figure: Callable[[Sequence[Asked]], float]) -> str:
-    """Return a figure with its bootstrap interval over videos."""
+def resampled(asked: Sequence[Asked], draws: int = 500) -> Iterator[list[Asked]]:
+    """Yield bootstrap samples over videos."""
     videos = defaultdict(list)
     for one in asked:
         videos[one.video].append(one)
     groups, rng = list(videos.values()), np.random.default_rng(0)
-    draws = [figure([one for i in rng.integers(0, len(groups), len(groups)) for one in groups[i]]) for _ in range(500)]
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return f"{figure(asked):.3f} ({low:.3f}-{high:.3f})"
+    for _ in range(draws):
+        yield [one for i in rng.integers(0, len(groups), len(groups)) for one in groups[i]]
+
+
+def interval(asked: Sequence[Asked], measure: Callable[[Sequence[Asked]], float]) -> str:
+    """Return a figure with its bootstrap interval over videos."""
+    low, high = np.percentile([measure(sample) for sample in resampled(asked)], [2.5, 97.5])
+    return f"{measure(asked):.3f} ({low:.3f}-{high:.3f})"
 
 
 def decided(asked: Asked, signal: str, least: float) -> float:
@@ -138,6 +145,41 @@ def risks(asked: Sequence[Asked], signal: str) -> list[float]:
     order = sorted(asked, key=lambda one: -one.signals[signal])
     wrong = np.cumsum([not one.right for one in order])
     return list(wrong / np.arange(1, len(order) + 1))
+
+
+def plot(asked: Sequence[Asked], least: float, file: Path, title: str) -> None:
+    """Draw risk over coverage: by each signal, by chance, by a signal that knew which answers are right."""
+    made, (ax,) = figure(8, 5.6)
+    grid = np.linspace(0.02, 1, 99)
+
+    def curve(sample: Sequence[Asked], signal: str) -> npt.NDArray[np.float64]:
+        found = risks(sample, signal)
+        return 100 * np.array([found[max(0, round(share * len(found)) - 1)] for share in grid])
+
+    best, chance = SIGNALS[0], 100 * fmean(float(not one.right) for one in asked)
+    low, high = np.percentile([curve(sample, best) for sample in resampled(asked)], [2.5, 97.5], axis=0)
+    ax.fill_between(100 * grid, low, high, color=OURS_COLOUR, alpha=0.15, linewidth=0)
+    for number, signal in enumerate(name for name in SIGNALS if name not in (best, "entropy")):
+        ax.plot(100 * grid, curve(asked, signal), color=COLOURS[number], linewidth=1.2, label=signal)
+    ax.plot(100 * grid, curve(asked, best), color=OURS_COLOUR, linewidth=2.6, label=f"{best} (entropy: nearly equal)")
+    knows = 100 * np.maximum(0, 1 - (1 - chance / 100) / grid)
+    ax.plot(100 * grid, knows, color=INK, linewidth=1, linestyle=(0, (4, 2)), label="if it were known what is right")
+    ax.axhline(chance, color=PALE, linewidth=1, label="by chance")
+    given = [one for one in asked if one.signals[best] >= least]
+    risk = 100 * fmean(float(not one.right) for one in given)
+    at = 100 * len(given) / len(asked)
+    ax.plot(at, risk, "o", color=OURS_COLOUR, markersize=8)
+    ax.annotate(
+        f"--abstain {-least:.1g}: {at:.0f} % given, {risk:.0f} % of them wrong", (at, risk), xytext=(7, 4),
+        color=OURS_COLOUR, fontsize=9, arrowprops={"arrowstyle": "-", "color": OURS_COLOUR, "linewidth": 0.8},
+    )  # fmt: skip
+    ax.set_xlim(0, 100)
+    ax.set_ylim(0, 103)
+    ax.set_xlabel("coverage: answers given, %, the surest first", color=INK)
+    ax.set_ylabel("risk: wrong answers among them, %", color=INK)
+    ax.set_title(title, loc="left", color=INK, fontsize=11)
+    made.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    made.savefig(file)
 
 
 def kept_of_all(x2l: VideoX2L, frames: int, nats: float) -> str:
@@ -169,6 +211,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=64)
     parser.add_argument("--questions", type=int, default=150)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--plot", type=Path, help="draw risk over coverage, heldout, into this file (matplotlib)")
     args = parser.parse_args()
     x2l = VideoX2L.from_pretrained(args.model)
     dev, test = (ask_all(x2l, split, args.frames, args.questions) for split in ("dev", "heldout"))
@@ -190,6 +233,9 @@ def main() -> None:
     least = threshold(dev, best)
     kept = _share([one for one in test if one.right], lambda one: float(one.signals[best] >= least))
     refused = _share([one for one in test if not one.shown], lambda one: float(one.signals[best] < least))
+    if args.plot is not None:
+        title = f"{args.model}, {args.frames} frames: {len(test)} questions, half of them without an answer"
+        plot(test, least, args.plot, title)
     lines += [
         "",
         f"Heldout, right decisions without a threshold: {never}. With {best} at {least:.3g}: {kept} of the right "

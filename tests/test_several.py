@@ -386,3 +386,63 @@ def test_a_template_that_puts_videos_elsewhere_is_refused() -> None:
     memory = ingest(x2l, made_up_clip(4, 1))
     with pytest.raises(ModelError, match="does not put 2 videos one behind the other"):
         x2l.ask([memory, memory], QUESTION)
+
+
+@torch.no_grad()
+def stock_likelihood(x2l: VideoX2L, stock: Stock, ids: Sequence[int]) -> float:
+    """Log likelihood of a text behind a prompt: log softmax of the stock model's own full forward passes."""
+    backbone: Any = x2l.backbone
+    embeds, positions, visual, found = stock.embeds, stock.positions, stock.visual, 0.0
+    for number, token in enumerate(ids):
+        written = torch.tensor(ids[:number], dtype=torch.long)
+        more = positions[:, -1:] + torch.arange(1, number + 1)
+        longer = Stock(
+            torch.cat((embeds, backbone.embed(written))) if number else embeds,
+            torch.cat((positions, more), 1),
+            None if visual is None else torch.cat((visual, torch.zeros(number, dtype=torch.bool))),
+            stock.deeper,
+            stock.videos,
+            stock.prefix,
+        )
+        found += float(stock_logits(backbone, longer).float().log_softmax(-1)[token])
+    return found
+
+
+@pytest.mark.parametrize("family", sorted(SUPPORTED))
+def test_choices_about_several_are_those_of_the_stock_model(family: str) -> None:
+    """Likelihoods with the block mask; calibrated ones against the same prompt, text between the videos included."""
+    x2l = VideoX2L.from_model(*SUPPORTED[family]())
+    backbone: Any = x2l.backbone
+    clips, choices = [made_up_clip(6, 1), made_up_clip(6, 2)], ("the bell rings", "red star")
+    memories = [ingest(x2l, clip) for clip in clips]
+    stock = stock_prompt(backbone, clips)
+    text = torch.ones(len(stock.embeds), dtype=torch.bool)
+    for start, end in stock.videos:
+        text[start:end] = False
+    count = int(text.sum())
+    bare = Stock(stock.embeds[text], torch.arange(count).expand(len(stock.positions), count), None, None, [(0, 0)], 0)
+    answer = x2l.ask(memories, QUESTION, reload="all", choices=choices, calibrate=True)
+    gains = {}
+    for choice in answer.choices:
+        ids = backbone.reply(choice.text)
+        wanted, blind = stock_likelihood(x2l, stock, ids), stock_likelihood(x2l, bare, ids)
+        assert choice.log_likelihood == pytest.approx(wanted, abs=LIMIT * len(ids))
+        gains[choice.text] = wanted - blind
+        assert choice.calibrated == pytest.approx(wanted - blind, abs=2 * LIMIT * len(ids))
+    assert answer.text == max(gains, key=lambda text: gains[text])
+    turned = x2l.ask(memories[::-1], QUESTION, reload="all", choices=choices)
+    assert max(abs(a.mean - b.mean) for a, b in zip(turned.choices, answer.choices, strict=True)) > 10 * LIMIT
+
+
+def test_several_questions_about_several(x2l: VideoX2L, pair: list[Memory]) -> None:
+    """Together, one decodes for all; each answers as alone, and as in another order."""
+    questions = [QUESTION, "Who rings the bell?", "What is on the board?"]
+    alone = [x2l.ask(pair, question, reload=2, max_new_tokens=5) for question in questions]
+    joint = x2l.open(pair)
+    for batch in (1, 3):
+        together = x2l.ask_many([(joint, question) for question in questions], reload=2, max_new_tokens=5, batch=batch)
+        assert [answer.ids for answer in together] == [answer.ids for answer in alone]
+    mixed = x2l.ask_many([(pair, QUESTION), (pair[0], QUESTION)], reload=2, max_new_tokens=5)
+    assert mixed[0].ids == alone[0].ids
+    assert mixed[1].ids == x2l.ask(pair[0], QUESTION, reload=2, max_new_tokens=5).ids
+    assert len({answer.ids for answer in alone}) > 1

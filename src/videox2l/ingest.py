@@ -274,9 +274,14 @@ def end_before(frame: Frame, frames: Sequence[Frame]) -> float:
 
 
 def _end_of(frames: Sequence[Frame], source: FrameSource) -> float:
-    """The last frame lasts as long as a sampling step, but not beyond the end of the video."""
-    last = frames[-1].pts
-    rate = source.manifest.effective_fps
+    """The last frame lasts as long as a sampling step, but not beyond the end of the video.
+
+    Where times are listed there is no step: it lasts as long as frames of the video do on average.
+    """
+    last, facts = frames[-1].pts, source.manifest
+    rate = facts.effective_fps
+    if facts.at is not None and facts.frames and facts.duration:
+        rate = facts.frames / facts.duration
     end = last + (1 / rate if rate else 0.0)
     duration = source.manifest.duration
     return min(end, duration) if duration and duration > last else end

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self, TypedDict
 
 from videox2l.errors import SettingsError
-from videox2l.units import Cue, as_range, as_time, parse_bytes
+from videox2l.units import Cue, as_range, as_time, as_times, parse_bytes
 
 TimeRange = tuple[float, float]
 DEFAULT_SELECTOR = "exact"
@@ -126,6 +126,8 @@ def check_methods(value: Any, name: str, methods: Sequence[str], cure: str) -> N
         raise SettingsError(f"{name} must be {cure}, got {value!r:.80}")
 
 
+_ONE_SAMPLING = "at lists the times of all frames, which does not go with {}: leave one of them out"
+
 DETAIL = {"low": 128 * 28 * 28, "medium": 384 * 28 * 28, "high": 768 * 28 * 28}
 """Pixels of a frame at most, by a word: 128, 384 and 768 patches of 28 x 28."""
 
@@ -181,6 +183,14 @@ class IngestOptions(OptionSet):
     max_frames: int | None = option(None, "Sample at most this many frames: fps is lowered until they fit.", type=int)
     start: float | None = option(None, "Read from this time on, such as 90 or 1:30.", metavar="TIME", type=str)
     end: float | None = option(None, "Read up to this time.", metavar="TIME", type=str)
+    at: tuple[float, ...] | None = option(
+        None,
+        "In place of --fps: exactly the frames that are shown at these times, such as 0:05,0:12.5,1:03, or those of a "
+        "file, one a line.",
+        metavar="TIMES|FILE",
+        type=str,
+        reads="times",
+    )
     sampling: str = option("auto", "auto, exact (decode every frame) or fast (key frames where near enough).")
     ratios: tuple[float, ...] = option(
         (2, 32), "Compression ratio of each level, finest (L) first; the last is H.", type=str, show="2,32"
@@ -217,12 +227,20 @@ class IngestOptions(OptionSet):
     )
     live: bool = option(False, "More will be appended: no chunk is treated as the last of the video.", hidden=True)
 
+    @classmethod
+    def from_keywords(cls, options: Self | None = None, keywords: Mapping[str, Any] | None = None) -> Self:
+        """Return `options`, or the defaults, with `keywords` in their place. Raises SettingsError."""
+        if keywords and keywords.get("at") is not None and "fps" in keywords:  # a default cannot be told from a wish
+            raise SettingsError(_ONE_SAMPLING.format("fps"))
+        return super().from_keywords(options, keywords)
+
     def __post_init__(self) -> None:
         fps: Any = self.fps
         if isinstance(fps, str):
             self._set("fps", None if fps == "native" else _number(fps, "fps"))
         self._set("start", as_time(self.start, "start"))
         self._set("end", as_time(self.end, "end"))
+        self._set("at", as_times(self.at, "at"))
         self._set("ratios", _ratios(self.ratios))
         self._check_choice("sampling", SAMPLING_MODES)
         self._check_choice("l_tier", L_TIERS)
@@ -250,10 +268,20 @@ class IngestOptions(OptionSet):
                 raise SettingsError("fps must be above 0, got 0; None takes every frame")
         if self.start is not None and self.end is not None and self.end <= self.start:
             raise SettingsError(f"end must be above start={self.start:g} s, got {self.end:g} s")
+        if self.at is not None:
+            self._check_one_sampling()
         if self.l_tier == "lazy" and self.compressor is not None and not isinstance(self.compressor, str):
             raise SettingsError("l_tier='lazy' needs a compressor by name: levels are made later, maybe elsewhere")
         if self.l_tier == "none":
             self._set("ratios", self.ratios[-1:])
+
+    def _check_one_sampling(self) -> None:
+        """Raise SettingsError where times are listed, and something else says which frames to take, too."""
+        others = {name: getattr(self, name) is not None for name in ("max_frames", "start", "end")}
+        others |= {"fps": self.fps != _default(self, "fps"), "sampling=fast": self.sampling == "fast"}
+        for name in others:
+            if others[name]:
+                raise SettingsError(_ONE_SAMPLING.format(name))
 
     def _check_subtitles(self) -> None:
         cues = self.subtitles
@@ -521,6 +549,7 @@ class IngestKeywords(TypedDict, total=False):
     max_frames: int | None
     start: float | str | None
     end: float | str | None
+    at: Sequence[float | str] | str | None
     sampling: str
     ratios: Sequence[float] | str
     compressor: Any

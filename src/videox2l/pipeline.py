@@ -130,7 +130,7 @@ class VideoX2L:
         Parameters
         ----------
         video
-            A file, or any FrameSource (options of sampling are then ignored).
+            A file, or any FrameSource (options of sampling are then ignored; `at` is refused).
         store
             A folder or fsspec URL (s3://bucket/lecture) to keep the memory in: every chunk is there before the next one
             is read, levels finer than H stay there until a question wants them, and an ingest that was stopped goes on
@@ -145,6 +145,8 @@ class VideoX2L:
             fit.
         start, end
             The part to read, in seconds or as "12:30"; by default all.
+        at
+            In place of these: the times, in seconds or as "12:30", at which exactly the frames that are shown are read.
         sampling
             "exact" decodes every frame, "fast" skips frames that cannot be sampled, "auto" is fast where safe.
         ratios
@@ -188,6 +190,8 @@ class VideoX2L:
         with contextlib.ExitStack() as stack:
             if isinstance(video, (str, Path)):
                 video = stack.enter_context(open_video(video, frame_sampling(options)))
+            elif options.at is not None and video.manifest.at != options.at:
+                raise SettingsError("at goes with the path of a video: this source of frames chooses them by itself")
             said = cues if options.transcribe is None else self.transcript(video, options)
             return finished(
                 ingest_steps(
@@ -212,6 +216,7 @@ class VideoX2L:
         video: str | Path | FrameSource,
         *,
         fps: float | None = 1.0,
+        at: Sequence[float | str] | str | None = None,
         sampling: str = "auto",
         embedder: DualEncoder | None = None,
         progress: Progress | None = None,
@@ -220,6 +225,7 @@ class VideoX2L:
 
         Its time 0 is where the memory ends. Chunks can be asked about as they finish, also from other threads and,
         where the memory lies in a folder, from other processes. No chunk of it is treated as the last of the video.
+        `at`, in place of `fps`, lists times of the added video.
         `embedder`: the memory's own, if it was made with one that cannot be loaded by name.
         Raises SettingsError, VideoError, MemoryFileError, ModelError.
         """
@@ -228,7 +234,7 @@ class VideoX2L:
         check_video(video)
         with contextlib.ExitStack() as stack:
             if isinstance(video, (str, Path)):
-                options = IngestOptions(fps=fps, sampling=sampling)
+                options = IngestOptions(fps=fps, at=at, sampling=sampling)  # type: ignore[arg-type]  # made numbers
                 video = stack.enter_context(open_video(video, frame_sampling(options)))
             append(memory, video, self.backbone, embedder=embedder, progress=progress)
         return memory
@@ -466,7 +472,8 @@ def check_video(video: Any) -> None:
 def frame_sampling(options: IngestOptions) -> FrameSampling:
     """Return which frames of a file the options take."""
     return FrameSampling(
-        fps=options.fps,
+        fps=options.fps if options.at is None else None,
+        at=options.at,
         max_frames=options.max_frames,
         start=options.start,
         end=options.end,

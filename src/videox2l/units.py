@@ -70,6 +70,50 @@ def as_range(value: object, name: str) -> tuple[float, float]:
     return start, end
 
 
+def as_times(value: object, name: str) -> tuple[float, ...] | None:
+    """Return times in seconds, which must rise, of a list of them or of text such as "0:05,0:12.5,1:03"; None stays.
+
+    Raises SettingsError that names the time that is wrong.
+    """
+    if value is None:
+        return None
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)):
+        raise SettingsError(f"{name} must be a list of times, or text such as 0:05,0:12.5,1:03; got {value!r:.80}")
+    if not parts or parts == [""]:
+        raise SettingsError(f"{name} holds no time: name one or more, such as 0:05,0:12.5,1:03")
+    found = list[float]()
+    for part in parts:
+        try:
+            second = as_time(part, name)
+        except SettingsError as error:
+            raise SettingsError(f"{name}: {str(error).removeprefix(f'{name} ')}") from None
+        if second is None:
+            raise SettingsError(f"{name} must be a list of times without None, got {value!r:.80}")
+        if found and second <= found[-1]:
+            before = f"stands behind {found[-1]:g} s: sort them"
+            cure = before if second < found[-1] else "is there twice: leave one out"
+            raise SettingsError(f"{name} must be times that rise, but {second:g} s {cure}")
+        found.append(second)
+    return tuple(found)
+
+
+def times_of_lines(text: str, name: str) -> tuple[float, ...]:
+    """Return the times of a text with one a line, in which "#" begins a comment. Raises SettingsError; see `as_times`.
+
+    Errors name the line.
+    """
+    found = list[float]()
+    for number, line in enumerate(text.splitlines(), 1):
+        if words := line.partition("#")[0].strip():
+            try:
+                found.append(parse_time(words))
+                as_times(found[-2:], name)
+            except SettingsError as error:
+                raise SettingsError(f"{name}, line {number}: {str(error).removeprefix(f'{name} ')}") from None
+    return as_times(found, name) or ()
+
+
 @dataclass(frozen=True)
 class Cue:
     """A line of subtitles: `start`, `end` seconds since the first frame of the video, and its plain `text`."""

@@ -318,7 +318,10 @@ def _choose(run: QuestionRun, reloaded: Reloaded, generator: TokenGenerator, ste
         if run.options.calibrate:
             if run.view.memory.dialogue is not None:
                 raise SettingsError("calibrate needs the whole prompt: use a chat with earlier='recompute', or ask")
-            text = run.backbone.prefix(VideoInfo(system=run.view.whole.system)).then(reloaded.prompt)
+            text = run.backbone.prefix(VideoInfo(system=run.view.whole.system))
+            for place in reloaded.memory.placements():
+                text = text if place.text is None else text.then(place.text)
+            text = text.then(reloaded.prompt)
             unseen = without_video(run.backbone, text, run.generator(reloaded.prompt))
             steps.prefilled += len(text)
         choices = weigh(run.options.choices, run.backbone, generator, unseen)

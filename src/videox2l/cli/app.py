@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,7 +30,7 @@ from videox2l.options import AskOptions, IngestOptions, LibraryOptions, LoadOpti
 from videox2l.version import __version__
 
 if TYPE_CHECKING:
-    from videox2l.ask.answer import Answer
+    from videox2l.ask.answer import Answer, Why
     from videox2l.cli.console import Screen
     from videox2l.cli.remote import ServerClient
     from videox2l.memory import Memory
@@ -48,11 +49,11 @@ Plot = Annotated[
     typer.Option(help="Draw the time line of each answer into this file: .png, .pdf, .svg, ...", metavar="FILE"),
 ]
 Pictures = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--video",
         help="The video that the memory was made of: for --clips, and for pictures of --plot and --report that are "
-        "larger than those in the memory.",
+        "larger than those in the memory. Repeatable, for several memories.",
         metavar="FILE",
     ),
 ]
@@ -155,46 +156,61 @@ def ask(
     screen = Screen(quiet=as_json, verbose=verbose)
     asking = AskOptions.from_keywords(asking, {"system": ingesting.system})
     questions, videos = (asked, [video, *(rest or ())]) if asked else (rest or [], [video])
-    alone: dict[str, Any] = {"--save": save, "--plot": plot, "--why": asking.why, "--clips": clips}
-    alone |= {"--export-moments": export_moments, "--report": report}
-    check_library_flags(given, library, [name for name, value in alone.items() if value])
+    alone: dict[str, Any] = {"--save": save, "--plot": plot}
+    local = {**alone, "--why": asking.why, "--export-moments": export_moments, "--clips": clips, "--report": report}
+    check_library_flags(given, library, [name for name, value in local.items() if value])
     if library is not None:
         escalate = escalation(asking.escalate, escalate_below, escalate_from)
         asking = AskOptions.from_keywords(asking, {"escalate": escalate})
         ask_library(library, [*videos, *questions], load_model(model, loading, screen), searching, asking, screen)
         return
-    _check_several(questions, videos, [name for name, value in alone.items() if value])
+    pictures = pictures or []
+    _check_several(questions, videos, [name for name, value in alone.items() if value], pictures)
     if (server := server_client()) is not None:
-        alone |= {"--video": pictures, "--escalate-below": escalate_below, "--escalate-from": escalate_from}
+        local |= {"--video": pictures or None, "--escalate-below": escalate_below, "--escalate-from": escalate_from}
         served = ("--why", "--report")
-        ingest.check_remote(given, {flag: value is not None for flag, value in alone.items() if flag not in served})
-        _check_outputs(None, None, None, None, report)
+        ingest.check_remote(given, {flag: value is not None for flag, value in local.items() if flag not in served})
+        _check_outputs(None, [], None, None, report, 1)
         _ask_server(server, videos, questions, None if model == "demo" else model, asking, ingesting, screen, report)
         return
     check_there(*videos)
     from videox2l.memory.disk.locks import check_store
-    from videox2l.select import budget_for, selector_by_name
 
     # Whatever can be wrong is found before the hours of an ingest, not after them.
-    selector = selector_by_name(asking.selector)
-    budget_for(asking.reload, asking.pinned, asking.excluded)
-    escalate = escalation(asking.escalate, escalate_below, escalate_from)
-    asking = AskOptions.from_keywords(asking, {"selector": selector, "escalate": escalate})
+    asking = _resolved(asking, escalate_below, escalate_from)
     if save is not None:
         check_store(save)
-    _check_outputs(plot, pictures, clips, export_moments, report)
+    _check_outputs(plot, pictures, clips, export_moments, report, len(videos))
     if clips is not None:
-        _check_clips(video, pictures)
+        _check_clips(videos, pictures)
     check = functools.partial(_check_questions, questions, asking)
     x2l, opened = ingest.open_videos(videos, model, loading, ingesting, screen, save=save, check=check, given=given)
-    answers = []
-    for number, question in enumerate(questions, 1):
-        target = plot.with_stem(f"{plot.stem}-{number}") if plot is not None and len(questions) > 1 else plot
-        answers.append(_ask_shown(x2l, opened, question, asking, screen, target, pictures))
-    _take_away(answers, opened, screen, video, pictures, clips=clips, moments=export_moments, report=report)
+    targets = _numbered(plot, len(questions))
+    answers = [
+        _ask_shown(x2l, opened, question, asking, screen, target, next(iter(pictures), None))
+        for question, target in zip(questions, targets, strict=True)
+    ]
+    _take_away(answers, opened, screen, videos, pictures, clips=clips, moments=export_moments, report=report)
     if as_json:
-        values = [{**answer.to_dict(), "why": [asdict(answer.why(at)) for at in asking.why]} for answer in answers]
+        values = [{**answer.to_dict(), "why": _explained(answer, asking.why)} for answer in answers]
         screen.json({"answers": values, "memory": opened.summary()})
+
+
+def _resolved(asking: AskOptions, below: float | None, start: int | None) -> AskOptions:
+    """Return options with the selector and the escalation that they name. Raises SettingsError for what is none."""
+    from videox2l.select import budget_for, selector_by_name
+
+    selector = selector_by_name(asking.selector)
+    budget_for(asking.reload, asking.pinned, asking.excluded)
+    return AskOptions.from_keywords(
+        asking, {"selector": selector, "escalate": escalation(asking.escalate, below, start)}
+    )
+
+
+def _numbered(file: Path | None, count: int) -> list[Path | None]:
+    """Return a file for each of `count` answers: with their numbers in the names where there are several."""
+    numbers = range(1, count + 1)
+    return [file if file is None or count == 1 else file.with_stem(f"{file.stem}-{number}") for number in numbers]
 
 
 def _ask_shown(
@@ -208,13 +224,38 @@ def _ask_shown(
 ) -> Answer:
     """Answer a question; show the answer while it is written, and what was asked for besides."""
     screen.question(question)
-    answer = x2l.ask(memory, question, asking, on_text=screen.piece)
+    several = len(memory.by_name) > 1
+    options = AskOptions.from_keywords(asking, {"why": ()}) if several else asking
+    answer = x2l.ask(memory, question, options, on_text=screen.piece)
     screen.answer(answer)
-    for seconds in asking.why:
-        screen.why(answer.why(seconds).lines())
+    for name, why in _whys(answer, asking.why):
+        screen.why([f"{name}:", *why.lines()] if several else why.lines())
     if plot is not None:
         screen.plot(answer, plot, memory, pictures)
     return answer
+
+
+def _whys(answer: Answer, moments: Sequence[float]) -> list[tuple[str, Why]]:
+    """Return what each moment was for an answer, with the name of its video: of several, in all that have it.
+
+    Raises SettingsError where none has it.
+    """
+    names = list(dict.fromkeys(moment.memory for moment in answer.evidence))
+    found: list[tuple[str, Why]] = []
+    for seconds in moments:
+        before = len(found)
+        for number, name in enumerate(names, 1):
+            try:
+                found.append((name, answer.why(seconds, name)))
+            except SettingsError:
+                if number == len(names) and len(found) == before:
+                    raise
+    return found
+
+
+def _explained(answer: Answer, moments: Sequence[float]) -> list[dict[str, Any]]:
+    """Return `_whys` as plain JSON values."""
+    return [{**asdict(why), **({"memory": name} if name else {})} for name, why in _whys(answer, moments)]
 
 
 def _ask_server(
@@ -253,22 +294,24 @@ def _check_questions(questions: list[str], asking: AskOptions, x2l: VideoX2L) ->
         SchemaGrammar(asking.json_schema, x2l.backbone)
 
 
-def _check_clips(video: str, named: str | None) -> None:
-    """Raise SettingsError or VideoError where clips are wanted of a memory whose video is not there."""
+def _check_clips(videos: list[str], named: list[str]) -> None:
+    """Raise SettingsError or VideoError where clips are wanted of memories whose videos are not there."""
     from videox2l import takeaway
     from videox2l.memory import Memory
     from videox2l.memory.disk.source import is_memory
 
-    if is_memory(video):
-        takeaway.find_video(Memory.load(video), named)
+    memories = {video: Memory.load(video) for video in videos if is_memory(video)}
+    takeaway.find_videos(memories, named)
+    if len(memories) == len(videos):
+        chat.check_pictures(memories, named)
 
 
 def _take_away(
     answers: list[Answer],
     memory: Memory,
     screen: Screen,
-    video: str,
-    named: str | None,
+    videos: list[str],
+    named: list[str],
     *,
     clips: Path | None,
     moments: Path | None,
@@ -278,25 +321,27 @@ def _take_away(
     from videox2l import takeaway
     from videox2l.memory.disk.source import is_memory
 
+    files = [] if named and len(videos) == 1 else [video for video in videos if not is_memory(video)]
     if clips is not None:
-        source = named or (None if is_memory(video) else video)
-        screen.clips(takeaway.save_clips(answers, memory, clips, source))
+        screen.clips(takeaway.save_clips(answers, memory, clips, [*named, *files]))
     if moments is not None:
         takeaway.write_moments(answers, moments, memory)
     if report is not None:
-        takeaway.write_report(answers, report, memory, named, named or (None if is_memory(video) else video))
+        takeaway.write_report(answers, report, memory, named, [*named, *files])
 
 
-def _check_several(questions: list[str], videos: list[str], alone: list[str]) -> None:
+def _check_several(questions: list[str], videos: list[str], alone: list[str], pictures: list[str]) -> None:
     """Raise SettingsError where nothing is asked, or where `alone`, options for one video, stand with several."""
     if not questions:
         raise SettingsError("ask something: x2l ask VIDEO QUESTION, or x2l ask VIDEO VIDEO -q QUESTION")
     if len(videos) > 1 and alone:
         raise SettingsError(f"{', '.join(alone)} go with one video: leave them out, or ask about one at a time")
+    if len(pictures) > len(videos):
+        raise SettingsError(f"--video is given {len(pictures)} times: once for each of {len(videos)} is enough")
 
 
 def _check_outputs(
-    plot: Path | None, video: str | None, clips: Path | None, moments: Path | None, report: Path | None
+    plot: Path | None, videos: list[str], clips: Path | None, moments: Path | None, report: Path | None, count: int
 ) -> None:
     """Raise SettingsError for a file that cannot be written, before the work."""
     if plot is not None:
@@ -306,12 +351,12 @@ def _check_outputs(
     if moments is not None:
         from videox2l.takeaway import check_moments
 
-        check_moments(moments)
+        check_moments(moments, count > 1)
     if report is not None:
         from videox2l.takeaway import check_report
 
         check_report(report)
-    if video is not None and plot is None and clips is None and report is None:
+    if videos and plot is None and clips is None and report is None:
         raise SettingsError("--video goes with --plot, --clips or --report: say what it is for")
 
 

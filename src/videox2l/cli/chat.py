@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from videox2l.cli.options import (
     EscalateBelow,
     EscalateFrom,
-    MemoryArg,
     Model,
     Report,
     Verbose,
@@ -21,13 +21,19 @@ from videox2l.cli.options import (
     escalation,
     load_model,
 )
-from videox2l.errors import SettingsError
+from videox2l.errors import SettingsError, VideoError
 from videox2l.options import AskOptions, LoadOptions
+
+if TYPE_CHECKING:
+    from videox2l.memory import Memory
 
 
 @command
 def chat(
-    memory: MemoryArg,
+    memories: Annotated[
+        list[str],
+        typer.Argument(help="Memories: folders, or URLs such as s3://...; several are asked as one.", metavar="MEMORY"),
+    ],
     model: Model = "demo",
     *,
     asking: AskOptions,
@@ -41,17 +47,19 @@ def chat(
     ] = False,
     report: Report = None,
     pictures: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            "--video", help="With --report: the video, for its pictures and for links to moments.", metavar="FILE"
+            "--video",
+            help="With --report: the video, for its pictures and links to moments. Repeatable, for several memories.",
+            metavar="FILE",
         ),
     ] = None,
     loading: LoadOptions,
     verbose: Verbose = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per answer, each on a line.")] = False,
 ) -> None:
-    """Talk about a video: each question sees the dialogue so far. One question a line; an empty input ends it."""
-    check_there(memory, memory=True)
+    """Talk about a video, or several: each question sees the dialogue so far. One a line; an empty input ends it."""
+    check_there(*memories, memory=True)
     from videox2l import takeaway
     from videox2l.cli.console import Screen, open_memory
     from videox2l.select import budget_for, selector_by_name
@@ -63,14 +71,15 @@ def chat(
     asking = AskOptions.from_keywords(asking, {"selector": selector, "escalate": escalate})
     if report is not None:
         takeaway.check_report(report)
-    elif pictures is not None:
+    elif pictures:
         raise SettingsError("--video goes with --report: give both")
-    opened = open_memory(memory)
-    if pictures is not None:
-        takeaway.find_video(opened, pictures)  # another file shows before the dialogue
+    parts = [open_memory(memory) for memory in memories]
+    check_pictures(dict(zip(memories, parts, strict=True)), pictures or [])  # another file shows before the dialogue
     x2l = load_model(model, loading, screen)
+    opened = x2l.open(parts, memories)
     dialogue = x2l.chat(opened, earlier="recompute" if recompute else "keep")
-    screen.memory(opened.summary())
+    for part in parts:
+        screen.memory(part.summary())
     answers = []
     for question in _questions():
         screen.question(question, echo=not sys.stdin.isatty())
@@ -87,6 +96,17 @@ def chat(
         if as_json:
             sys.stdout.write(json.dumps(answer.to_dict(), ensure_ascii=False) + "\n")
             sys.stdout.flush()
+
+
+def check_pictures(memories: Mapping[str, Memory], named: Sequence[str]) -> None:
+    """Raise VideoError for a file that none of the memories was made of."""
+    from videox2l import takeaway
+
+    if len(memories) == 1 and named:
+        takeaway.find_videos(memories, named)
+    for file in named:
+        if len(memories) > 1 and not takeaway.fitting_videos(memories, [file]):
+            raise VideoError(f"'{Path(file).name}' is not a video that one of these memories was made of: leave it out")
 
 
 def _questions() -> Iterator[str]:

@@ -24,6 +24,7 @@ _FLAGS = [
     "--max-frames",
     "--start",
     "--end",
+    "--at",
     "--sampling",
     "--ratios",
     "--compressor",
@@ -44,7 +45,13 @@ _FLAGS = [
 
 @command
 def ingest(
-    video: Annotated[str, typer.Argument(help="A video file; with --follow also - or a URL.", metavar="VIDEO")],
+    video: Annotated[
+        str,
+        typer.Argument(
+            help="A video file, or a page of the web (with yt-dlp); with --follow also - or the URL of a stream.",
+            metavar="VIDEO",
+        ),
+    ],
     memory: Annotated[
         str | None,
         typer.Argument(
@@ -103,11 +110,11 @@ def ingest(
         return
     if memory is None:
         raise SettingsError("MEMORY is missing: name the folder to write")
-    if not follow:
-        check_there(video)
     from videox2l.memory.disk.locks import check_store
 
     check_store(memory)
+    if not follow:
+        video = local_video(video, screen)
     if follow:
         made = _follow(video, memory, model, loading, ingesting, screen, idle)
     else:
@@ -115,6 +122,24 @@ def ingest(
     screen.memory(made.summary(), saved=memory)
     if as_json:
         screen.json(made.summary())
+
+
+def local_video(video: str, screen: Screen) -> str:
+    """Return the path of a video; that of a page of the web is downloaded into the package's cache folder.
+
+    Raises VideoError for a path at which nothing is, and what `download_page` raises.
+    """
+    from videox2l.video.pages import download_page, is_page
+
+    if not is_page(video):
+        check_there(video)
+        return video
+    from videox2l.memory.disk.object_cache import cache_folder
+
+    with screen.waiting(f"downloading {video}"):
+        path = download_page(video, cache_folder() / "pages")
+    screen.line(f"downloaded: {path}")
+    return str(path)
 
 
 def _ingest_many(
@@ -224,8 +249,8 @@ def _follow(
         raise SettingsError(
             "--transcribe does not go with --follow: add it when the video is over (x2l memory transcribe)"
         )
-    if options.max_frames is not None or options.start is not None or options.end is not None:
-        raise SettingsError("--max-frames, --start and --end do not go with --follow: its end is not known")
+    if any(value is not None for value in (options.max_frames, options.start, options.end, options.at)):
+        raise SettingsError("--max-frames, --start, --end and --at do not go with --follow: its end is not known")
     cues = read_subtitles(options.subtitles, video) if isinstance(options.subtitles, (str, Path)) else ()
     options = IngestOptions.from_keywords(options, {"subtitles": cues, "live": True})
     source = FollowSource(video, fps=options.fps or 1.0, idle=idle)

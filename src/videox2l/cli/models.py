@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from videox2l.cli.ingest import local_video
 from videox2l.cli.options import AsJson, Model, command
 from videox2l.errors import SettingsError
 from videox2l.options import IngestOptions, LoadOptions
@@ -61,7 +62,7 @@ def plan(
 
 @command
 def check(
-    video: Annotated[str, typer.Argument(help="A video file.", metavar="VIDEO")],
+    video: Annotated[str, typer.Argument(help="A video file, or a page of the web (with yt-dlp).", metavar="VIDEO")],
     decode: Annotated[
         bool, typer.Option("--decode", help="Decode every frame too: finds damage that the packets do not show.")
     ] = False,
@@ -88,6 +89,7 @@ def check(
     if model is None and unused:
         raise SettingsError(f"{', '.join(unused)}: no effect without --model; name the model that the video is for")
     screen = Screen(quiet=as_json)
+    video = local_video(video, screen)
     with screen.waiting(f"reading {video}"):
         report = inspect_video(video, decode_all=decode, fps=ingesting.fps)
     _show_report(screen, report)

@@ -8,6 +8,7 @@ import functools
 import inspect
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,7 @@ import typer
 
 from videox2l.errors import MemoryFileError, MemoryWarning, ModelWarning, SettingsError, VideoWarning, X2LError
 from videox2l.options import LoadOptions, OptionSet
+from videox2l.units import as_times, times_of_lines
 
 if TYPE_CHECKING:
     from videox2l.ask.escalation import Escalation
@@ -120,15 +122,29 @@ def _flag(owner: str, field: dataclasses.Field[Any]) -> inspect.Parameter:
 
 def _read(field: dataclasses.Field[Any], value: Any) -> Any:
     """Read what has a form of its own on the command line: files of JSON, and values that may be JSON."""
-    name = _name(field)
-    if field.metadata.get("reads") == "json":
-        try:
-            text = Path(value).read_text(encoding="utf-8")
-        except (OSError, UnicodeError) as error:
-            raise SettingsError(f"{name}: '{value}' cannot be read: {error}") from None
-        return json_value(text, f"{name} {value}")
+    name, reads = _name(field), field.metadata.get("reads")
+    if reads == "times":
+        return _times(value, name)
+    if reads == "json":
+        return json_value(_text(value, name), f"{name} {value}")
     begins = {"--device-map": "{", "--choices": "["}.get(name)
     return json_value(value, name) if begins and value.startswith(begins) else value
+
+
+def _text(file: str, name: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise SettingsError(f"{name}: '{file}' cannot be read: {error}") from None
+
+
+def _times(value: str, name: str) -> tuple[float, ...] | None:
+    """Read times: what could be a list of them is one, all else a file. Raises SettingsError."""
+    if re.fullmatch(r"[\d:.,\s]*", value) or ("," in value and not os.path.exists(value)):
+        return as_times(value, name)
+    if not os.path.exists(value):
+        raise SettingsError(f"{name}: '{value}' is neither a time nor a file of times: write 0:05,0:12.5,1:03")
+    return times_of_lines(_text(value, name), f"{name} {value}")
 
 
 def load_model(model: str, options: LoadOptions, screen: Screen) -> VideoX2L:

@@ -96,7 +96,7 @@ def steps(at: EstimateRequest, found: Forecast, limits: Limits) -> Iterator[tupl
             yield 2, at.but(ratios=(ratios[0] * 2, *ratios[1:]))
         if options.l_tier != "none":
             yield 4, at.but(l_tier="none")
-    if found.frames > 8:
+    if found.frames > 8 and options.at is None:
         rate = found.frames / max(found.seconds["video"] or 0.0, 1e-9)
         yield 3, at.but(fps=float(f"{(options.fps or rate) / 2:.3g}"))
 

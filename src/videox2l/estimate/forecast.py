@@ -165,7 +165,7 @@ class _Plan:
         self.model, self.request, self.video = model, request, video
         self.settings = settings = IngestSettings.of(options, model)
         start = options.start or 0.0
-        self.frames = video.samples(options.fps, options.max_frames, start, options.end)
+        self.frames = video.samples(options.fps, options.max_frames, start, options.end, options.at)
         self.seconds = min(options.end or video.duration, video.duration) - start
         facts = VideoInfo(self.frames, video.duration, settings.system)
         self.prefix = model.prefix(facts)
@@ -175,7 +175,7 @@ class _Plan:
         self.groups = [settings.chunk_frames // group] * full + [-(-rest // group)] * (rest > 0)
         even = options.fps is None or options.max_frames is not None or options.fps > (video.rate or options.fps)
         step = self.seconds / self.frames if even else 1 / (options.fps or 1)
-        pts = [start + i * step for i in range(self.frames)]
+        pts = list(options.at) if options.at is not None else [start + i * step for i in range(self.frames)]
         pts += pts[-1:] * (-len(pts) % group)  # the last frame fills up its group
         words = iter(model.words([pts[i : i + group] for i in range(0, len(pts), group)], facts))
         self.words = [sum(itertools.islice(words, count)) for count in self.groups]

@@ -24,8 +24,19 @@ class VideoHeader:
     duration: float
     rate: float | None = None
 
-    def samples(self, fps: float | None, max_frames: int | None, start: float, end: float | None) -> int:
+    def samples(
+        self,
+        fps: float | None,
+        max_frames: int | None,
+        start: float,
+        end: float | None,
+        at: tuple[float, ...] | None = None,
+    ) -> int:
         """Return how many frames would be sampled."""
+        if at is not None:
+            if at[-1] >= self.duration:
+                raise SettingsError(f"at: {at[-1]:g} s is outside the video, which lasts {self.duration:.3f} s.")
+            return len(at)
         span = min(end or self.duration, self.duration) - start
         if span <= 0:
             raise SettingsError(f"start={start:g} is outside the video, which lasts {self.duration:.3f} s.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -79,6 +79,11 @@ class JointMemory(Memory):
         made.feature_cache = parts[0].feature_cache  # it holds tables by their chunks, whatever memory they are of
         made.next_position = made.free_position()
         return made
+
+    @property
+    def by_name(self) -> Mapping[str, Memory]:
+        """The memories, by the names of their videos."""
+        return dict(zip(self.names, self.parts, strict=True))
 
     @property
     def text_tokens(self) -> int:

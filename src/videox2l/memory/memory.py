@@ -114,6 +114,11 @@ class Memory:
         """Return the name of the video that a chunk belongs to, among several, and the chunk's number in its memory."""
         return "", chunk
 
+    @property
+    def by_name(self) -> Mapping[str, Memory]:
+        """This memory, under the name that evidence has for its video: none."""
+        return {"": self}
+
     def lines(self, chunk: int) -> list[Cue]:
         """Return the subtitles that are shown during a chunk."""
         return cues_within(self.subtitles, self.chunks[chunk].start, self.chunks[chunk].end)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,21 +25,27 @@ class Thumbnail:
 
 
 def thumbnails_of(
-    moments: Sequence[Evidence], memory: Memory | None, video: str | Path | None = None
+    moments: Sequence[Evidence], memory: Memory | None, video: str | Path | Mapping[str, Path] | None = None
 ) -> list[Thumbnail]:
     """Return pictures of moments, as far as there are any: of `video` if it is named, otherwise of `memory`.
 
+    Of several memories `video` is a map of their names to files; those that are not in it give their own pictures.
     Raises VideoError if `video` cannot be read or is not the file that the memory was made of, and SettingsError if it
     is named without a memory.
     """
+    if isinstance(video, Mapping):
+        found = list[Thumbnail]()
+        for name, part in ({} if memory is None else memory.by_name).items():
+            found += thumbnails_of([m for m in moments if m.memory == name], part, video.get(name))
+        return found
     if video is not None:
         if memory is None:
             raise SettingsError("pictures of a video need its memory too, which knows the frames: give both")
         return _of_video(moments, memory, video)
     if memory is None:
         return []
-    found = [(moment, memory.thumbnail(moment.chunk)) for moment in moments]
-    return [Thumbnail(moment, _decoded(jpeg)) for moment, jpeg in found if jpeg is not None]
+    kept = [(moment, memory.thumbnail(moment.chunk)) for moment in moments]
+    return [Thumbnail(moment, _decoded(jpeg)) for moment, jpeg in kept if jpeg is not None]
 
 
 def _decoded(jpeg: bytes) -> npt.NDArray[np.uint8]:

@@ -1,7 +1,17 @@
 """What is taken away from answers: clips of their moments, lists of them for editors, and pages to read."""
 
-from videox2l.takeaway.clips import find_video, save_clips
+from videox2l.takeaway.clips import find_video, find_videos, fitting_videos, save_clips
 from videox2l.takeaway.moments import check_moments, write_moments
 from videox2l.takeaway.report import check_report, report_page, write_report
 
-__all__ = ["check_moments", "check_report", "find_video", "report_page", "save_clips", "write_moments", "write_report"]
+__all__ = [
+    "check_moments",
+    "check_report",
+    "find_video",
+    "find_videos",
+    "fitting_videos",
+    "report_page",
+    "save_clips",
+    "write_moments",
+    "write_report",
+]

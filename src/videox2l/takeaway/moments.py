@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,21 +25,26 @@ class _Entry:
         return "\n".join(" ".join(text.split()) or "-" for text in (self.answer.question, self.answer.text))
 
 
-def check_moments(path: str | Path) -> Path:
-    """Return the path of a list of moments that can be written. Raises SettingsError for its ending or folder."""
-    return check_target_file(path, tuple(_FORMATS), "moments")
+def check_moments(path: str | Path, several: bool = False) -> Path:
+    """Return the path of a list of moments that can be written. Raises SettingsError for its ending or folder.
+
+    Cues belong to one video: of `several` only tables and cut lists are written.
+    """
+    endings = tuple(ending for ending in _FORMATS if not several or ending in (".csv", ".edl"))
+    return check_target_file(path, endings, "moments of several videos" if several else "moments")
 
 
 def write_moments(answers: Sequence[Answer], path: str | Path, memory: Memory) -> None:
-    """Write the re-loaded moments of answers, in order of time; the format follows from the ending of `path`.
+    """Write the re-loaded moments of answers, in order of video and time; the format follows from the ending of `path`.
 
     .srt, .vtt: each moment as a cue with the question and the answer. .csv: one row per moment. .edl: each moment as a
     cut of the video, one after the other, for an editor; its time code counts frames from the first one of the video,
-    at the video's average rate, without drop frames. Raises SettingsError.
+    at the video's average rate, as SMPTE drop-frame time code at 29.97 and 59.94 frames per second. Of
+    several videos .csv and .edl. Raises SettingsError, also for a cut list of videos with different rates.
     """
-    target = check_moments(path)
+    target, order = check_moments(path, len(memory.by_name) > 1), list(memory.by_name)
     entries = [_Entry(answer, moment) for answer in answers for moment in answer.reloaded]
-    entries.sort(key=lambda entry: (entry.moment.start, entry.moment.end))
+    entries.sort(key=lambda entry: (order.index(entry.moment.memory), entry.moment.start, entry.moment.end))
     target.write_text(_FORMATS[target.suffix.lower()](entries, memory), encoding="utf-8", newline="")
 
 
@@ -77,23 +83,48 @@ def _csv(entries: Sequence[_Entry], memory: Memory) -> str:
     table = csv.writer(text)
     table.writerow(["start", "end", "chunk", "level", "score", "reason", "question", "answer", "video"])
     for e in entries:
-        m, source = e.moment, memory.manifest.get("source", "")
+        m, source = e.moment, e.moment.memory or memory.manifest.get("source", "")
         table.writerow([m.start, m.end, m.chunk, m.level, m.score, m.reason, e.answer.question, e.answer.text, source])
     return text.getvalue()
 
 
-def _edl(entries: Sequence[_Entry], memory: Memory) -> str:
+def time_code(frame: int, base: int, drop: bool = False) -> str:
+    """Return the SMPTE time code of a frame, counted from 0, at `base` frames to a second of time code.
+
+    With `drop`, for rates of `base` * 1000 / 1001, a fifteenth of the first second's numbers is left out in every
+    minute but each tenth, so that the code keeps up with the clock, and a semicolon says so.
+    """
+    if drop:
+        left_out, minute = base // 15, base * 60
+        tens, rest = divmod(frame, 10 * minute - 9 * left_out)
+        minutes = 0 if rest < minute else 1 + (rest - minute) // (minute - left_out)
+        frame += left_out * (9 * tens + minutes)
+    seconds, mark = frame // base, ";" if drop else ":"
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{mark}{frame % base:02d}"
+
+
+def _rate(memory: Memory) -> tuple[float, int, bool]:
+    """Return frames per second, per second of time code, and whether numbers are dropped."""
     frames, duration = memory.manifest.get("frames"), memory.manifest.get("duration")
     rate = frames / duration if frames and duration else 25.0
     base = max(1, round(rate))
+    # A rate that is measured: nearer to 30 * 1000 / 1001, or 60 * 1000 / 1001, than to the whole number.
+    drop = base in (30, 60) and abs(rate * 1.001 / base - 1) < 0.0005
+    return base * 1000 / 1001 if drop else rate, base, drop
 
-    def code(frame: int) -> str:
-        seconds = frame // base
-        return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}:{frame % base:02d}"
 
-    source = " ".join(str(memory.manifest.get("source", "video")).split())
-    lines, at = [f"TITLE: {Path(source).stem}", "FCM: NON-DROP FRAME", ""], 0
+def _edl(entries: Sequence[_Entry], memory: Memory) -> str:
+    rates = {name: _rate(part) for name, part in memory.by_name.items()}
+    _, base, drop = next(iter(rates.values()))
+    if len({found[1:] for found in rates.values()}) > 1:
+        told = ", ".join(f"'{name}' {found[0]:.2f}" for name, found in rates.items())
+        raise SettingsError(f"a cut list has one rate, these videos have {told} frames per second: write a .csv")
+    code = functools.partial(time_code, base=base, drop=drop)
+    sources = {n: " ".join(str(part.manifest.get("source", "video")).split()) for n, part in memory.by_name.items()}
+    title = ", ".join(Path(source).stem for source in sources.values())
+    lines, at = [f"TITLE: {title}", f"FCM: {'' if drop else 'NON-'}DROP FRAME", ""], 0
     for number, e in enumerate(entries, 1):
+        source, rate = sources[e.moment.memory], rates[e.moment.memory][0]
         first, last = round(e.moment.start * rate), round(e.moment.end * rate)
         length = max(1, last - first)
         times = " ".join(code(frame) for frame in (first, first + length, at, at + length))

@@ -191,6 +191,7 @@ class VideoReader:
             max_frames=wish.max_frames,
             start=wish.start,
             end=wish.end,
+            at=wish.at,
             mode=wish.mode,
             effective_fps=state.choice.fps,
             fps_note=state.choice.note,

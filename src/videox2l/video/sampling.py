@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from videox2l.errors import SettingsError
+from videox2l.units import as_times
 
 Mode = Literal["auto", "exact", "fast"]
 
@@ -24,6 +25,8 @@ class FrameSampling:
     fps: samples per second. None takes every frame, or `max_frames` spread over the range if that is given.
     max_frames: upper bound; `fps` is lowered until it holds.
     start, end: range in seconds since the first frame, half open: start <= pts < end.
+    at: times in seconds, which rise: of each the frame that is shown then, which is the last with pts <= time. The
+        other settings must be None then, and the mode "auto" or "exact".
     mode: how much is decoded on the way.
         "exact" decodes every frame of the range.
         "auto" takes the same frames, but leaves out those on which no sampled frame depends.
@@ -38,6 +41,7 @@ class FrameSampling:
     start: float | None = None
     end: float | None = None
     mode: Mode = "auto"
+    at: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("fps", "start", "end"):
@@ -57,6 +61,10 @@ class FrameSampling:
             raise SettingsError(f"end={self.end!r} must be above start={self.start or 0.0!r} (seconds).")
         if self.mode not in ("auto", "exact", "fast"):
             raise SettingsError(f"mode={self.mode!r} is unknown. Use 'auto', 'exact' or 'fast'.")
+        if self.at is not None:
+            object.__setattr__(self, "at", as_times(self.at, "at"))
+            if (self.fps, self.max_frames, self.start, self.end) != (None,) * 4 or self.mode == "fast":
+                raise SettingsError("at=... goes with fps=None and mode 'auto' or 'exact' alone: leave the others out.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +88,10 @@ def choose(seconds: npt.NDArray[np.float64], duration: float, sampling: FrameSam
     """Apply a `SamplingParams` to the presentation times of all frames.
 
     seconds: (n,) float64, ascending, first frame at 0. duration: seconds up to the end of the last frame.
-    Raises `SettingsError` if the range holds no frame.
+    Raises `SettingsError` if the range holds no frame, or no frame of its own is shown at a time that is listed.
     """
+    if sampling.at is not None:
+        return _shown_at(seconds, duration, sampling.at)
     start = sampling.start or 0.0
     end = math.inf if sampling.end is None else sampling.end
     first = int(np.searchsorted(seconds, start - TOLERANCE))
@@ -106,6 +116,20 @@ def choose(seconds: npt.NDArray[np.float64], duration: float, sampling: FrameSam
     fps = limit / span
     note = f"fps {sampling.fps} lowered to {fps:.4g} so that max_frames={limit} holds"
     return FrameChoice(first + _grid(inside - start, fps, limit), first, last, fps, note)
+
+
+def _shown_at(seconds: npt.NDArray[np.float64], duration: float, at: tuple[float, ...]) -> FrameChoice:
+    """Choose the frames that are shown at some times; they are the range, too."""
+    if at[-1] >= duration - TOLERANCE:
+        first = next(time for time in at if time >= duration - TOLERANCE)
+        raise SettingsError(f"at: {first:g} s is outside the video, which lasts {duration:.3f} s: leave it out.")
+    picks = np.searchsorted(seconds, np.array(at) + TOLERANCE, side="right").astype(np.int64) - 1
+    for pair in np.flatnonzero(np.diff(picks) == 0)[:1].tolist():
+        raise SettingsError(
+            f"at: one frame, that of {seconds[picks[pair]]:.3f} s, is shown at both {at[pair]:g} s and "
+            f"{at[pair + 1]:g} s: leave one of them out."
+        )
+    return FrameChoice(picks, int(picks[0]), int(picks[-1]) + 1, None)
 
 
 def _grid(since: npt.NDArray[np.float64], fps: float, limit: int | None = None) -> npt.NDArray[np.int64]:

@@ -23,8 +23,8 @@ class Manifest:
     (`mirrored`) and the picture was turned (`rotation`, degrees counter-clockwise).
     duration: seconds from the first frame to the end of the last one, from packet times, not from headers.
     frames: number of frames in the source; None if not known yet.
-    fps, max_frames, start, end, mode: the settings asked for.
-    effective_fps: samples per second really used; None means every frame of the range.
+    fps, max_frames, start, end, at, mode: the settings asked for.
+    effective_fps: samples per second really used; None means every frame of the range, or those at listed times.
     fps_note: why fps was lowered, or None.
     mode_used: "exact" or "fast". mode_note: what was left out, or why nothing was; may be None.
     shift: "fast" only: seconds that a sample was moved to reach a key frame, at most.
@@ -60,6 +60,7 @@ class Manifest:
     sha256: str | None
     mirrored: bool = False
     holes: tuple[tuple[float, float], ...] = ()
+    at: tuple[float, ...] | None = None
 
     def to_json(self) -> str:
         """One JSON object; `from_json` gives back an equal manifest."""
@@ -78,6 +79,7 @@ class Manifest:
             raise VideoError(f"not a video manifest: missing {sorted(names - found)}, unknown {sorted(found - names)}.")
         for name in ("pts", "indices", "warnings"):
             values[name] = tuple(values[name])
+        values["at"] = None if values["at"] is None else tuple(values["at"])
         values["holes"] = tuple((float(start), float(end)) for start, end in values["holes"])
         return cls(**values)
 

@@ -89,7 +89,8 @@ class PictureSource:
                 "duration": self._end,
                 "indices": tuple(self._picks[: len(known.pts)]),
                 "warnings": text,
-                "effective_fps": self.sampling.fps or 1.0,
+                "effective_fps": None if self.sampling.at is not None else self.sampling.fps or 1.0,
+                "at": self.sampling.at,
             }
         )
 

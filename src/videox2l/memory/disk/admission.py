@@ -57,10 +57,10 @@ def check_source(source: Source) -> None:
     need(isinstance(head["ratios"], list) and len(head["ratios"]) > 0, "ratios")
     ratios = [_ratio(ratio) for ratio in head["ratios"]]
     need(ratios == sorted(set(ratios)), f"ratios {ratios}")
-    _check_facts(head["video"])
+    check_facts(head["video"])
     _check_prefix(source, ObjectRef.from_json(head["prefix"]))
     for facts in source.journal.sources:
-        _check_facts(facts)
+        check_facts(facts)
     end = -math.inf
     for entry in source.journal.chunks:
         _check_chunk(source, entry, end)
@@ -91,7 +91,8 @@ def _ratio(value: Any) -> float:
     return float(value)
 
 
-def _check_facts(facts: Mapping[str, Any]) -> None:
+def check_facts(facts: Mapping[str, Any]) -> None:
+    """Raise ValueError for what no manifest of a video says."""
     for name in ("duration", "effective_fps", "start", "end", "fps"):
         value = facts.get(name)
         fits = value is None or (isinstance(value, int | float) and math.isfinite(value) and abs(value) < _SECONDS)
@@ -101,6 +102,11 @@ def _check_facts(facts: Mapping[str, Any]) -> None:
         need(value is None or (isinstance(value, str) and value.isprintable()), f"{name} of the video")
     warnings, holes = facts.get("warnings", ()), facts.get("holes", ())
     need(all(isinstance(text, str) for text in warnings or ()), "warnings of the video")
+    at = facts.get("at") or ()
+    need(
+        isinstance(at, list | tuple) and all(isinstance(t, int | float) and math.isfinite(t) for t in at),
+        "listed times",
+    )
     need(all(len(hole) == 2 and all(math.isfinite(t) for t in hole) for hole in holes or ()), "holes of the video")
 
 

@@ -93,7 +93,8 @@ def head_of(memory: Memory) -> Head:
 
 def content_of(facts: dict[str, object]) -> dict[str, object]:
     """Return what determines the frames of an ingest: the content's hash and the sampling settings."""
-    return {key: facts.get(key) for key in ("sha256", "fps", "max_frames", "start", "end", "mode")}
+    found = {key: facts.get(key) for key in ("sha256", "fps", "max_frames", "start", "end", "mode")}
+    return found if facts.get("at") is None else {**found, "at": facts["at"]}  # memories from before have no word of it
 
 
 def save(memory: Memory, where: str | os.PathLike[str]) -> None:

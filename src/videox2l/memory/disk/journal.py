@@ -250,7 +250,7 @@ def describe_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix:
 
 def _short(value: Any) -> str:
     text = "nothing" if value is None else str(value)
-    return text[:12] + "..." if len(text) == 64 else text
+    return text[:12] + "..." if len(text) == 64 else text if len(text) <= 200 else text[:200] + "..."
 
 
 _SEAL = b',"check":"'
