@@ -42,6 +42,8 @@ class Whisper:
             from faster_whisper import WhisperModel
         except ImportError:
             raise SettingsError("transcribe needs faster-whisper: pip install 'videox2l[speech]'") from None
+        from videox2l.hub import offline_hint, online  # faster-whisper needs it too; reading a video does not
+
         model = os.fspath(model)
         self.name = f"whisper:{Path(model).name if os.path.isdir(model) else model}"
         kind, _, number = device.partition(":")
@@ -51,12 +53,14 @@ class Whisper:
                 device=kind if kind == "cuda" else "cpu",
                 device_index=int(number or 0),
                 compute_type="float16" if kind == "cuda" else "int8",
-                local_files_only=os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""),
+                local_files_only=not online(),
             )
         except Exception as error:  # of the hub, of CTranslate2, of the tokenizer: all kinds
+            hint = "" if os.path.isdir(model) else offline_hint(model)
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(
-                f"speech model '{model}' cannot be loaded: {error}. Name a size such as base or large-v3, a hub id, or "
-                "a folder in CTranslate2's format."
+                f"speech model '{model}' cannot be loaded: {why.rstrip('.')}{hint}. Name a size such as base or "
+                "large-v3, a hub id, or a folder in CTranslate2's format."
             ) from None
 
     def words(self, samples: Samples, language: str | None) -> Sequence[Cue]:
