@@ -16,7 +16,6 @@ from huggingface_hub.errors import HFValidationError
 
 from videox2l.errors import ModelError
 
-
 _PATIENCE = 2.0  # seconds
 
 

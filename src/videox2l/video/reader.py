@@ -246,6 +246,11 @@ def oddities(timeline: Timeline, late: float) -> list[str]:
         )
     if timeline.untimed:
         found.append(f"{timeline.untimed} packet(s) carry no times; theirs follow from those of their neighbors")
+    if timeline.mistimed:
+        found.append(
+            f"damaged: the times of {len(timeline.mistimed)} packet(s) cannot be true, the first at "
+            f"{timeline.mistimed[0]:.3f} s; theirs follow from those of their neighbors"
+        )
     found += [f"the file's own times start anew at {jump:.3f} s; they were continued" for jump in timeline.jumps]
     return found
 
