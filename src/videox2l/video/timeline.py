@@ -93,8 +93,7 @@ class Packets:
         ahead: deque[Any] = deque()
         last: int | None = None
         most = self._latest()
-        while ahead or (packet := next(packets, None)) is not None:
-            packet = ahead.popleft() if ahead else packet
+        while (packet := ahead.popleft() if ahead else next(packets, None)) is not None:
             dts = packet.dts
             if dts is not None and last is not None and not last - back <= dts <= last + _LEAP * back:
                 ahead.extend(islice(packets, max(0, _AHEAD - len(ahead))))
@@ -186,7 +185,8 @@ class Timeline:
     duration: seconds from time zero, mostly the first frame, to the end of the last one.
     jumps: seconds at which the file's own times start anew. torn: seconds of packets that miss data.
     untimed: packets without times. mistimed: seconds of packets whose own times cannot be true.
-    origin: ticks of time zero where what was before the first frame is known to be lost. lasting: (packets,) int64, how long each picture lasts by the file; or 0.
+    origin: ticks of time zero where what was before the first frame is known to be lost.
+    lasting: (packets,) int64, how long each picture lasts by the file; or 0.
     """
 
     pts: npt.NDArray[np.int64]
