@@ -207,8 +207,17 @@ def _ask_shown(
     pictures: str | None,
 ) -> Answer:
     """Answer a question; show the answer while it is written, and what was asked for besides."""
-    screen.question(question)
-    answer = x2l.ask(memory, question, asking, on_text=screen.piece)
+    begun = False
+
+    def piece(text: str) -> None:  # an error comes before the first line
+        nonlocal begun
+        if not begun:
+            screen.question(question)
+        begun = True
+        screen.piece(text)
+
+    answer = x2l.ask(memory, question, asking, on_text=piece)
+    piece("")
     screen.answer(answer)
     for seconds in asking.why:
         screen.why(answer.why(seconds).lines())
