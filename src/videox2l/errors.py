@@ -1,6 +1,12 @@
 """The exceptions and warnings that users of the package meet."""
 
-_LONGEST = 1000  # characters of what a file may put into a message
+_LONGEST = 1000  # characters
+
+
+def plain_line(text: str) -> str:
+    """Return a text that came from elsewhere as one line of printable characters, not too long for a message."""
+    plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return plain if len(plain) <= _LONGEST else f"{plain[: _LONGEST // 2]} ... {plain[-200:]}"
 
 
 class X2LError(Exception):
@@ -26,8 +32,7 @@ class MemoryFileError(X2LError):
     """
 
     def __init__(self, message: str) -> None:
-        plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
-        super().__init__(plain if len(plain) <= _LONGEST else f"{plain[: _LONGEST // 2]} ... {plain[-200:]}")
+        super().__init__(plain_line(message))
 
 
 class MemoryWarning(UserWarning):

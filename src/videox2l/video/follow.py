@@ -84,7 +84,10 @@ class FollowSource:
             self._facts |= {"container": container.format.name, "codec": stream.codec.canonical_name}
             yield from self._sample(container, stream)
         if not self._pts:
-            raise VideoError(f"{self.manifest.source!r}: no frame could be decoded.")
+            raise VideoError(
+                f"{self.manifest.source!r}: no frame could be decoded from front to back. Follow what can be read "
+                "while it is written, such as MPEG-TS or Matroska; leave --follow out for a file that is whole."
+            )
         self._complete = True
 
     def _sample(self, container: Any, stream: Any) -> Iterator[Frame]:
