@@ -70,6 +70,9 @@ def as_range(value: object, name: str) -> tuple[float, float]:
     return start, end
 
 
+_CUE = 10_000
+
+
 @dataclass(frozen=True)
 class Cue:
     """A line of subtitles: `start`, `end` seconds since the first frame of the video, and its plain `text`."""
@@ -77,6 +80,13 @@ class Cue:
     start: float
     end: float
     text: str
+
+    def __post_init__(self) -> None:
+        """Raise SettingsError for what is no line of text."""
+        if not isinstance(self.text, str) or len(self.text) > _CUE:
+            raise SettingsError(
+                f"a line of subtitles must be a text of at most {_CUE} characters, got {self.text!r:.60}"
+            )
 
 
 def cues_within(lines: Sequence[Cue], start: float, end: float) -> list[Cue]:
