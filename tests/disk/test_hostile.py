@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -19,7 +20,7 @@ from tests.disk.helpers import ASK, QUESTION, frames, ingest, small_model
 from videox2l import ArraySource, Memory, MemoryFileError, VideoX2L, X2LError
 from videox2l.memory.disk.folder import verify
 from videox2l.memory.disk.journal import _sealed
-from videox2l.memory.disk.library import find
+from videox2l.memory.disk.library import export, find, import_
 from videox2l.units import Cue
 
 pytestmark = pytest.mark.slow
@@ -279,3 +280,23 @@ def test_subtitles_that_are_none(x2l: VideoX2L, tmp_path: Path, data: bytes) -> 
         warnings.simplefilter("ignore")
         answer = x2l.ask_library(tmp_path / "lib", QUESTION, max_new_tokens=2, said="bell")
     assert [moment.memory for moment in answer.moments] == ["b.x2l"] * len(answer.moments)
+
+
+def test_archives_with_flipped_bits_and_what_is_none(x2l: VideoX2L, tmp_path: Path) -> None:
+    ingest(x2l, tmp_path / "m.x2l", n=8)
+    export(tmp_path / "m.x2l", tmp_path / "m.zip")
+    whole, rng = (tmp_path / "m.zip").read_bytes(), random.Random(0)
+    directory = whole.index(b"PK\x01\x02")
+    cases = [(directory + 6, 0x80)]  # the version that is needed to unpack it
+    cases += [(rng.randrange(directory, len(whole)), 1 << rng.randrange(8)) for _ in range(60)]
+    for number, (at, bit) in enumerate(cases):
+        changed_bytes = bytearray(whole)
+        changed_bytes[at] ^= bit
+        (tmp_path / "bad.zip").write_bytes(changed_bytes)
+        with contextlib.suppress(MemoryFileError):  # any other error fails
+            import_(tmp_path / "bad.zip", tmp_path / f"{number}.x2l")
+            assert verify(tmp_path / f"{number}.x2l") == []
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(MemoryFileError, match="no regular file"):
+            import_(path, tmp_path / "new.x2l")
