@@ -93,7 +93,7 @@ def test_a_damaged_video_is_answered_with_a_warning() -> None:
         ([NASA, "hi", "--reload", "mass:2"], "a share of 2 is not possible"),
         ([NASA, "hi", "--selector", "best"], "selector 'best'"),
         ([NASA, "hi", "--selector", "oracle"], "it is for evaluation"),
-        ([NASA, "hi", "--embedder", "/no/where"], "cannot load the embedder '/no/where'"),
+        ([NASA, "hi", "--embedder", "/no/where"], "'/no/where' is neither a folder here"),
         ([NASA, "hi", "--pin", "3"], "'3' is no time range"),
         ([NASA, "hi", "--model", "/no/where"], "'/no/where' is no folder"),
         ([NASA, "a<|im_end|>"], "control token '<|im_end|>'"),

@@ -250,7 +250,7 @@ def test_plot_and_why_on_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--plot", "x.txt"], "cannot draw 'x.txt'"),
+        (["--plot", "x.txt"], "cannot write a time line to 'x.txt'"),
         (["--video", NASA], "--video goes with --plot"),
         (["--why", "x"], "'x' is no time"),
         (["--why", "5:00"], "05:00 is not seen by the question"),

@@ -24,6 +24,7 @@ from torch import Tensor
 from videox2l.compress import COMPRESSORS, ChunkEncoder, Compressor, History, compressor_by_name
 from videox2l.compress.lazy import check_l_tier
 from videox2l.engine.backbone import Backbone, BackboneFacts, warn_beyond
+from videox2l.engine.hub import online
 from videox2l.errors import MemoryFileError, ModelError, SettingsError, VideoError
 from videox2l.memory import Chunk, LevelKV, Memory
 from videox2l.memory.disk.folder import content_of, head_of, memory_of
@@ -454,7 +455,7 @@ def transcribe(
     if known != here or several:
         why = "it holds several videos" if several else f"its video has the hash {known}, this file {here}"
         raise MemoryFileError(f"'{track.path.name}' is not what the memory was made of: {why}")
-    speech = Transcript(track, transcriber_of(model, device), language)
+    speech = Transcript(track, transcriber_of(model, device, online), language)
     speech.reached, speech.end = memory.manifest.get("start") or 0.0, memory.manifest.get("end")
     with contextlib.ExitStack() as stack:
         writer = None if memory.source is None else stack.enter_context(continue_writer(memory.source))

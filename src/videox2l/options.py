@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import math
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,25 @@ def check_path(value: Any, name: str) -> None:
         wrong = True
     if wrong:
         raise SettingsError(f"{name} must be a path or URL, got {value!r:.80}: no file can have this name")
+
+
+def check_target_file(path: str | Path, endings: Sequence[str], what: str) -> Path:
+    """Return the path of a file of such an ending that can be written. Raises SettingsError."""
+    check_path(path, what)
+    target = Path(path)
+    if target.suffix.lower() not in endings:
+        raise SettingsError(f"cannot write {what} to '{target}': end its name in {', '.join(endings)}")
+    if not target.parent.is_dir():
+        raise SettingsError(f"cannot write '{target}': the folder '{target.parent}' does not exist")
+    try:
+        if target.exists():
+            with target.open("ab"):
+                pass
+        else:
+            tempfile.TemporaryFile(dir=target.parent).close()
+    except OSError as error:
+        raise SettingsError(f"cannot write '{target}': {error.strerror}; name another place") from None
+    return target
 
 
 def check_callable(value: Any, name: str) -> None:

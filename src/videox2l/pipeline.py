@@ -16,6 +16,7 @@ from videox2l.ask.library import LibraryAnswer, LibraryIndex
 from videox2l.ask.run import Answering, OnText, QuestionRun, answering, run_together
 from videox2l.ask.view import View
 from videox2l.engine.backbone import Backbone
+from videox2l.engine.hub import online
 from videox2l.errors import MemoryFileError, SettingsError
 from videox2l.ingest import Progress, append, finished, ingest_steps
 from videox2l.memory import JointMemory, Memory
@@ -207,7 +208,7 @@ class VideoX2L:
         if not isinstance(video, VideoReader):
             raise SettingsError("transcribe needs a video file: this source of frames has no sound")
         track = SoundTrack(video.path, options.audio_track)
-        transcriber = transcriber_of(options.transcribe, str(self.backbone.device))
+        transcriber = transcriber_of(options.transcribe, str(self.backbone.device), online)
         return Transcript(track, transcriber, options.language, options.start or 0.0, options.end)
 
     def append(

@@ -114,6 +114,9 @@ def times_of_lines(text: str, name: str) -> tuple[float, ...]:
     return as_times(found, name) or ()
 
 
+_CUE = 10_000
+
+
 @dataclass(frozen=True)
 class Cue:
     """A line of subtitles: `start`, `end` seconds since the first frame of the video, and its plain `text`."""
@@ -121,6 +124,13 @@ class Cue:
     start: float
     end: float
     text: str
+
+    def __post_init__(self) -> None:
+        """Raise SettingsError for what is no line of text."""
+        if not isinstance(self.text, str) or len(self.text) > _CUE:
+            raise SettingsError(
+                f"a line of subtitles must be a text of at most {_CUE} characters, got {self.text!r:.60}"
+            )
 
 
 def cues_within(lines: Sequence[Cue], start: float, end: float) -> list[Cue]:

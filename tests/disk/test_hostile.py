@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import hashlib
 import json
 import os
 import random
@@ -18,12 +20,14 @@ from tests.disk.helpers import ASK, QUESTION, frames, ingest, small_model
 from videox2l import ArraySource, Memory, MemoryFileError, VideoX2L, X2LError
 from videox2l.memory.disk.folder import verify
 from videox2l.memory.disk.journal import _sealed
+from videox2l.memory.disk.library import export, find, import_
+from videox2l.units import Cue
 
 pytestmark = pytest.mark.slow
 
 EVIL: tuple[Any, ...] = (
     None, -1, 0, 1, 7, 10**9, 2**70, 1e400, float("nan"), -0.5,
-    "", "zzz", "../x", "\udc80", [], [[]], {}, True, [1, 2, 3],
+    "", "zzz", "../x", "\udc80", "a\n\x1b[2J", "x" * 9000, [], [[]], {}, True, [1, 2, 3],
 )  # fmt: skip
 
 
@@ -91,8 +95,9 @@ def tried(x2l: VideoX2L, folder: Path) -> str:
         try:
             memory = Memory.load(folder)
             x2l.ask(memory, QUESTION, **ASK)
-        except X2LError:
-            pass
+        except X2LError as error:
+            if not str(error).isprintable() or len(str(error)) > 1300:
+                return f"{str(error)!r:.80} is no line"
         except Exception as error:
             return f"{type(error).__name__}: {error}"
         try:
@@ -184,7 +189,7 @@ def test_verify_finds_what_the_journal_does_not_name(x2l: VideoX2L, tmp_path: Pa
 
 def test_thumbnails_are_small_jpegs_or_refused(stored: Path, tmp_path: Path) -> None:
     """Their hashes fit; the first one, as it was written, is the control."""
-    import hashlib
+
     import io
 
     from PIL import Image
@@ -217,3 +222,81 @@ def test_thumbnails_are_small_jpegs_or_refused(stored: Path, tmp_path: Path) -> 
         with pytest.raises(MemoryFileError, match=told):
             Memory.load(folder).thumbnail(0)
         assert [told in line for line in verify(folder)] == [True]
+
+
+def test_files_that_are_larger_than_any_of_their_kind(x2l: VideoX2L, tmp_path: Path) -> None:
+    """A sparse file takes no room on disk; read whole it would take all memory there is."""
+    good = tmp_path / "good.x2l"
+    ingest(x2l, good, n=8)
+    for name in ("manifest.json", "journal.jsonl"):
+        folder = tmp_path / f"large-{name}"
+        shutil.copytree(good, folder)
+        with (folder / name).open("r+b") as file:
+            file.truncate(1 << 40)
+        with pytest.raises(MemoryFileError, match="1,099,511,627,776 bytes"):
+            Memory.load(folder)
+        assert "1,099,511,627,776 bytes" in verify(folder)[0]
+    found, _ = find(tmp_path)
+    assert [entry.path for entry in found] == [good]
+
+
+def test_the_time_of_use_is_not_written_through_a_link(x2l: VideoX2L, tmp_path: Path) -> None:
+    folder, outside = tmp_path / "m.x2l", tmp_path / "outside"
+    ingest(x2l, folder, n=8)
+    Memory.load(folder)
+    assert (folder / ".used").is_file()  # control
+    (folder / ".used").unlink()
+    (folder / ".used").symlink_to(outside)
+    Memory.load(folder)
+    assert not outside.exists()
+    (folder / ".used").unlink()
+    os.mkfifo(folder / ".used")
+    Memory.load(folder)
+
+
+LINES: list[bytes] = [
+    b"", b"null", b"{}", b"[1]", b"[{}]", b"[" * 100_000, b"\xff\xfe",
+    b'[{"start": "x", "end": 1, "text": "a"}]', b'[{"start": NaN, "end": 1, "text": "a"}]',
+    b'[{"start": 0, "end": 1, "text": 5}]', b'[{"start": 0, "end": 1, "text": "' + b"bell " * 5000 + b'"}]',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", LINES, ids=lambda data: repr(data)[:24])
+def test_subtitles_that_are_none(x2l: VideoX2L, tmp_path: Path, data: bytes) -> None:
+    """Their hashes fit; a library goes on with its other memories."""
+    folder, good = tmp_path / "lib" / "a.x2l", tmp_path / "lib" / "b.x2l"
+    folder.parent.mkdir()
+    for place in (folder, good):
+        ingest(x2l, place, n=8, subtitles=[Cue(0.0, 1.0, "the bell")])
+    manifest, lines = parts(folder)
+    (line,) = (line for line in lines if line["kind"] == "subtitles")
+    (folder / line["at"]["name"]).write_bytes(data)
+    line["at"] |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    write(folder, manifest, lines)
+    with pytest.raises(MemoryFileError) as caught:
+        Memory.load(folder)
+    assert str(caught.value).isprintable()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        answer = x2l.ask_library(tmp_path / "lib", QUESTION, max_new_tokens=2, said="bell")
+    assert [moment.memory for moment in answer.moments] == ["b.x2l"] * len(answer.moments)
+
+
+def test_archives_with_flipped_bits_and_what_is_none(x2l: VideoX2L, tmp_path: Path) -> None:
+    ingest(x2l, tmp_path / "m.x2l", n=8)
+    export(tmp_path / "m.x2l", tmp_path / "m.zip")
+    whole, rng = (tmp_path / "m.zip").read_bytes(), random.Random(0)
+    directory = whole.index(b"PK\x01\x02")
+    cases = [(directory + 6, 0x80)]  # the version that is needed to unpack it
+    cases += [(rng.randrange(directory, len(whole)), 1 << rng.randrange(8)) for _ in range(60)]
+    for number, (at, bit) in enumerate(cases):
+        changed_bytes = bytearray(whole)
+        changed_bytes[at] ^= bit
+        (tmp_path / "bad.zip").write_bytes(changed_bytes)
+        with contextlib.suppress(MemoryFileError):  # any other error fails
+            import_(tmp_path / "bad.zip", tmp_path / f"{number}.x2l")
+            assert verify(tmp_path / f"{number}.x2l") == []
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(MemoryFileError, match="no regular file"):
+            import_(path, tmp_path / "new.x2l")

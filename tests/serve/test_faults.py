@@ -264,3 +264,56 @@ def test_a_reply_that_did_not_want_the_body_is_read_whole(served: Served) -> Non
                 assert "error" in json.loads(reply.read())
                 assert (reply.getheader("Connection") != "close") is kept
     assert len(local) == 1
+
+
+def test_records_that_are_damaged_are_left_out_and_nothing_is_lost(tmp_path: Path) -> None:
+    from tests.disk.test_hostile import changed, paths
+    from videox2l.serve.catalog import MemoryRecord
+    from videox2l.serve.files import FileRecord, read_record
+
+    memory = {"id": "a", "name": "n", "created": 5, "state": "complete", "owners": ["local"], "options": {"fps": 1.0}}
+    file = {"id": "file-" + "0" * 32, "filename": "a.mp4", "size": 5, "created": 5}
+    for kind, plain in ((MemoryRecord, memory), (FileRecord, file)):
+        path = tmp_path / "record.json"
+        path.write_text(json.dumps(plain))
+        assert read_record(kind, path, plain["id"]).created == 5
+        for at in paths(plain):
+            for evil in (None, -1, 2**70, "x\n", [], {}, [1], 1.5, ...):
+                path.write_text(json.dumps(changed(plain, at, evil)))
+                with contextlib.suppress(ValueError):
+                    record = read_record(kind, path, plain["id"])
+                    assert isinstance(record.created, int)
+                    assert all(isinstance(owner, str) for owner in record.owners)
+        for text in (
+            "",
+            "{",
+            "[" * 100_000,
+            "null",
+            '"x"',
+            '{"id": "b"}',
+            "\udcff".encode("latin1", "replace").decode(),
+        ):
+            path.write_text(text)
+            with pytest.raises(ValueError):  # noqa: PT011 - of pydantic or ours
+                read_record(kind, path, plain["id"])
+
+
+def test_a_server_starts_beside_records_that_are_damaged(tmp_path: Path) -> None:
+    from videox2l import VideoX2L
+    from videox2l.options import ServeOptions
+    from videox2l.serve.keys import LOCAL
+    from videox2l.serve.service import Service
+
+    upload = tmp_path / ".files" / ("file-" + "1" * 32)
+    upload.mkdir(parents=True)
+    (upload / "content").write_bytes(b"all that is left of a video")
+    (upload / "file.json").write_text('{"id": 3}')
+    (tmp_path / ".jobs").mkdir()
+    for number, text in enumerate(('{"id": "x"', '{"id": ["a"], "name": 1, "created": "x"}', "[" * 100_000)):
+        (tmp_path / ".jobs" / f"r{number}.json").write_text(text)
+    service = Service(VideoX2L.from_pretrained("demo"), "demo", ServeOptions(library=tmp_path))
+    assert service.catalog.of(LOCAL) == []
+    assert service.files.of(LOCAL) == []
+    assert service.catalog.resume() == 0
+    assert (upload / "content").read_bytes().startswith(b"all that is left")
+    service.catalog.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from clips import pictures, write
+from clips import joined, pictures, write
 
 from videox2l.errors import VideoWarning
 from videox2l.video import FrameSampling, open_video
@@ -170,3 +170,12 @@ def test_a_source_that_is_followed_tells_holes_and_orientation(tmp_path):
         frames = list(source)
     assert [round(f.pts, 1) for f in frames if f.resumes] == [8.0]
     assert len(source.manifest.holes) == 1
+
+
+def test_a_source_that_is_followed_goes_on_where_its_times_start_anew(tmp_path):
+    path = joined(tmp_path)  # two seconds, twice
+    source = FollowSource(str(path), fps=4.0, idle=0.0)
+    with pytest.warns(VideoWarning, match=r"times start anew at (1\.9|2\.0)\d* s; they were continued"):
+        frames = list(source)
+    assert [round(4 * frame.pts) for frame in frames] == list(range(16))
+    assert any("start anew" in text for text in source.manifest.warnings)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import warnings
 from fractions import Fraction
 from pathlib import Path
@@ -34,8 +35,7 @@ KINDS = {
 }
 SECONDS = 10
 HEAD = 0.45
-"""The share of a file that stays whole: headers, and the first frame, from which times are counted. A beginning that is
-lost is told by its length, but at the end: containers may begin at any time. AVI files have a gap behind the header."""
+"""The share of a file that stays whole: headers, and the first frame. AVI files have a gap behind the header."""
 
 
 def numbered(number: int) -> np.ndarray:
@@ -64,12 +64,15 @@ def write(path: Path, codec: str, container: str, rate: int) -> None:
 
 
 def read(path: Path) -> tuple[list[tuple[float, int]], list[tuple[float, float]]]:
-    """Return times and numbers of all frames, and the holes that are told."""
+    """Return times and numbers of all frames, and the holes that are told; from where the file's own times begin."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with open_video(path, FrameSampling(fps=None)) as source:
             frames = [(frame.pts, number_of(frame.image)) for frame in source]
-            return frames, [(start, end) for start, end in source.manifest.holes]
+            told = (re.match(r"the first frame stands at ([\d.]+) s", text) for text in source.manifest.warnings)
+            late = next((float(found[1]) for found in told if found), 0.0)
+            holes = [(start + late, end + late) for start, end in source.manifest.holes]
+            return [(pts + late, n) for pts, n in frames], [(0.0, late)] * bool(late) + holes
 
 
 def untold(frames: list[tuple[float, int]], holes: list[tuple[float, float]], first: float, rate: int) -> list[float]:
@@ -85,11 +88,11 @@ def untold(frames: list[tuple[float, int]], holes: list[tuple[float, float]], fi
     return [t for t in lost if not any(start - NEAR <= t <= end + NEAR for start, end in holes)]
 
 
-def damaged(data: bytes, draw: random.Random, flip: bool) -> bytes:
-    """Flip or zero one or two stretches behind `HEAD` and before its last fifth."""
+def damaged(data: bytes, draw: random.Random, flip: bool, low: float = HEAD, high: float = 0.7) -> bytes:
+    """Flip or zero one or two stretches that begin between two shares of a file, and end before its last fifth."""
     found, size = bytearray(data), len(data)
     for _ in range(draw.choice((1, 2))):
-        start = draw.randrange(int(size * HEAD), size * 7 // 10)
+        start = draw.randrange(int(size * low), int(size * high))
         for at in range(start, min(start + draw.choice((64, 600, 3000, size // 12)), size * 8 // 10)):
             found[at] = found[at] ^ draw.randrange(256) if flip else 0
     return bytes(found)
@@ -112,8 +115,7 @@ def test_what_is_lost_is_told_where_it_lies(kind: str, tmp_path: Path) -> None:
     data, told = path.read_bytes(), 0
     for seed in range(ROUNDS):
         broken = tmp_path / f"broken-{seed}.{kind}"
-        # the times of an FLV stand in plain bytes, of which a flipped one cannot be told from a true one
-        broken.write_bytes(damaged(data, random.Random(seed), flip=seed % 2 == 0 and kind != "flv"))
+        broken.write_bytes(damaged(data, random.Random(seed), flip=seed % 2 == 0))
         try:
             frames, holes = read(broken)
         except X2LError:
@@ -124,3 +126,47 @@ def test_what_is_lost_is_told_where_it_lies(kind: str, tmp_path: Path) -> None:
         end = first + SECONDS - (2 * NEAR if kind == "mpg" else 0)
         assert [t for t in untold(frames, holes, first, rate) if t < end] == [], f"seed {seed}: {holes}"
     assert told > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_beginning_that_is_lost_is_told_at_the_beginning(kind: str, tmp_path: Path) -> None:
+    codec, container, rate = KINDS[kind]
+    path = tmp_path / f"whole.{kind}"
+    write(path, codec, container, rate)
+    first, data = read(path)[0][0][0], path.read_bytes()
+    tried = 0
+    for seed in range(3 * ROUNDS):
+        broken = tmp_path / f"broken-{seed}.{kind}"
+        broken.write_bytes(damaged(data, random.Random(seed), seed % 2 == 0, 0.02, 0.3))
+        try:
+            frames, holes = read(broken)
+        except X2LError:
+            continue
+        tried += 1
+        end = first + SECONDS - (2 * NEAR if kind == "mpg" else 0)
+        assert [t for t in untold(frames, holes, first, rate) if t < end] == [], f"seed {seed}: {holes}"
+    assert tried > 0
+
+
+@pytest.mark.parametrize("place", ["time", "composition"])
+@pytest.mark.parametrize("byte", [0, 1])
+def test_an_flv_whose_times_are_flipped(byte: int, place: str, tmp_path: Path) -> None:
+    """One byte of the time of one tag, in the order of its bytes: 65536 and 256 ms."""
+    path = tmp_path / "whole.flv"
+    write(path, "libx264", "flv", 10)
+    data, (whole, _) = bytearray(path.read_bytes()), read(path)
+    at, tags = 13, []
+    while at < len(data) - 15:
+        size = int.from_bytes(data[at + 1 : at + 4])
+        tags += [at] if data[at] == 9 and data[at + 12] == 1 else []
+        at += 11 + size + 4
+    assert len(tags) == len(whole)
+    for number in (1, 40, 41, 77):
+        changed = bytearray(data)
+        changed[tags[number] + (4 if place == "time" else 13) + byte] ^= 0x21
+        path.write_bytes(changed)
+        frames, holes = read(path)
+        assert untold(frames, holes, whole[0][0], 10) == []
+        assert len(frames) >= len(whole) - (place == "composition")
+        off = [abs(pts - number / 10 - whole[0][0]) for pts, number in frames]
+        assert max(off) <= NEAR

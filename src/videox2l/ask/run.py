@@ -34,6 +34,7 @@ from videox2l.options import AskOptions, check_text
 from videox2l.select import Budget, Selector, bound, budget_for, selector_by_name
 from videox2l.select.probes import Attribution, Explainer
 from videox2l.types import TextTokens, Turn, VideoInfo
+from videox2l.units import format_range
 
 STAGES = ("select", "reload", "prefill", "decode")
 OnText = Callable[[str], None]
@@ -80,6 +81,7 @@ class QuestionRun:
         check_text(question, "the question")
         check_history(history)
         system = check_system(options, view.whole)
+        _check_effects(options, view)
         if prompt is None:
 
             def prompt(text: str, turns: Sequence[Turn]) -> TextTokens:
@@ -112,6 +114,23 @@ class QuestionRun:
         """Return what writes an answer behind a prompt."""
         constraint = None if self.grammar is None else self.grammar.begin()
         return TokenGenerator(self.backbone, self.options, lambda: _prompt_ids(self, prompt), constraint)
+
+
+def _check_effects(options: AskOptions, view: View) -> None:
+    """Raise SettingsError for options that would change nothing about what a question sees of a memory."""
+    if options.subtitles and not view.memory.subtitles:
+        raise SettingsError(
+            "the subtitles of this memory are wanted in front of the question, and it has none: add them (x2l memory "
+            "subtitles add, x2l memory transcribe), or leave --with-subtitles (subtitles=True) out"
+        )
+    for name, ranges in (("pinned", options.pinned), ("excluded", options.excluded)):
+        for start, end in ranges:
+            if not view.numbers_within([(start, end)]):
+                covers = format_range(view.memory.chunks[0].start, view.memory.chunks[-1].end)
+                raise SettingsError(
+                    f"{name} {format_range(start, end)} is nowhere in what the question sees, {covers}: name a range "
+                    "that is, or leave it out"
+                )
 
 
 def check_history(history: object) -> None:

@@ -8,20 +8,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from huggingface_hub import constants, errors, file_exists, hf_hub_download, try_to_load_from_cache
 from safetensors import SafetensorError
 
 from videox2l.backbones import video_xl_loading as video_xl
+from videox2l.engine.hub import offline_hint, online
 from videox2l.errors import ModelError, X2LError
 
 _SAFE = ("model.safetensors", "model.safetensors.index.json")
@@ -53,17 +51,13 @@ class Checkpoint:
         if self.local:
             path = Path(self.where, self.subfolder, file)
             return path if path.is_file() else None
+        name = f"{self.subfolder}/{file}" if self.subfolder else file
         with translate_errors(self):
+            if not online():
+                cached = try_to_load_from_cache(self.where, name, revision=self.revision)
+                return Path(cached) if isinstance(cached, str) else None
             try:
-                return Path(
-                    hf_hub_download(
-                        self.where,
-                        file,
-                        subfolder=self.subfolder or None,
-                        revision=self.revision,
-                        local_files_only=not online(),
-                    )
-                )
+                return Path(hf_hub_download(self.where, name, revision=self.revision))
             except (errors.EntryNotFoundError, errors.OfflineModeIsEnabled):
                 return None  # LocalEntryNotFoundError among them: not in the cache, and no way to ask
 
@@ -172,29 +166,7 @@ class Checkpoint:
         return f"'{self.where}' has no config.json{several}: give the folder that save_pretrained wrote"
 
     def _hint(self) -> str:
-        if self.local or online():
-            return ""
-        if not constants.HF_HUB_OFFLINE:
-            return f", and {constants.ENDPOINT} cannot be reached: check the network"
-        return f", and HF_HUB_OFFLINE is set: fetch it first ('hf download {self.where}'), or unset HF_HUB_OFFLINE"
-
-
-@cache
-def online() -> bool:
-    """Return whether the hub can be asked: not set to offline, and its host answers within two seconds.
-
-    Without this, each of several files is retried for many seconds where there is no network.
-    """
-    if constants.HF_HUB_OFFLINE:
-        return False
-    url = urlsplit(constants.ENDPOINT)
-    if getproxies().get(url.scheme):
-        return True  # it is the proxy that has to be reached
-    try:
-        socket.create_connection((str(url.hostname), url.port or 443), timeout=2).close()
-    except OSError:
-        return False
-    return True
+        return "" if self.local else offline_hint(self.where)
 
 
 def locate(name: str, revision: str | None = None) -> Checkpoint:

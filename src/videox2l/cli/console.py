@@ -113,6 +113,9 @@ class Screen:
         if holes:
             listed = ", ".join(format_range(*hole) for hole in holes[:6]) + (", ..." if len(holes) > 6 else "")
             self.line(f"  holes: nothing could be read from {listed}")
+        for text in manifest.get("warnings") or ():
+            if text.startswith("the first frame stands at"):
+                self.line(f"  note: {text}")
         if manifest.get("fps_note"):
             self.line(f"  note: {manifest['fps_note']}")
         if saved is not None:

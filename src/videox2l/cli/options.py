@@ -228,6 +228,11 @@ def user_errors() -> Iterator[None]:
     except X2LError as error:
         sys.stderr.write(f"error: {error}\n")
         raise typer.Exit(2 if isinstance(error, SettingsError) else 1) from None
+    except OSError as error:  # a full disk, a folder that may only be read
+        if error.strerror is None or isinstance(error, BrokenPipeError):
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         raise typer.Exit(130) from None

@@ -11,6 +11,7 @@ import torch
 
 from videox2l.backbones.decoder_backbone import DecoderBackbone
 from videox2l.backbones.positions import text_positions
+from videox2l.engine.hub import loading_options
 from videox2l.engine.identity import sha256_of, weights_id
 from videox2l.errors import ModelError, SettingsError
 from videox2l.types import UNKNOWN_VIDEO, TextTokens, Turn, VideoCursor, VideoInfo, VisualTokens
@@ -135,10 +136,11 @@ def load_film_model(name: str, device: str | None = None, dtype: str = "auto") -
     if dtype not in DTYPES:
         raise ModelError(f"dtype '{dtype}' is not known: use {', '.join(DTYPES)}")
     precision = torch.float32 if dtype == "auto" and device == "cpu" else DTYPES[dtype]
-    where, options = name, {}
     if name == "smollm2":
         file = _packaged()
         where, options = str(file.parent), {"gguf_file": file.name}
+    else:
+        where, options = name, loading_options(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
         model = AutoModelForCausalLM.from_pretrained(where, dtype=precision, **options)

@@ -14,6 +14,7 @@ import numpy as np
 from videox2l.ask.answer import Answer, Evidence
 from videox2l.errors import SettingsError
 from videox2l.memory import Memory
+from videox2l.options import check_target_file
 from videox2l.plot.thumbnails import Thumbnail, thumbnails_of
 from videox2l.units import format_range, format_time
 
@@ -33,12 +34,7 @@ def check_plot(path: str | Path) -> Path:
     """Return the path of a figure that can be written. Raises SettingsError: no matplotlib, format, or folder."""
     if find_spec("matplotlib") is None:
         raise SettingsError("drawing a time line needs matplotlib: pip install 'videox2l[plot]'")
-    target = Path(path)
-    if target.suffix.lower() not in FORMATS:
-        raise SettingsError(f"cannot draw '{target}': end its name in one of {', '.join(FORMATS)}")
-    if not target.parent.is_dir():
-        raise SettingsError(f"cannot write '{target}': the folder '{target.parent}' does not exist")
-    return target
+    return check_target_file(path, FORMATS, "a time line")
 
 
 def draw(answer: Answer, path: str | Path, memory: Memory | None = None, video: str | Path | None = None) -> None:

@@ -13,6 +13,7 @@ import transformers
 from torch import Tensor
 
 from videox2l.engine.backbone import Backbone
+from videox2l.engine.hub import loading_options
 from videox2l.engine.identity import weights_id
 from videox2l.errors import ModelError, SettingsError
 from videox2l.memory import Memory
@@ -48,10 +49,11 @@ class DualEncoder:
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
         plain = {"backend": "pil"} if int(transformers.__version__.split(".")[0]) >= 5 else {"use_fast": False}
+        asked = loading_options(name)
         try:
-            model = AutoModel.from_pretrained(name, use_safetensors=True, dtype=torch.float32, trust_remote_code=False)
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-            images = AutoImageProcessor.from_pretrained(name, trust_remote_code=False, **plain)
+            model = AutoModel.from_pretrained(name, use_safetensors=True, dtype=torch.float32, **asked)
+            tokenizer = AutoTokenizer.from_pretrained(name, **asked)
+            images = AutoImageProcessor.from_pretrained(name, **asked, **plain)
         except (OSError, ValueError, ImportError) as error:
             why = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise ModelError(f"cannot load the embedder '{name}': {why}") from error

@@ -13,6 +13,7 @@ from videox2l.engine.backbone import Backbone
 from videox2l.errors import SettingsError
 from videox2l.memory import Memory
 from videox2l.types import TextTokens
+from videox2l.units import format_range
 
 
 @dataclass(frozen=True)
@@ -57,19 +58,28 @@ class ManualSelector:
     """Scores given by the caller: 1 for the chunks that overlap `moments` (seconds, start and end), 0 for others."""
 
     moments: Sequence[tuple[float, float]]
+    must_exist: ClassVar[bool] = True
 
     def score(self, question: TextTokens, memory: Memory, backbone: Backbone) -> Tensor:
-        """Return 0 or 1 per chunk (n_chunks,)."""
+        """Return 0 or 1 per chunk (n_chunks,). Raises SettingsError for a moment at which the memory has no chunk."""
         del question, backbone
         scores = torch.zeros(len(memory))
         for start, end in self.moments:
-            scores[memory.chunks_within(start, end)] = 1.0
+            found = memory.chunks_within(start, end)
+            if self.must_exist and not found:
+                covers = format_range(memory.chunks[0].start, memory.chunks[-1].end)
+                raise SettingsError(
+                    f"selector 'manual': {format_range(start, end)} is nowhere in what the question sees, {covers}"
+                )
+            scores[found] = 1.0
         return scores
 
 
 @dataclass(frozen=True)
 class OracleSelector(ManualSelector):
     """Scores by the ground truth: `moments` are those that a question needs. For evaluation only."""
+
+    must_exist: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)

@@ -538,8 +538,8 @@ def report(request: Request, name: str, body: ReportRequest) -> Response:
     memory = catalog.memory(catalog.get(name, _client(request, "ask"))).snapshot()
     place = f"{quote(str(request.base_url), safe=':/[]')}#m={quote(name)}&t={{start:.3f}}"
     try:
-        page = report_page([Answer.from_dict(values) for values in body.answers], memory, place=place)
-    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        page = report_page([Answer.from_dict(values) for values in body.answers], memory, place=place).encode()
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
         raise APIError(400, f"these are no answers about this memory: {error}", param="answers") from None
     return Response(page, media_type="text/html", headers={"Content-Disposition": 'attachment; filename="report.html"'})
 

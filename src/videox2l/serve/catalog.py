@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from videox2l.errors import MemoryFileError, SettingsError, X2LError
+from videox2l.compress import compressor_by_name
+from videox2l.errors import MemoryFileError, SettingsError, X2LError, plain_line
 from videox2l.ingest import ingest_steps
 from videox2l.memory import Memory
 from videox2l.memory.disk import library
@@ -24,7 +25,7 @@ from videox2l.memory.disk.stores import open_store
 from videox2l.options import IngestOptions
 from videox2l.pipeline import VideoX2L, frame_sampling
 from videox2l.serve.errors import APIError
-from videox2l.serve.files import plain_name, write_json
+from videox2l.serve.files import plain_name, read_record, write_json
 from videox2l.serve.keys import Client
 from videox2l.serve.scheduler import Scheduler
 from videox2l.types import without_source
@@ -36,6 +37,7 @@ log = logging.getLogger("videox2l.serve")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _OPEN = 32
 ACTIVE = ("queued", "ingesting")
+STATES = (*ACTIVE, "complete", "cancelled", "failed")
 CHUNK_FRAMES = 256
 """More frames in one chunk than this are refused, as a chunk is held whole."""
 
@@ -114,9 +116,12 @@ class Catalog:
     def _read(self) -> Iterator[MemoryRecord]:
         for file in self._jobs.glob("*.json"):
             try:
-                yield MemoryRecord(**json.loads(file.read_text(encoding="utf-8")))
-            except (OSError, ValueError, TypeError) as error:
-                log.warning("record %s cannot be read: %s", file.name, error)
+                record = read_record(MemoryRecord, file, file.stem)
+                if record.state not in STATES or not _ID.fullmatch(record.id):
+                    raise ValueError(f"state {record.state}")
+                yield record
+            except (OSError, ValueError) as error:
+                log.warning("record %s cannot be read: %s", file.name, plain_line(str(error)))
 
     def resume(self) -> int:
         """Go on with all ingests that were not over when the server stopped; return how many."""
@@ -330,7 +335,9 @@ class Catalog:
         log.warning("ingest", extra={"fields": fields}, exc_info=not told)
         with self._lock:
             record.state = "failed"
-            record.error = str(error) if told else f"the server failed ({type(error).__name__}): its log says more"
+            record.error = (
+                plain_line(str(error)) if told else f"the server failed ({type(error).__name__}): its log says more"
+            )
             try:
                 if record.id in self._deleted:
                     self._remove(record)
@@ -351,11 +358,17 @@ def ingest_options(keywords: Mapping[str, Any]) -> IngestOptions:
         raise SettingsError('subtitles can be "embedded" only: files of the server are not read')
     if keywords.get("compressor") is not None and not isinstance(keywords["compressor"], str):
         raise SettingsError(f"compressor must be a name, got {keywords['compressor']!r}")
+    try:
+        json.dumps(keywords, ensure_ascii=False).encode()  # they are kept in a record, and hashed
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"the options cannot be kept: {error}") from None
     wanted = {name: value for name, value in keywords.items() if value is not None and value != []}
     try:
         options = IngestOptions.from_keywords(None, wanted)
     except TypeError as error:
         raise SettingsError(f"the options cannot be read: {error}") from None
+    if isinstance(options.compressor, str):
+        compressor_by_name(options.compressor)
     if options.chunk_frames is not None and options.chunk_frames > CHUNK_FRAMES:
         raise SettingsError(f"chunk_frames must be at most {CHUNK_FRAMES} here, got {options.chunk_frames}")
     return options

@@ -132,7 +132,8 @@ def _json_schema(wanted: Any) -> dict[str, Any]:
         return {}
     if kind == "json_object":
         return {"json_schema": {"type": "object"}}
-    schema = (wanted.get("json_schema") or {}).get("schema") if kind == "json_schema" else None
+    given = wanted.get("json_schema") if kind == "json_schema" and isinstance(wanted, dict) else None
+    schema = given.get("schema") if isinstance(given, dict) else None
     if not isinstance(schema, dict):
         told = "response_format must be text, json_object, or json_schema with a schema"
         raise APIError(400, told, param="response_format")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from videox2l.errors import MemoryFileError, ModelError, SettingsError, VideoError, X2LError
+from videox2l.errors import MemoryFileError, ModelError, SettingsError, VideoError, X2LError, plain_line
 
 _KINDS = {
     400: "invalid_request_error",
@@ -33,9 +33,9 @@ class APIError(X2LError):
         self.status, self.param, self.code, self.headers = status, param, code, headers or {}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the error in OpenAI's shape."""
+        """Return the error in OpenAI's shape; what it says of the request is one line, whatever was sent."""
         kind = _KINDS.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+        return {"error": {"message": plain_line(str(self)), "type": kind, "param": self.param, "code": self.code}}
 
 
 def api_error(error: BaseException) -> APIError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -13,14 +14,22 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import TypeAdapter
+
+from videox2l.errors import plain_line
 from videox2l.memory.disk.stores import flush_folder
 from videox2l.serve.errors import APIError
 from videox2l.serve.keys import Client
 from videox2l.video import content_hash
 
+log = logging.getLogger("videox2l.serve")
+_RECORD = 1 << 20  # bytes of a record at most
 _ID = re.compile(r"file-[0-9a-f]{32}")
+
+
+Record = TypeVar("Record", bound=Any)
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,15 @@ def write_json(path: Path, value: Any) -> None:
     flush_folder(path.parent)
 
 
+def read_record(kind: type[Record], path: Path, name: str) -> Record:
+    """Return a record as `write_json` wrote it; ValueError for one that is damaged, or belongs to another `name`."""
+    with path.open("rb") as file:
+        record = TypeAdapter(kind).validate_json(file.read(_RECORD), strict=True)
+    if record.id != name or not 0 <= record.created < 1 << 40:
+        raise ValueError(f"it is the record of {record.id}, made at {record.created}")
+    return record
+
+
 def plain_name(name: str | None) -> str:
     """Return a file name without folders and control characters, for showing."""
     last = (name or "").replace("\\", "/").rsplit("/", 1)[-1]
@@ -84,9 +102,11 @@ class FileStore:
             if not _ID.fullmatch(place.name):
                 continue
             try:
-                yield FileRecord(**json.loads((place / "file.json").read_text(encoding="utf-8")))
-            except (OSError, ValueError, TypeError):
+                yield read_record(FileRecord, place / "file.json", place.name)
+            except FileNotFoundError:
                 shutil.rmtree(place, ignore_errors=True)  # killed before it had a record
+            except (OSError, ValueError) as error:  # its content stays: it may be all that is left of a video
+                log.warning("file %s cannot be read: %s", place.name, plain_line(str(error)))
 
     def path(self, record: FileRecord) -> Path:
         """Return where the content lies."""

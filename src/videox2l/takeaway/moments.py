@@ -12,6 +12,7 @@ from pathlib import Path
 from videox2l.ask.answer import Answer, Evidence
 from videox2l.errors import SettingsError
 from videox2l.memory import Memory
+from videox2l.options import check_target_file
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,6 @@ def write_moments(answers: Sequence[Answer], path: str | Path, memory: Memory) -
     entries = [_Entry(answer, moment) for answer in answers for moment in answer.reloaded]
     entries.sort(key=lambda entry: (order.index(entry.moment.memory), entry.moment.start, entry.moment.end))
     target.write_text(_FORMATS[target.suffix.lower()](entries, memory), encoding="utf-8", newline="")
-
-
-def check_target_file(path: str | Path, endings: Sequence[str], what: str) -> Path:
-    """Return the path of a file of such an ending that can be written. Raises SettingsError."""
-    target = Path(path)
-    if target.suffix.lower() not in endings:
-        raise SettingsError(f"cannot write {what} to '{target}': end its name in {', '.join(endings)}")
-    if not target.parent.is_dir():
-        raise SettingsError(f"cannot write '{target}': the folder '{target.parent}' does not exist")
-    return target
 
 
 def _stamp(seconds: float, mark: str) -> str:

@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 from videox2l.ask.answer import Answer, Evidence
 from videox2l.memory import Memory
+from videox2l.options import check_target_file
 from videox2l.plot.thumbnails import Thumbnail, thumbnails_of
 from videox2l.takeaway.clips import fitting_videos
-from videox2l.takeaway.moments import check_target_file
 from videox2l.units import cues_within, format_range, format_time
 
 _STYLE = (

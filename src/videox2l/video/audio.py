@@ -15,8 +15,7 @@ from videox2l.errors import SettingsError, VideoError, VideoWarning
 from videox2l.units import format_time
 from videox2l.video.decode import first_frame
 from videox2l.video.files import admit, open_container
-from videox2l.video.holes import LEAST
-from videox2l.video.timeline import Packets
+from videox2l.video.timeline import LEAST, Packets
 
 RATE = 16000
 """Samples per second of what is given out."""

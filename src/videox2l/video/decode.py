@@ -336,7 +336,8 @@ class Attempt:
         if index >= len(shown):
             return None
         if index <= previous:
-            if not self.damage.bad_packets:
+            lossy = self.timeline.lossy or self.damage.bad_packets or self.damage.corrupt_frames
+            if not lossy:  # where frames are lost, to count those that come would give them wrong times
                 raise _Surprise(disorder=True)
             return None
         if frame.is_corrupt:

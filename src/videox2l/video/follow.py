@@ -26,6 +26,7 @@ _TRANSPORT = "rtsp,rtsps,rtmp,rtmps,srt,udp,rtp,tcp,tls,http,https,crypto"
 _LIVE = "rtsp,rtp,sdp,hls"
 _HEAD = 1 << 16
 _PAUSE = 2.0  # seconds without a picture that are told, or three samples
+_BACK = 0.5  # seconds that times must go back to count as a new beginning
 
 
 class FollowSource:
@@ -83,12 +84,15 @@ class FollowSource:
             self._facts |= {"container": container.format.name, "codec": stream.codec.canonical_name}
             yield from self._sample(container, stream)
         if not self._pts:
-            raise VideoError(f"{self.manifest.source!r}: no frame could be decoded.")
+            raise VideoError(
+                f"{self.manifest.source!r}: no frame could be decoded from front to back. Follow what can be read "
+                "while it is written, such as MPEG-TS or Matroska; leave --follow out for a file that is whole."
+            )
         self._complete = True
 
     def _sample(self, container: Any, stream: Any) -> Iterator[Frame]:
         origin = display = None
-        cell, index = -1, -1
+        cell, index, latest = -1, -1, 0.0
         for picture in self._pictures(container, stream):
             if picture.pts is None:
                 continue
@@ -104,6 +108,11 @@ class FollowSource:
                     self._warn(text)
             index += 1
             pts = seconds - origin
+            if pts < latest - _BACK:  # a source that was started again, or times that ran over
+                origin -= latest - pts
+                self._warn(f"the source's own times start anew at {latest:.3f} s; they were continued")
+                pts = latest
+            latest = max(latest, pts)
             if math.floor((pts + TOLERANCE) * self.fps) <= cell or (self._pts and pts <= self._pts[-1]):
                 continue
             cell = math.floor((pts + TOLERANCE) * self.fps)

@@ -9,10 +9,7 @@ import numpy.typing as npt
 
 from videox2l.units import format_time
 from videox2l.video.sampling import FrameChoice
-from videox2l.video.timeline import Timeline
-
-LEAST = 0.5
-"""Seconds: what is shorter is not told."""
+from videox2l.video.timeline import LEAST, Timeline
 
 
 @dataclass
@@ -31,6 +28,8 @@ class Gaps:
     def of(cls, timeline: Timeline, choice: FrameChoice, declared: float | None) -> Gaps:
         """Return the holes between the frames of a choice; `declared`: seconds of video by the file's headers."""
         seconds, gaps = timeline.seconds, cls()
+        if choice.first == 0 and seconds[0] > LEAST:
+            gaps.found.append((0.0, float(seconds[0])))
         for i in timeline.pauses(LEAST).tolist():
             if choice.first <= i and i + 1 < min(choice.last + 1, len(seconds)):
                 gaps.found.append((float(seconds[i] + timeline.step(i)), float(seconds[i + 1])))

@@ -125,7 +125,7 @@ def inspect_video(path: str | os.PathLike[str], *, decode_all: bool = False, fps
         key_interval=_key_interval(timeline),
         holes=tuple(gaps.found),
         problems=tuple(display.remarks() + oddities(timeline, late) + damage.sentences() + gaps.sentences()),
-        damaged=bool(gaps.found or damage.sentences() or timeline.demux_errors or timeline.torn),
+        damaged=bool(gaps.found or damage.sentences() or timeline.demux_errors or timeline.torn or timeline.mistimed),
         decoded=decoded,
     )
 

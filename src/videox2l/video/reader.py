@@ -14,11 +14,11 @@ import numpy as np
 from videox2l.errors import VideoError, VideoWarning
 from videox2l.video.decode import Damage, DecodePlan, decode, find_stream, first_frame, plan_decoding
 from videox2l.video.files import PICTURES, admit, content_hash, open_container
-from videox2l.video.holes import LEAST, Gaps
+from videox2l.video.holes import Gaps
 from videox2l.video.orientation import Display
 from videox2l.video.sampling import FrameChoice, FrameSampling, choose
 from videox2l.video.source import Frame, Manifest, OpenSource
-from videox2l.video.timeline import Timeline, scan
+from videox2l.video.timeline import LEAST, Timeline, scan
 
 
 @dataclass
@@ -247,6 +247,11 @@ def oddities(timeline: Timeline, late: float) -> list[str]:
         )
     if timeline.untimed:
         found.append(f"{timeline.untimed} packet(s) carry no times; theirs follow from those of their neighbors")
+    if timeline.mistimed:
+        found.append(
+            f"damaged: the times of {len(timeline.mistimed)} packet(s) cannot be true, the first at "
+            f"{timeline.mistimed[0]:.3f} s; theirs follow from those of their neighbors"
+        )
     found += [f"the file's own times start anew at {jump:.3f} s; they were continued" for jump in timeline.jumps]
     return found
 

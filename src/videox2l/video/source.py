@@ -89,7 +89,7 @@ class Frame:
     """One decoded picture.
 
     image: (height, width, 3) uint8 RGB, contiguous, as it is to be shown.
-    pts: seconds since the first frame of the source, from its timestamps.
+    pts: seconds since the first frame of the source, read or known to be lost, from its timestamps.
     index: index of the frame among all frames of the source, in presentation order.
     resumes: nothing could be read for some time before this frame; a chunk ends there.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -34,10 +34,13 @@ class Transcriber(Protocol):
 class Whisper:
     """A Whisper model in CTranslate2's format: a size such as "base", a folder, or a hub id. Silence is left out first.
 
-    `device` "cpu" or "cuda". Raises SettingsError without faster-whisper, ModelError where the model cannot be loaded.
+    `device` "cpu" or "cuda". `online`: whether the hub can be asked.
+    Raises SettingsError without faster-whisper, ModelError where the model cannot be loaded.
     """
 
-    def __init__(self, model: str | os.PathLike[str], device: str = "cpu") -> None:
+    def __init__(
+        self, model: str | os.PathLike[str], device: str = "cpu", online: Callable[[], bool] = lambda: True
+    ) -> None:
         try:
             from faster_whisper import WhisperModel
         except ImportError:
@@ -45,18 +48,21 @@ class Whisper:
         model = os.fspath(model)
         self.name = f"whisper:{Path(model).name if os.path.isdir(model) else model}"
         kind, _, number = device.partition(":")
+        unreachable = not os.path.isdir(model) and not online()
         try:
             self._model = WhisperModel(
                 model,
                 device=kind if kind == "cuda" else "cpu",
                 device_index=int(number or 0),
                 compute_type="float16" if kind == "cuda" else "int8",
-                local_files_only=os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""),
+                local_files_only=unreachable,
             )
         except Exception as error:  # of the hub, of CTranslate2, of the tokenizer: all kinds
+            hint = ", and the hub cannot be reached" if unreachable else ""
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(
-                f"speech model '{model}' cannot be loaded: {error}. Name a size such as base or large-v3, a hub id, or "
-                "a folder in CTranslate2's format."
+                f"speech model '{model}' cannot be loaded: {why.rstrip('.')}{hint}. Name a size such as base or "
+                "large-v3, a hub id, or a folder in CTranslate2's format."
             ) from None
 
     def words(self, samples: Samples, language: str | None) -> Sequence[Cue]:
@@ -73,9 +79,11 @@ class Whisper:
         return [Cue(float(word.start), float(word.end), word.word) for word in spoken]
 
 
-def transcriber_of(model: str | os.PathLike[str] | Transcriber, device: str = "cpu") -> Transcriber:
+def transcriber_of(
+    model: str | os.PathLike[str] | Transcriber, device: str = "cpu", online: Callable[[], bool] = lambda: True
+) -> Transcriber:
     """Return what writes down speech: an object with the Transcriber protocol, or a Whisper model by name."""
-    return Whisper(model, device) if isinstance(model, (str, os.PathLike)) else model
+    return Whisper(model, device, online) if isinstance(model, (str, os.PathLike)) else model
 
 
 @dataclass

@@ -45,7 +45,12 @@ def load(where: str | os.PathLike[str], cache_bytes: int | None = None) -> Memor
     memory = memory_of(open_source(place, cache))
     if isinstance(place, LocalStore):
         with contextlib.suppress(OSError):  # such as on a disk that may only be read
-            (place.folder / USED).touch(mode=0o600)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            handle = os.open(place.folder / USED, flags, 0o600)  # a link would lead out of the memory
+            try:
+                os.utime(handle)
+            finally:
+                os.close(handle)
     return memory
 
 

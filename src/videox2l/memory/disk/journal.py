@@ -43,7 +43,7 @@ class ObjectRef:
         """Read what `to_json` wrote."""
         parts = tuple(Segment.from_json(part) for part in values.get("parts", ()))
         found = cls(str(values["name"]), int(values["start"]), int(values["bytes"]), str(values["sha256"]), parts)
-        if any(part.end > found.nbytes for part in parts):
+        if min(found.start, found.nbytes) < 0 or any(part.end > found.nbytes for part in parts):
             raise ValueError(f"parts of {found.name}")
         return found
 

@@ -229,6 +229,8 @@ def import_(file: Path, target: Path) -> None:
     from videox2l.memory.disk.folder import verify
 
     check_target(target)
+    if file.exists() and not file.is_file():
+        raise MemoryFileError(f"cannot import '{file}': it is no regular file")
     if target.exists() and any(target.iterdir()):
         raise MemoryFileError(f"cannot import to '{target}': it is not empty; name a new folder")
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -253,8 +255,8 @@ def import_(file: Path, target: Path) -> None:
             target.rmdir()
         os.rename(fresh, target)
         flush_folder(target.parent)
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
-        raise MemoryFileError(f"cannot import '{file}': {error}") from error
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise MemoryFileError(f"cannot import '{file}': {error}") from error  # zipfile raises all these on bad headers
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 

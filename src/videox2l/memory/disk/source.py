@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from videox2l.errors import MemoryFileError, MemoryWarning
-from videox2l.memory.disk.admission import check_shape, check_source
+from videox2l.memory.disk.admission import check_shape, check_source, need
 from videox2l.memory.disk.journal import FORMAT, JOURNAL, MANIFEST, Journal, ObjectRef, read_journal, unpack_manifest
 from videox2l.memory.disk.object_cache import ObjectCache
 from videox2l.memory.disk.objects import Segment, StoredShape, check_hash, damaged
@@ -25,6 +26,8 @@ from videox2l.units import Cue
 
 USED = ".used"
 """A file whose time says when a memory was last opened; no part of the memory."""
+_SUBTITLES = 64 << 20
+"""Bytes of subtitles at most."""
 PICTURE = 320
 """Pixels of a thumbnail at most, on each side."""
 REMOTE_CACHE = 1 << 30
@@ -167,11 +170,20 @@ def open_source(place: ObjectStore, cache: LevelCache | None = None) -> Source:
 
 
 def subtitles_of(source: Source) -> tuple[Cue, ...]:
-    """Read the subtitles, if there are any."""
+    """Read the subtitles, if there are any. Raises MemoryFileError."""
     at = source.journal.subtitles
     if at is None:
         return ()
-    return tuple(Cue(float(x["start"]), float(x["end"]), str(x["text"])) for x in json.loads(source.whole(at)))
+    try:
+        need(at.nbytes <= _SUBTITLES, f"{at.nbytes} bytes of subtitles")
+        values = json.loads(source.whole(at))
+        need(isinstance(values, list), "no list")
+        lines = [Cue(float(x["start"]), float(x["end"]), x["text"]) for x in values]
+        for line in lines:
+            need(math.isfinite(line.start) and math.isfinite(line.end), "the times of a subtitle")
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
+        raise damaged(source.where(at.name), f"its lines cannot be read ({error})") from None
+    return tuple(lines)
 
 
 def video_facts(source: Source) -> dict[str, Any]:

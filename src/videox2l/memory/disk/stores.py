@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 ByteRange = tuple[str, int, int]
 """Name of an object, first byte, end."""
 
+_MOST, _LARGEST = {"manifest.json": 16 << 20}, 1 << 30
+"""Bytes of an object that is read whole without a reference that tells its size: a manifest, a journal."""
+
 _VECTORS = 512  # buffers per system call; Linux takes 1024
 
 
@@ -156,6 +159,9 @@ class LocalStore(ObjectStore):
     def _read(self, name: str) -> bytes:
         handle = self._open(name)
         try:
+            size, most = os.fstat(handle).st_size, _MOST.get(name, _LARGEST)
+            if size > most:
+                raise MemoryFileError(f"'{name}' of '{self}' has {size:,} bytes: the memory is damaged or forged")
             pieces, at = [], 0
             while piece := os.pread(handle, max(1 << 16, os.fstat(handle).st_size - at), at):
                 pieces.append(piece)
