@@ -168,6 +168,10 @@ def test_ranking_costs_one_forward_or_one_per_level() -> None:
     twice = ranked_ingest_cost(QWEN2_7B, [1000, 1000], (2, 32), "own")
     assert twice.flops == once.flops + text(QWEN2_7B, 1000, 514, 0)
     assert ranked_ingest_cost(QWEN2_7B, [1000, 1000], (2, 32), "L").flops.attention > once.flops.attention
+    whole = ranked_ingest_cost(QWEN2_7B, [1000, 1000, 500], (2, 32), windows=[2, 1], echo=True)
+    window = text(QWEN2_7B, 2000, 14, 0) + text(QWEN2_7B, 1000, 1014, 0) + text(QWEN2_7B, 1000, 2014, 0)
+    rest = text(QWEN2_7B, 500, 14 + 62, 0) + text(QWEN2_7B, 500, 576, 0)
+    assert whole.flops == text(QWEN2_7B, 14, 0, 0) + window + rest
     assert Flops(1, 2, 3).total == 6
 
 

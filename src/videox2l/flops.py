@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 
 def kept_tokens(tokens: int, ratio: float) -> int:
@@ -238,22 +239,30 @@ def ranked_ingest_cost(
     prefix: int = 14,
     echo: bool = False,
     kept: Callable[[int, float], int] = kept_tokens,
+    windows: Sequence[int] = (),
 ) -> IngestCost:
-    """Return the cost of an ingest that ranks tokens: one plain forward per chunk, or one per level with "own".
+    """Return the cost of an ingest that ranks tokens: one plain forward per window, or one per level with "own".
 
-    `echo`: each forward once more, behind itself. `kept`: how many of so many tokens a level at a ratio keeps.
+    `echo`: each chunk once more, behind itself. `kept`: how many of so many tokens a level at a ratio keeps.
+    `windows`: chunks of each window, by default one.
     """
     flops = text(shape, prefix, 0, logits=0)
     recent = len(chunks) if history == "L" else int(history.partition(":")[2] or 0)
     for number, levels in enumerate([(ratio,) for ratio in ratios] if history == "own" else [tuple(ratios)]):
         fine, coarse = ([kept(visual, pick(levels)) for visual in chunks] for pick in (min, max))
         past = prefix
-        for i, visual in enumerate(chunks):
-            if i or not number:
-                flops += text(shape, visual, past, logits=0)
-                flops += text(shape, visual, past + visual, logits=0) if echo else Flops()
-            past += fine[i] if recent else coarse[i]
-            past -= fine[i - recent] - coarse[i - recent] if recent and i >= recent else 0
+        first = 0
+        for size in windows or [1] * len(chunks):
+            together, stop = chunks[first : first + size], first + size
+            if first or not number:
+                flops += text(shape, sum(together), past, logits=0)
+                ends = accumulate(together, initial=past)
+                for visual, before in zip(together, ends, strict=False) if echo else ():
+                    flops += text(shape, visual, before + visual, logits=0)
+            for i in range(first, stop):
+                past += fine[i] if recent else coarse[i]
+                past -= fine[i - recent] - coarse[i - recent] if recent and i >= recent else 0
+            first = stop
     stored = ratios if history == "own" else ratios[:1]
     tokens = prefix + sum(kept(visual, ratio) for visual in chunks for ratio in stored)
     return IngestCost(flops, tokens * shape.token_bytes)

@@ -1,4 +1,4 @@
-"""From a source of frames to a memory: chunk after chunk, nothing else held."""
+"""From a source of frames to a memory: window after window of chunks, nothing else held."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from videox2l.compress import COMPRESSORS, ChunkEncoder, Compressor, History, compressor_by_name
+from videox2l.compress import (
+    COMPRESSORS,
+    ChunkEncoder,
+    Compressor,
+    History,
+    WindowCompressor,
+    check_windows,
+    compressor_by_name,
+)
 from videox2l.compress.lazy import check_l_tier
 from videox2l.engine.backbone import Backbone, BackboneFacts, warn_beyond
 from videox2l.engine.hub import online
@@ -36,14 +44,18 @@ from videox2l.memory.memory import in_host_memory
 from videox2l.memory.votes import Votes
 from videox2l.options import IngestOptions
 from videox2l.select.embedding import DualEncoder, same_encoder
-from videox2l.types import VideoCursor, VideoInfo
+from videox2l.types import VideoCursor, VideoInfo, VisualTokens
 from videox2l.units import Cue
 from videox2l.video import Frame, FrameSource, content_hash
 from videox2l.video.audio import SoundTrack
 from videox2l.video.speech import Transcriber, Transcript, transcriber_of
 
 Progress = Callable[[int, int | None, float], None]
-"""Called with the frames done, the frames expected (None if unknown), and the pts reached, after each chunk."""
+"""Called with the frames done, the frames expected (None if unknown), and the pts reached, after each window."""
+
+WINDOW_TOKENS = 2048
+"""Visual tokens of a window where its chunks are not counted: about as many as a large model on a GPU needs to be bound
+by arithmetic, not by reading its weights."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +74,26 @@ class IngestSettings:
     index: Votes = ()  # layers whose keys are indexed, and how each is read
     system: str | None = None  # text before the video in place of the chat template's own
     speech: Mapping[str, Any] | None = None  # what makes subtitles of the video's sound
+    window_chunks: int = 1  # chunks that are prefilled in one forward
+    window_tokens: int = 0  # where above 0: as many chunks as have about so many visual tokens
 
     def __post_init__(self) -> None:
         History.parse(self.history)
         check_l_tier(self.l_tier, self.history, self.ratios)
 
+    def window_full(self, tokens: Sequence[int]) -> bool:
+        """Return whether a window of chunks with so many visual tokens takes no more of them."""
+        return len(tokens) >= self.window_chunks and sum(tokens) + tokens[-1] > self.window_tokens
+
     @classmethod
-    def of(cls, options: IngestOptions, backbone: BackboneFacts, embedder: DualEncoder | None = None) -> IngestSettings:
-        """Resolve options for a backbone. Raises SettingsError."""
+    def of(
+        cls,
+        options: IngestOptions,
+        backbone: BackboneFacts,
+        embedder: DualEncoder | None = None,
+        device: str | None = None,
+    ) -> IngestSettings:
+        """Resolve options for a backbone on a kind of device, by default its own ("cuda"). Raises SettingsError."""
         compressor = backbone.default_compressor if options.compressor is None else options.compressor
         if options.l_tier == "lazy" and not isinstance(compressor, str):
             raise SettingsError("l_tier='lazy' needs a compressor by name: levels are made later, maybe elsewhere")
@@ -85,8 +109,16 @@ class IngestSettings:
             embedder=None if embedder is None else embedder.identity(),
             index=votes_of(backbone),
             system=options.system,
+            window_chunks=options.window_chunks or 1,
         )
         check_chunk_frames(settings, backbone)
+        made = compressor_by_name(compressor) if isinstance(compressor, str) else compressor
+        if settings.window_chunks > 1:
+            check_windows(made)
+        device = device or str(getattr(backbone, "device", "cpu"))
+        by_tokens = options.window_chunks is None and device.startswith("cuda")
+        if by_tokens and isinstance(made, WindowCompressor) and not options.live:
+            return replace(settings, window_tokens=WINDOW_TOKENS)
         return settings
 
     @classmethod
@@ -96,9 +128,9 @@ class IngestSettings:
         return cls(**{**known, "index": tuple(tuple(vote) for vote in known.get("index", ()))})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain JSON values; without a system text there is no word of it."""
+        """Return the settings as plain JSON values; of a system text and windows there is no word without them."""
         found = {**asdict(self), "ratios": list(self.ratios), "index": [list(vote) for vote in self.index]}
-        return {name: value for name, value in found.items() if name != "system" or value is not None}
+        return {name: value for name, value in found.items() if name not in _UNTOLD or value != _UNTOLD[name]}
 
     def info(self, source: FrameSource) -> VideoInfo:
         """Return what is known of a source and its prompt before it is read."""
@@ -110,13 +142,31 @@ class IngestSettings:
         return ChunkEncoder(backbone, compressor, ratios, History.parse(self.history))
 
 
+_UNTOLD: dict[str, Any] = {"system": None, "window_chunks": 1, "window_tokens": 0}
+_WINDOWS = ("window_chunks", "window_tokens")
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A chunk as the vision tower has seen it: what waits until its window is whole. `pts`, `end` in seconds."""
+
+    tokens: VisualTokens
+    pts: list[float]
+    indices: list[int]
+    end: float
+    thumbnail: bytes
+    features: dict[str, Tensor]
+
+
 class Ingestor:
     """Turns frames into chunks at the end of a memory: `add` frames as they come, then `finish`.
 
-    A chunk is encoded when the frame after it has come, so that the last one is known to be the last. `shift` seconds
-    are added to all times. `writer`: every chunk is on disk before `add` returns. `resume`: the source begins with the
-    frames of the memory's chunks from this number on, which are compared and left out. `live`: no chunk is known to be
-    the last one. `embedder` embeds some frames of each chunk.
+    The vision tower sees a chunk when the frame after it has come, so that the last one is known to be the last. A
+    window of chunks is prefilled when it is whole: as long as the settings say, or where the video has a hole or ends.
+    `shift` seconds are added to all times. `writer`: every chunk is on disk before `add` returns. `resume`: the source
+    begins with the frames of the memory's chunks from this number on, which are compared and left out; those of a
+    window that was being written are encoded again, for the sake of the chunks behind them. `live`: no chunk is known
+    to be the last one. `embedder` embeds some frames of each chunk.
     """
 
     def __init__(
@@ -136,16 +186,23 @@ class Ingestor:
         self._encoder, self._writer, self._embedder, self._shift = encoder, writer, embedder, shift
         self._backbone = encoder.backbone
         self._live = live or bool(memory.settings.get("live"))
-        self.length = int(memory.settings["chunk_frames"])
-        start = memory.prefix[0].shape[2]
-        origin = memory.chunks[0].start if memory.chunks else 0.0
-        self._cursor = VideoCursor(start, origin, sum(encoder.sizes), memory.next_position, self.done, info)
-        self._pts: list[float] = list(memory.manifest["pts"]) if memory.chunks else []
-        self._indices: list[int] = list(memory.manifest["indices"]) if memory.chunks else []
-        self.skipped = sum(chunk.frames for chunk in memory.chunks[:resume])
+        self._settings = IngestSettings.of_memory(memory)
+        self.length = self._settings.chunk_frames
+        chunks = memory.chunks
+        begun = 0 if resume is None else min(_begun_window(chunks), len(chunks) - resume)
+        self._number = len(chunks) - begun  # of the chunk that is seen next
+        start, origin = memory.prefix[0].shape[2], chunks[0].start if chunks else 0.0
+        encoder.restore(memory.prefix, chunks[: self._number])
+        position = memory.only(range(self._number)).next_position if begun else memory.next_position
+        self._again = sum(chunk.frames for chunk in chunks[self._number :])  # frames that are encoded once more
+        self._cursor = VideoCursor(start, origin, sum(encoder.sizes), position, self.done - self._again, info)
+        self._pts: list[float] = list(memory.manifest["pts"]) if chunks else []
+        self._indices: list[int] = list(memory.manifest["indices"]) if chunks else []
+        self.skipped = sum(chunk.frames for chunk in chunks[:resume])
         self._known = list(zip(self._pts, self._indices, strict=True))[self.skipped :][::-1]
         self._repeated = len(self._known)
         self._pending: list[Frame] = []
+        self._window: list[_Seen] = []
         self._before: Frame | None = None  # the last frame that was left out
 
     @property
@@ -153,32 +210,35 @@ class Ingestor:
         """Time (seconds) of the last frame that was encoded."""
         return self._pts[-1]
 
-    def add(self, frame: Frame) -> Chunk | None:
-        """Take one more frame; return the chunk that is whole now, if there is one.
+    def add(self, frame: Frame) -> list[Chunk]:
+        """Take one more frame; return the chunks of the window that is whole now, if there is one.
 
         Raises VideoError where the source is not the one whose ingest was stopped.
         """
-        if self._known:
-            self._check_known(frame)
-            return None
-        chunk = None
+        if self._known and not self._check_known(frame):
+            return []
+        chunks: list[Chunk] = []
         if self._pending and (frame.resumes or len(self._pending) == self.length):
-            chunk = self._encode(end_before(frame, self._pending), last=False)
+            self._see(end_before(frame, self._pending))
+            if frame.resumes or self._settings.window_full([len(chunk.tokens) for chunk in self._window]):
+                chunks = self._encode(last=False)
         self._pending.append(frame)
-        return chunk
+        return chunks
 
     def listen(self, speech: Transcript, second: float) -> None:
         """Keep what is said in the video up to `second`, and a little beyond, as subtitles."""
         keep_speech(self.memory, speech, second, self._writer)
 
-    def finish(self, source: FrameSource) -> Chunk | None:
-        """Encode what is left and complete the memory; return the last chunk, if it was made now.
+    def finish(self, source: FrameSource) -> list[Chunk]:
+        """Encode what is left and complete the memory; return the last chunks, those that were made now.
 
         Raises VideoError where there were no frames, or fewer than an ingest that was stopped had read.
         """
         if self._known:
             self._check_known(None)
-        chunk = self._encode(_end_of(self._pending, source), last=True) if self._pending else None
+        if self._pending:
+            self._see(_end_of(self._pending, source))
+        chunks = self._encode(last=not self._live) if self._window else []
         memory = self.memory
         if not memory.chunks:
             raise VideoError("the video has no frames in the range that was asked for")
@@ -190,65 +250,89 @@ class Ingestor:
             self._writer.finish({key: value for key, value in facts.items() if key not in ("pts", "indices")})
         memory.manifest = {**facts, "pts": self._pts, "indices": self._indices}
         memory.complete = True
-        return chunk
+        return chunks
 
-    def _check_known(self, frame: Frame | None) -> None:
-        """Compare a frame with the one that stood there when the ingest was stopped."""
+    def _check_known(self, frame: Frame | None) -> bool:
+        """Compare a frame with the one that stood there when the ingest was stopped; return whether it is encoded."""
         pts, index = self._known[-1]
         if frame is not None and (frame.pts + self._shift, frame.index) == (pts, index):
             self._known.pop()
+            if len(self._known) < self._again:
+                return True
             self._before = frame
-            return
+            return False
         now = "the video ends" if frame is None else f"frame {frame.index} at {frame.pts:.3f} s came"
         raise VideoError(
             f"the video is not the one whose ingest was stopped: its sample {self._repeated - len(self._known)} is "
             f"frame {index} at {pts:.3f} s, now {now}. Ingest it into a new folder."
         )
 
-    def _encode(self, end: float, last: bool) -> Chunk:
-        """Make the pending frames the next chunk, which ends at second `end` of the source."""
+    def _see(self, end: float) -> None:
+        """Make the pending frames the next chunk of the window, which ends at second `end` of the source."""
         frames, self._pending = self._pending, []
-        memory, cursor = self.memory, self._cursor
+        cursor, number = self._cursor, self._number
         pts = [frame.pts + self._shift for frame in frames]
         images = [frame.image for frame in frames]
-        if not memory.chunks:
+        if not number:
             cursor = replace(cursor, origin=pts[0], tokens=0, next_position=cursor.start, frames=0)
         if self._before is not None:
             cursor, self._before = replace(cursor, last=self._before.image), None
         tokens = self._backbone.visual_tokens(images, pts, cursor)
-        number = len(memory.chunks)
         check_finite(tokens.embeds[None], f"the visual tokens of chunk {number}")
-        last = last and not self._live
-        tap = KeyTap(tokens, self._backbone, votes_in(memory.settings, self._backbone))
-        levels = self._encoder.make(tokens, last, tap)
-        check_level_finite(levels[min(levels)], f"chunk {number}")
-        features = chunk_features(levels, tokens, self._backbone, tap)
-        if self._embedder is not None:
-            features[PICTURES] = self._embedder.of_chunk(images)
-        chunk = Chunk(
-            start=pts[0],
-            end=end + self._shift,
-            frames=len(pts),
-            positions=tokens.positions,
-            levels=levels,  # type: ignore[arg-type]  # any mapping is taken
-            visual=tokens if memory.settings["l_tier"] == "lazy" else None,
-            last=last,
-            thumbnail=thumbnail(images[0]),
-            features=features,
-        )
-        chunk = in_host_memory(chunk)
+        pictures = {} if self._embedder is None else {PICTURES: self._embedder.of_chunk(images)}
+        indices = [frame.index for frame in frames]
+        self._window.append(_Seen(tokens, pts, indices, end + self._shift, thumbnail(images[0]), pictures))
+        self._cursor, self._number = cursor.after(tokens, len(pts)), number + 1
+
+    def _encode(self, last: bool) -> list[Chunk]:
+        """Prefill the window in one forward; return its chunks that were not there before. `last`: none follows."""
+        window, self._window = self._window, []
+        memory, votes = self.memory, votes_in(self.memory.settings, self._backbone)
+        taps = [KeyTap(seen.tokens, self._backbone, votes) for seen in window]
+        made = self._encoder.make_window([seen.tokens for seen in window], last, taps)
         quantized = memory.settings["l_bits"] is not None or memory.settings["h_bits"] is not None
+        first, chunks = self._number - len(window), []
+        for place, (seen, levels, tap) in enumerate(zip(window, made, taps, strict=True)):
+            check_level_finite(levels[min(levels)], f"chunk {first + place}")
+            if first + place < len(memory.chunks):
+                chunk = memory.chunks[first + place]
+            else:
+                features = chunk_features(levels, seen.tokens, self._backbone, tap) | seen.features
+                chunk = Chunk(
+                    start=seen.pts[0],
+                    end=seen.end,
+                    frames=len(seen.pts),
+                    positions=seen.tokens.positions,
+                    levels=levels,  # type: ignore[arg-type]  # any mapping is taken
+                    visual=seen.tokens if memory.settings["l_tier"] == "lazy" else None,
+                    last=last and place + 1 == len(window),
+                    thumbnail=seen.thumbnail,
+                    features=features,
+                    window=(place, len(window)),
+                )
+                chunk = self._keep(chunk, seen)
+                chunks.append(chunk)
+            self._encoder.extend(chunk.levels if quantized else levels, seen.tokens.positions)
+        return chunks
+
+    def _keep(self, chunk: Chunk, seen: _Seen) -> Chunk:
+        """Put a chunk at the end of the memory; return it as it is there."""
+        memory, chunk = self.memory, in_host_memory(chunk)
         if self._writer is not None:
-            chunk = self._writer.add(chunk, pts, [frame.index for frame in frames])
-        memory.chunks.append(chunk)  # last: other threads may ask about it from here on
-        self._encoder.extend(chunk.levels if quantized else levels, tokens.positions)
-        self._pts += pts
-        self._indices += [frame.index for frame in frames]
-        self._cursor = cursor.after(tokens, len(pts))
-        memory.next_position = self._cursor.next_position
+            chunk = self._writer.add(chunk, seen.pts, seen.indices)
+        memory.chunks.append(chunk)  # other threads may ask about it from here on
+        self._pts += seen.pts
+        self._indices += seen.indices
+        memory.next_position = max(memory.next_position, chunk.next_position)
         warn_beyond(self._backbone, memory.next_position, "the video")
-        self.done += len(pts)
+        self.done += len(seen.pts)
         return chunk
+
+
+def _begun_window(chunks: Sequence[Chunk]) -> int:
+    """Return how many chunks of the last window are there, if it was being written when its ingest was stopped."""
+    place, size = chunks[-1].window if chunks else (0, 1)
+    return place + 1 if place + 1 < size else 0
 
 
 def runs(source: FrameSource, length: int) -> Iterator[tuple[list[Frame], float]]:
@@ -296,8 +380,8 @@ def _read(
     What is said up to a frame is written down before it is yielded.
     """
 
-    def tell(chunk: Chunk | None) -> None:
-        if chunk is not None and progress is not None:
+    def tell(chunks: Sequence[Chunk]) -> None:
+        if chunks and progress is not None:
             expected = source.expected_frames
             progress(ingestor.done, None if expected is None else expected + ingestor.skipped, ingestor.reached)
 
@@ -370,7 +454,7 @@ def ingest_steps(
 
     `subtitles`: cues, or what makes them of the video's sound while the video is read.
     Between two frames the caller may do other things with the model, such as ask. Closing the iterator stops the ingest
-    behind its last whole chunk. With a `store` every chunk is on disk before the next one is read, and an ingest that
+    behind its last whole window. With a `store` every window is on disk before the next one is read, and an ingest that
     was stopped goes on behind its last whole chunk. Raises VideoError if there are no frames, SettingsError, and
     MemoryFileError if the store holds a memory of something else.
     """
@@ -404,7 +488,7 @@ def ingest_steps(
         yield from _read(source, Ingestor(memory, encoder, info=info, embedder=embedder), progress, speech)
         return
     store = RamStore() if store is None else store
-    with open_writer(store, head_of(memory)) as writer:
+    with open_writer(store, head_of(memory), _WINDOWS if options.window_chunks is None else ()) as writer:
         if cues:
             writer.subtitles([asdict(line) for line in cues])
         memory = memory_of(writer.source)
@@ -416,7 +500,6 @@ def ingest_steps(
                 f"'{store}' holds the beginning of a source without a content hash, which cannot be read again: "
                 "append to it, or ingest into a new folder"
             )
-        encoder.restore(memory.prefix, memory.chunks)
         if speech is not None and writer.journal.speech:
             speech.resume(writer.journal.speech, memory.subtitles)
         ingestor = Ingestor(memory, encoder, info=info, writer=writer, resume=0, embedder=embedder)
@@ -493,7 +576,6 @@ def append(
         embedder = same_encoder(embedder, settings.embedder)
     encoder, info = settings.encoder(backbone, compressor_by_name(settings.compressor)), settings.info(source)
     if memory.source is None:
-        encoder.restore(memory.prefix, memory.chunks)
         shift = memory.chunks[-1].end if memory.chunks else 0.0
         ingestor = Ingestor(memory, encoder, info=info, live=True, shift=shift, embedder=embedder)
         finished(_read(source, ingestor, progress))
@@ -503,7 +585,6 @@ def append(
         memory.source, memory.chunks, memory.manifest = now.source, now.chunks, now.manifest
         memory.next_position, memory.complete = now.next_position, now.complete
         first, shift = _place_of(memory, source, writer)
-        encoder.restore(memory.prefix, memory.chunks)
         ingestor = Ingestor(
             memory, encoder, info=info, writer=writer, resume=first, live=True, shift=shift, embedder=embedder
         )

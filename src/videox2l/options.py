@@ -227,6 +227,12 @@ class IngestOptions(OptionSet):
     chunk_frames: int | None = option(
         None, "Sampled frames per chunk, the unit of selection.", type=int, show="the model's, mostly 8"
     )
+    window_chunks: int | None = option(
+        None,
+        "Chunks that the decoder reads in one forward; each sees those before it in its window in full.",
+        type=int,
+        show="1; on CUDA as many as make about 2,000 tokens, of a live video 1",
+    )
     embedder: Any = option(
         None, "Embed frames with this dual encoder (CLIP, SigLIP), for selector embedding.", metavar="ID|DIR", type=str
     )
@@ -268,6 +274,7 @@ class IngestOptions(OptionSet):
         self._check_choice("h_bits", BITS, optional=True)
         self._check_number("max_frames", 1)
         self._check_number("chunk_frames", 1)
+        self._check_number("window_chunks", 1)
         self._check_number("audio_track", 1)
         self._check_text("system")
         self._check_text("history")
@@ -578,6 +585,7 @@ class IngestKeywords(TypedDict, total=False):
     l_bits: int | None
     h_bits: int | None
     chunk_frames: int | None
+    window_chunks: int | None
     embedder: Any
     subtitles: str | Path | Sequence[Cue]
     transcribe: Any

@@ -172,6 +172,10 @@ class VideoX2L:
             in the sound; of this sound track, counted from 1.
         chunk_frames
             Sampled frames per chunk, the unit of selection; default: 10 for Video-XL, 8 for all others.
+        window_chunks
+            Chunks per window, the unit of prefill: the decoder reads so many chunks in one forward, each behind those
+            before it in the window in full, and behind the history of all others. Default: 1, on CUDA as many as make
+            about 2,000 tokens, of a live video 1; a memory that is gone on with keeps its own.
         embedder
             A dual encoder (CLIP, SigLIP, SigLIP 2) by directory or hub id, or loaded: some frames of each chunk are
             embedded, for selector "embedding".

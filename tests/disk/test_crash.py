@@ -96,11 +96,12 @@ def sabotage(patch: pytest.MonkeyPatch, faulty: Any) -> None:
     patch.setattr("videox2l.memory.disk.stores.os", faulty)
 
 
+@pytest.mark.parametrize("window", [1, 3])
 @pytest.mark.parametrize("mode", ["", "tear", "power"], ids=["nothing written", "half written", "power cut"])
 def test_killed_between_any_two_file_operations(
-    x2l: VideoX2L, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+    x2l: VideoX2L, tmp_path: Path, mode: str, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = ingest(x2l, tmp_path / "whole", n=10)
+    whole = ingest(x2l, tmp_path / "whole", n=10, window_chunks=window)
     expected, answer = content(tmp_path / "whole"), x2l.ask(whole, QUESTION, **ASK)
     seen = set()
     for calls in range(1000):
@@ -108,7 +109,7 @@ def test_killed_between_any_two_file_operations(
         faulty = FaultyOs(calls, mode=mode)
         sabotage(monkeypatch, faulty)
         try:
-            ingest(x2l, path, n=10)
+            ingest(x2l, path, n=10, window_chunks=window)
             break
         except Killed:
             if mode == "power":
@@ -121,7 +122,7 @@ def test_killed_between_any_two_file_operations(
             if chunks and calls % 5 == 0:
                 x2l.ask(memory, QUESTION, reload=1, max_new_tokens=1)
         seen.add(chunks)
-        again = ingest(x2l, path, n=10)
+        again = ingest(x2l, path, n=10, window_chunks=window)
         assert content(path) == expected, calls
         if calls % 5 == 0:
             assert x2l.ask(again, QUESTION, **ASK).ids == answer.ids

@@ -106,6 +106,9 @@ VARIANTS = [
     ("qwen2_5_vl", {"h_bits": 8, "l_bits": 8}),
     ("qwen2_5_vl", {"l_tier": "none"}),
     ("qwen2_5_vl", {"compressor": "echo"}),
+    ("qwen2_5_vl", {"window_chunks": 2}),
+    ("qwen2_5_vl", {"compressor": "echo", "history": "recent:2", "window_chunks": 3}),
+    ("qwen3_vl", {"history": "own", "ratios": (2, 8), "window_chunks": 2}),
     ("qwen3_vl", {"l_tier": "lazy"}),
     ("qwen3_vl", {"compressor": "pool"}),
     ("llava_qwen", {"ratios": (2, 9), "history": "own"}),
@@ -226,9 +229,14 @@ SEVEN_B = {
 
 
 def test_the_ingest_that_was_measured_on_a_gpu(tmp_path: Path) -> None:
-    """60 s and, by torch's allocator, 17.0 GB, of which 16.6 are weights: docs/loading.md."""
+    """Chunk by chunk, 60 s and, by torch's allocator, 17.0 GB, of which 16.6 are weights: docs/loading.md."""
     (tmp_path / "config.json").write_text(json.dumps(SEVEN_B))
-    found = estimator(str(tmp_path), VideoHeader("", 224, 224, 3600.0), device_for("h200"))(EstimateRequest())
+    estimate_7b = estimator(str(tmp_path), VideoHeader("", 224, 224, 3600.0), device_for("h200"))
+    found, windows = estimate_7b(request(window_chunks=1)), estimate_7b(EstimateRequest())
+    assert windows.settings["window_chunks"] == 2048 // found.tokens_per_chunk > 1
+    assert windows.seconds["ingest"] < found.seconds["ingest"]  # type: ignore[operator]
+    assert windows.ingest.activations > found.ingest.activations
+    assert windows.language_flops > found.language_flops  # more is seen in full
     assert found.tokens == 115_200
     assert found.ingest.weights == pytest.approx(16.6e9, rel=2e-3)
     assert found.ingest.total - found.ingest.overhead == pytest.approx(17.0e9, rel=0.01)
@@ -334,6 +342,18 @@ def test_settings_that_fit_are_found() -> None:
     assert fit.changes
     assert limits.excess(estimate_demo(fit.request)) == (False, False)
     assert fitting(wanted, first, Limits(first.ingest.weights / 1e3), estimate_demo) is None
+
+
+def test_a_window_that_does_not_fit_is_shortened() -> None:
+    for device, chunks in (("cpu", 1), ("24G", 85)):
+        found = estimator("demo", VideoHeader("", 96, 128, 3600.0), device_for(device))(EstimateRequest())
+        assert found.settings["window_chunks"] == chunks
+    estimate_demo = estimator("demo", VideoHeader("", 96, 128, 3600.0), device_for("24G"))
+    wanted = request(ratios=(2, 8), window_chunks=400)
+    first = estimate_demo(wanted)
+    fit = fitting(wanted, first, Limits(first.peak - 1e5), estimate_demo)
+    assert fit is not None
+    assert fit.changes == ("window_chunks 400 -> 100",)
 
 
 def test_devices_by_name_and_by_size() -> None:

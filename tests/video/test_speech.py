@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 
@@ -163,6 +164,25 @@ def test_a_stopped_ingest_goes_on_with_what_was_heard(
     assert reader.heard < 20 - begun.chunks[-1].end + 4  # what was heard before was not heard again
     assert content(tmp_path / "torn") == content(tmp_path / "whole")
     assert verify(tmp_path / "torn") == []
+
+
+def test_a_window_waits_while_its_sound_is_heard(
+    tmp_path: Path, talk: Path, x2l: VideoX2L, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines are journalled before the chunks of their window; taken back to any line, the bytes are the same."""
+    monkeypatch.setattr(audio, "BLOCK", 4.0)
+
+    def ingest() -> dict[str, bytes]:
+        x2l.ingest(talk, store=tmp_path / "a", transcribe=ToneReader(), window_chunks=3, **SMALL)
+        return content(tmp_path / "a")
+
+    expected = ingest()
+    lines = expected["journal.jsonl"].splitlines(keepends=True)
+    kinds = [json.loads(line)["kind"] for line in lines]
+    assert "subtitles" in kinds[: kinds.index("chunk")]
+    for kept in range(len(lines)):
+        (tmp_path / "a" / "journal.jsonl").write_bytes(b"".join(lines[:kept]))
+        assert ingest() == expected
 
 
 def test_a_memory_is_transcribed_later(

@@ -33,6 +33,7 @@ _FLAGS = [
     "--l-bits",
     "--h-bits",
     "--chunk-frames",
+    "--window-chunks",
     "--embedder",
     "--subtitles",
     "--transcribe",

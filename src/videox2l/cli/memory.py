@@ -37,7 +37,10 @@ def inspect(memory: MemoryArg, as_json: AsJson = False) -> None:
             return
         times = format_range(found["start"], found["end"]) if found["chunks"] else "nothing yet"
         screen.line(f"{found['path']}: {found['source']}, {times}{'' if found['complete'] else ', not complete'}")
-        screen.line(f"  {found['frames']} frames, {found['chunks']} chunks, {found['visual_tokens']:,} visual tokens")
+        screen.line(
+            f"  {found['frames']} frames, {found['chunks']} chunks, at most {found['window_chunks']} in a forward, "
+            f"{found['visual_tokens']:,} visual tokens"
+        )
         for ratio, tokens in found["levels"].items():
             screen.line(f"  level 1/{ratio}: {tokens:,} tokens")
         screen.line("  bytes: " + ", ".join(f"{name} {format_bytes(count)}" for name, count in found["bytes"].items()))

@@ -213,7 +213,7 @@ def _show(screen: Screen, found: Forecast, too_much: bool) -> None:
     )
     screen.line(
         f"  video     {found.frames:,} frames, {found.tokens:,} visual tokens, {found.chunks:,} chunks of "
-        f"{found.tokens_per_chunk:,}"
+        f"{found.tokens_per_chunk:,}, {found.settings['window_chunks']:,} in a forward"
     )
     screen.line(
         f"  prefill   {_flops(found.vision_flops)} in the vision tower, {_flops(found.language_flops)} in the language "
@@ -230,7 +230,7 @@ def _show(screen: Screen, found: Forecast, too_much: bool) -> None:
         f"  disk      {format_bytes(sum(found.disk.values()))}: {disk}; in host memory {format_bytes(found.host)}"
     )
     screen.line(
-        f"  peak      about {format_bytes(found.peak)} (weights + H + activations of one chunk): an estimate, "
+        f"  peak      about {format_bytes(found.peak)} (weights + H + activations of one window): an estimate, "
         "docs/loading.md"
     )
     if ingest is None or asked.first_token is None or asked.next_token is None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from videox2l.compress.base import ChunkContext, ChunkKV, Compressor, Scorer
+from videox2l.compress.base import ChunkContext, ChunkKV, Compressor, Scorer, WindowCompressor, check_windows
 from videox2l.compress.history import ChunkEncoder, History
 from videox2l.compress.pool import PoolCompressor
 from videox2l.compress.ranked import PairCompressor, RankedCompressor
@@ -43,5 +43,7 @@ __all__ = [
     "SnapScorer",
     "SummaryTokenCompressor",
     "UniformScorer",
+    "WindowCompressor",
+    "check_windows",
     "compressor_by_name",
 ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from videox2l.engine.backbone import Backbone
 from videox2l.engine.cache import BufferCache
+from videox2l.errors import SettingsError
 from videox2l.memory.levels import LevelKV
 from videox2l.types import VisualTokens
 
@@ -73,6 +74,52 @@ class Compressor(Protocol):
 
         Leaves `context` as it was. Levels may be views of one another.
         """
+
+
+@runtime_checkable
+class WindowCompressor(Protocol):
+    """A compressor that can also prefill a window: several chunks in one forward, each then compressed on its own."""
+
+    def compress_window(
+        self,
+        chunks: Sequence[VisualTokens],
+        context: BufferCache,
+        backbone: Backbone,
+        ratios: Sequence[float],
+        tasks: Sequence[ChunkContext],
+    ) -> list[dict[float, LevelKV]]:
+        """Prefill `chunks` behind `context`, each behind all tokens of those before it; return a level per ratio for
+        each. Of one chunk exactly what `compress` returns.
+
+        Leaves `context` as it was.
+        """
+
+
+def check_windows(compressor: object) -> None:
+    """Raise SettingsError for a compressor that cannot prefill several chunks in one forward."""
+    if not isinstance(compressor, WindowCompressor):
+        raise SettingsError(
+            f"{type(compressor).__name__} prefills each chunk in a forward of its own: use window_chunks=1, or a "
+            "compressor that ranks or averages tokens, such as 'keydiff'"
+        )
+
+
+def compress_window(
+    compressor: Compressor,
+    chunks: Sequence[VisualTokens],
+    context: BufferCache,
+    backbone: Backbone,
+    ratios: Sequence[float],
+    tasks: Sequence[ChunkContext],
+) -> list[dict[float, LevelKV]]:
+    """Return a level per ratio for each of `chunks`, prefilled behind `context` in one forward. Raises SettingsError
+    for several chunks and a compressor that cannot.
+    """
+    if len(chunks) == 1:
+        return [compressor.compress(chunks[0], context, backbone, ratios, tasks[0])]
+    check_windows(compressor)
+    found: list[dict[float, LevelKV]] = compressor.compress_window(chunks, context, backbone, ratios, tasks)  # type: ignore[attr-defined]
+    return found
 
 
 class Scorer(Protocol):

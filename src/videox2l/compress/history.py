@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from videox2l.compress.base import ChunkContext, Compressor, ignore_keys
+from videox2l.compress.base import ChunkContext, Compressor, compress_window, ignore_keys
 from videox2l.engine.backbone import Backbone
 from videox2l.engine.cache import BufferCache
 from videox2l.errors import SettingsError
@@ -42,7 +42,7 @@ class History:
 
 
 class ChunkEncoder:
-    """Turns a video's chunks, one after the other, into levels, and carries the context from chunk to chunk.
+    """Turns a video's chunks, one or several at a time, into levels, and carries the context from chunk to chunk.
 
     Memory held: the prefix and one context at the levels that `history` asks for.
     """
@@ -92,14 +92,26 @@ class ChunkEncoder:
         self, tokens: VisualTokens, last: bool = False, on_keys: Callable[[Tensor], None] = ignore_keys
     ) -> dict[float, LevelKV]:
         """Encode the next chunk, but leave the context as it is: `extend` must follow, with what was kept of it."""
-        task = ChunkContext(self.sizes, last, fused=self.history.kind == "fused", on_keys=on_keys)
-        levels: dict[float, LevelKV] = {}
+        return self.make_window([tokens], last, [on_keys])[0]
+
+    def make_window(
+        self, chunks: Sequence[VisualTokens], last: bool, on_keys: Sequence[Callable[[Tensor], None]]
+    ) -> list[dict[float, LevelKV]]:
+        """Encode the next chunks in one forward per stream, but leave the context as it is: `extend` must follow for
+        each. `last`: none follows the last of them; `on_keys` of each chunk.
+        """
+        tasks, sizes, fused = list[ChunkContext](), self.sizes, self.history.kind == "fused"
+        for tokens, take in zip(chunks, on_keys, strict=True):
+            tasks.append(ChunkContext(sizes, last and len(tasks) + 1 == len(chunks), fused=fused, on_keys=take))
+            sizes = (*sizes, len(tokens))
+        levels: list[dict[float, LevelKV]] = [{} for _ in chunks]
         for stream in self.streams:
-            if self.sizes or not levels:
-                # All streams begin with the prefix alone: the first chunk is made once, at all ratios.
+            if self.sizes or not levels[0]:
+                # All streams begin with the prefix alone: the first window is made once, at all ratios.
                 ratios = stream.ratios if self.sizes else self.ratios
-                levels.update(self.compressor.compress(tokens, stream.context, self.backbone, ratios, task))
-        return dict(sorted(levels.items()))
+                made = compress_window(self.compressor, chunks, stream.context, self.backbone, ratios, tasks)
+                levels = [known | new for known, new in zip(levels, made, strict=True)]
+        return [dict(sorted(chunk.items())) for chunk in levels]
 
     def extend(self, levels: Mapping[float, LevelKV], positions: Tensor) -> None:
         """Add a chunk to the context; `positions` (axes, n) of its visual tokens."""

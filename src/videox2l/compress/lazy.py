@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import groupby
 
-from videox2l.compress.base import ChunkContext, Compressor
+from videox2l.compress.base import ChunkContext, Compressor, compress_window
 from videox2l.engine.backbone import Backbone
 from videox2l.errors import SettingsError
 from videox2l.memory import LevelKV, Memory, Plan, build_cache, uniform_plan
@@ -48,17 +49,32 @@ def with_planned_levels(memory: Memory, plan: Plan, backbone: Backbone, compress
 def _make(
     memory: Memory, plan: Plan, wanted: Sequence[int], backbone: Backbone, compressor: Compressor
 ) -> dict[int, LevelKV]:
-    """Make levels behind the coarsest levels of the earlier chunks, which are laid out once and cropped."""
-    head = memory.only(range(max(wanted) + 1))
-    largest = max(memory.chunks[i].tokens for i in wanted)
+    """Make levels behind the coarsest levels of the earlier windows, which are laid out once and cropped.
+
+    A chunk's window is prefilled up to the last chunk that is wanted of it.
+    """
+    head, chunks = memory.only(range(max(wanted) + 1)), memory.chunks
+    windows = [(first, list(part)) for first, part in groupby(sorted(wanted), lambda i: _window_start(memory, i))]
+    largest = max(sum(chunk.tokens for chunk in chunks[first : part[-1] + 1]) for first, part in windows)
     context = build_cache(head, uniform_plan(head, memory.coarsest), backbone, room=2 * largest)
-    sizes = tuple(chunk.tokens for chunk in memory.chunks)
+    sizes = tuple(chunk.tokens for chunk in chunks)
     made = {}
-    for i in sorted(wanted, reverse=True):
-        context.cache.crop(context.offsets[i])
-        ratio, tokens = plan.ratios[i], memory.chunks[i].visual
-        assert tokens is not None
-        task = ChunkContext(sizes[:i], last=memory.chunks[i].last)
-        made[i] = compressor.compress(tokens.to(backbone.device), context.cache, backbone, (ratio,), task)[ratio]
-        memory.level_cache.put(i, ratio, made[i])
+    for first, part in reversed(windows):
+        context.cache.crop(context.offsets[first])
+        together = range(first, part[-1] + 1)
+        tokens = [visual.to(backbone.device) for i in together if (visual := chunks[i].visual) is not None]
+        tasks = [ChunkContext(sizes[:i], last=chunks[i].last) for i in together]
+        ratios = sorted({plan.ratios[i] for i in part})
+        levels = compress_window(compressor, tokens, context.cache, backbone, ratios, tasks)
+        for i in part:
+            made[i] = levels[i - first][plan.ratios[i]]
+            memory.level_cache.put(i, plan.ratios[i], made[i])
     return made
+
+
+def _window_start(memory: Memory, i: int) -> int:
+    """Return the number of the first chunk of a chunk's window, or of what is there of it in a part of a memory."""
+    first, place = i, memory.chunks[i].window[0]
+    while first and place and memory.chunks[first - 1].window[0] == place - 1:
+        first, place = first - 1, place - 1
+    return first

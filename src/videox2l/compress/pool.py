@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from videox2l.compress.base import FIRST_CHUNK, ChunkContext
-from videox2l.compress.ranked import prefill_chunk
+from videox2l.compress.base import FIRST_CHUNK, ChunkContext, ChunkKV
+from videox2l.compress.ranked import prefill_window
 from videox2l.engine.backbone import Backbone
 from videox2l.engine.cache import BufferCache
 from videox2l.engine.rope import rotate, unrotate
@@ -61,8 +61,24 @@ class PoolCompressor:
         task: ChunkContext = FIRST_CHUNK,
     ) -> dict[float, LevelKV]:
         """Prefill `tokens` behind `context` and return a level per ratio."""
-        chunk = prefill_chunk(tokens, context, backbone)
-        task.on_keys(chunk.keys)
+        return self.compress_window([tokens], context, backbone, ratios, [task])[0]
+
+    def compress_window(
+        self,
+        chunks: Sequence[VisualTokens],
+        context: BufferCache,
+        backbone: Backbone,
+        ratios: Sequence[float],
+        tasks: Sequence[ChunkContext],
+    ) -> list[dict[float, LevelKV]]:
+        """Prefill `chunks` behind `context` in one forward and return a level per ratio for each."""
+        found = prefill_window(chunks, context, backbone)
+        for chunk, task in zip(found, tasks, strict=True):
+            task.on_keys(chunk.keys)
+        return [self._levels(chunk, backbone, ratios) for chunk in found]
+
+    def _levels(self, chunk: ChunkKV, backbone: Backbone, ratios: Sequence[float]) -> dict[float, LevelKV]:
+        tokens = chunk.tokens
         cos, sin = backbone.rotation(tokens.positions)
         plain = unrotate(chunk.keys, cos.to(chunk.keys.device), sin.to(chunk.keys.device))
         levels = {}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from videox2l.compress.base import FIRST_CHUNK, ChunkContext, ChunkKV, Compressor, Scorer
-from videox2l.engine.attention import Probe
+from videox2l.compress.base import FIRST_CHUNK, ChunkContext, ChunkKV, Compressor, Scorer, compress_window
 from videox2l.engine.backbone import Backbone
 from videox2l.engine.cache import BufferCache
 from videox2l.flops import kept_tokens
@@ -20,9 +20,10 @@ from videox2l.types import VisualTokens
 
 @dataclass
 class QueryTap:
-    """A probe that keeps the last `window` queries of every layer."""
+    """A probe that keeps the last `window` queries of every layer, of each chunk where `sizes` tells their tokens."""
 
     window: int
+    sizes: Sequence[int] = ()
     queries: list[Tensor] = field(default_factory=list)
     scaling: float = 1.0
 
@@ -31,29 +32,52 @@ class QueryTap:
         del layer, key
         self.scaling = scaling
         if self.window:
-            self.queries.append(query[0, :, -self.window :].clone())
+            chunks = torch.split(query[0], list(self.sizes) or query.shape[2], 1)
+            last = [chunk[:, -self.window :] for chunk in chunks]
+            self.queries.append(torch.cat(last, 1) if len(last) > 1 else last[0].clone())
 
 
 def prefill_chunk(
     tokens: VisualTokens, context: BufferCache, backbone: Backbone, window: int = 0, echo: bool = False
 ) -> ChunkKV:
-    """Run a chunk behind `context`, take its KVs out, and leave `context` as it was.
+    """Run a chunk behind `context`, take its KVs out, and leave `context` as it was; see `prefill_window`."""
+    return prefill_window([tokens], context, backbone, window, echo)[0]
 
-    `echo`: run it a second time behind itself, at the positions that follow, and take that pass's queries.
+
+def prefill_window(
+    chunks: Sequence[VisualTokens], context: BufferCache, backbone: Backbone, window: int = 0, echo: bool = False
+) -> list[ChunkKV]:
+    """Run chunks behind `context` in one forward, take the KVs of each out, and leave `context` as it was.
+
+    A token sees `context`, all tokens of the chunks before its own, and those before it. `window`: take so many of
+    the last queries of each chunk. `echo`: run each chunk a second time behind itself, at the positions that follow,
+    and take that pass's queries.
     """
-    start, n = len(context), len(tokens)
-    tap = QueryTap(0 if echo else window)
-    probe: Probe = tap
-    backbone.forward(tokens.embeds, tokens.positions, context, probe)
-    if echo:
-        probe = tap = QueryTap(n)
-        shift = tokens.positions.max() + 1 - tokens.positions.min()
-        backbone.forward(tokens.embeds, tokens.positions + shift, context, probe)
-        context.crop(start + n)
+    start, sizes = len(context), [len(chunk) for chunk in chunks]
+    ends = list(accumulate(sizes))
+    tap = QueryTap(0 if echo else window, sizes)
+    backbone.forward(*_joined(chunks), context, tap)
     keys, values = context.columns(start)
+    queries: list[Tensor | None] = [None] * len(chunks)
+    if tap.queries:
+        kept = [min(window, size) for size in sizes]
+        queries = list(torch.split(torch.stack([q.to(keys.device) for q in tap.queries]), kept, 2))
+    for number in range(len(chunks) - 1, -1, -1) if echo else ():  # from the last on: an echo is written over it
+        context.crop(start + ends[number])
+        tokens, heard = chunks[number], QueryTap(sizes[number])
+        shift = tokens.positions.max() + 1 - tokens.positions.min()
+        backbone.forward(tokens.embeds, tokens.positions + shift, context, heard)
+        queries[number] = torch.stack([q.to(keys.device) for q in heard.queries])
     context.crop(start)
-    queries = torch.stack([q.to(keys.device) for q in tap.queries]) if tap.queries else None
-    return ChunkKV(keys, values, queries, tokens, tap.scaling)
+    cut = zip(torch.split(keys, sizes, 2), torch.split(values, sizes, 2), queries, chunks, strict=True)
+    return [ChunkKV(*parts, tap.scaling) for parts in cut]
+
+
+def _joined(chunks: Sequence[VisualTokens]) -> tuple[Tensor, Tensor]:
+    """Return embeddings (n, width) and positions (axes, n) of all tokens of chunks that follow one another."""
+    if len(chunks) == 1:
+        return chunks[0].embeds, chunks[0].positions
+    return torch.cat([chunk.embeds for chunk in chunks]), torch.cat([chunk.positions for chunk in chunks], 1)
 
 
 @dataclass(frozen=True)
@@ -76,13 +100,27 @@ class RankedCompressor:
         task: ChunkContext = FIRST_CHUNK,
     ) -> dict[float, LevelKV]:
         """Prefill `tokens` behind `context` and return a level per ratio, the coarser as views of the finest."""
-        chunk = prefill_chunk(tokens, context, backbone, self.scorer.window, self.scorer.echo)
+        return self.compress_window([tokens], context, backbone, ratios, [task])[0]
+
+    def compress_window(
+        self,
+        chunks: Sequence[VisualTokens],
+        context: BufferCache,
+        backbone: Backbone,
+        ratios: Sequence[float],
+        tasks: Sequence[ChunkContext],
+    ) -> list[dict[float, LevelKV]]:
+        """Prefill `chunks` behind `context` in one forward and return a level per ratio for each."""
+        found = prefill_window(chunks, context, backbone, self.scorer.window, self.scorer.echo)
+        return [self._levels(chunk, ratios, task) for chunk, task in zip(found, tasks, strict=True)]
+
+    def _levels(self, chunk: ChunkKV, ratios: Sequence[float], task: ChunkContext) -> dict[float, LevelKV]:
         task.on_keys(chunk.keys)
-        finest = kept_tokens(len(tokens), min(ratios))
-        index = self.scorer.score(chunk).topk(finest, dim=-1, sorted=True).indices  # (layers, heads, finest)
-        pick = index[..., None].expand(-1, -1, -1, chunk.keys.shape[-1])
+        n = len(chunk.tokens)
+        index = self.scorer.score(chunk).topk(kept_tokens(n, min(ratios)), dim=-1, sorted=True).indices
+        pick = index[..., None].expand(-1, -1, -1, chunk.keys.shape[-1])  # of (layers, heads, kept)
         level = LevelKV(chunk.keys.gather(2, pick), chunk.values.gather(2, pick), index.int(), ranked=True)
-        return {ratio: level.first(kept_tokens(len(tokens), ratio)) for ratio in sorted(ratios)}
+        return {ratio: level.first(kept_tokens(n, ratio)) for ratio in sorted(ratios)}
 
 
 @dataclass(frozen=True)
@@ -111,3 +149,19 @@ class PairCompressor:
             return self.fine.compress(tokens, context, backbone, ratios, task)
         levels = self.fine.compress(tokens, context, backbone, finer, task)
         return levels | self.coarse.compress(tokens, context, backbone, (coarsest,), task)
+
+    def compress_window(
+        self,
+        chunks: Sequence[VisualTokens],
+        context: BufferCache,
+        backbone: Backbone,
+        ratios: Sequence[float],
+        tasks: Sequence[ChunkContext],
+    ) -> list[dict[float, LevelKV]]:
+        """Prefill `chunks` behind `context` in one forward, twice, and return a level per ratio for each."""
+        *finer, coarsest = sorted(ratios)
+        found = compress_window(self.fine, chunks, context, backbone, finer or ratios, tasks)
+        if finer:
+            coarse = compress_window(self.coarse, chunks, context, backbone, (coarsest,), tasks)
+            found = [levels | others for levels, others in zip(found, coarse, strict=True)]
+        return found

@@ -56,8 +56,8 @@ def estimator(model: str, video: VideoHeader, device: Device) -> Estimate:
 def fitting(request: EstimateRequest, first: Forecast, limits: Limits, estimate: Estimate) -> Fit | None:
     """Return the settings that fit with the least harm, or None where none of those that were tried do.
 
-    `first`: the forecast of `request`. Steps halve or double one setting; the fewer and the less harmful, the earlier
-    they are tried.
+    `first`: the forecast of `request`. Steps halve or double one setting, or quarter a window; the fewer and the less
+    harmful, the earlier they are tried.
     """
     order, seen = count(), {repr(request)}
     heap = [(0, next(order), request, first)]
@@ -83,6 +83,8 @@ def steps(at: EstimateRequest, found: Forecast, limits: Limits) -> Iterator[tupl
             yield 3, at.but(quantize="4bit" if at.load.quantize == "8bit" else "8bit")
         if stays >= limits.device:
             return  # nothing else can help
+        if (window := int(found.settings["window_chunks"])) > 1:
+            yield 1, at.but(window_chunks=max(1, window // 4))
         if frames % 4 == 0:
             yield 1, at.but(chunk_frames=frames // 2)
         if len(ratios) > 1 and ratios[-1] < 128:

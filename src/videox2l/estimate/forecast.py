@@ -1,7 +1,7 @@
 """What an ingest and a question will need: tokens, FLOPs, memory, disk and seconds, in closed form.
 
 Tokens, FLOPs, bytes of weights, KVs and disk are exact for a video without holes. Memory is an estimate: weights, the
-caches, and the largest activations of one chunk. Seconds are told only where a device was measured (`devices`).
+caches, and the largest activations of one window. Seconds are told only where a device was measured (`devices`).
 """
 
 from __future__ import annotations
@@ -124,12 +124,13 @@ def forecast(
     model: ModelShape, video: VideoHeader, device: Device, request: EstimateRequest, name: str = ""
 ) -> Forecast:
     """Return what a video needs of a model. Raises SettingsError for settings that cannot work."""
-    plan = _Plan(model, video, request)
+    cpu = device.name.startswith("cpu")
+    plan = _Plan(model, video, request, "cpu" if cpu else "cuda")
     settings, decoder, pace = plan.settings, model.decoder, device.pace
-    cpu, vision, language = device.name.startswith("cpu"), plan.vision_flops, plan.language_flops
+    vision, language = plan.vision_flops, plan.language_flops
     seconds = None
     if pace is not None:
-        layers = len(plan.each) * (model.tower.layers + decoder.layers)
+        layers = len(plan.each) * model.tower.layers + len(plan.windows) * decoder.layers
         seconds = max(layers * pace.layer, (vision + language) / pace.flops)
     host = plan.host
     levels = host * (len(plan.each) - 1) // len(plan.each) if cpu else 0
@@ -138,7 +139,12 @@ def forecast(
         model=name or model.name,
         device=device.name,
         memory=device.memory,
-        settings={**asdict(request), "chunk_frames": settings.chunk_frames, "compressor": settings.compressor},
+        settings={
+            **asdict(request),
+            "chunk_frames": settings.chunk_frames,
+            "window_chunks": max(plan.windows),
+            "compressor": settings.compressor,
+        },
         frames=plan.frames,
         pixels=plan.pixels,
         chunks=len(plan.each),
@@ -160,10 +166,10 @@ def forecast(
 class _Plan:
     """The chunks of a video: tokens of each, and what follows from them."""
 
-    def __init__(self, model: ModelShape, video: VideoHeader, request: EstimateRequest) -> None:
+    def __init__(self, model: ModelShape, video: VideoHeader, request: EstimateRequest, device: str) -> None:
         options = request.ingest
         self.model, self.request, self.video = model, request, video
-        self.settings = settings = IngestSettings.of(options, model)
+        self.settings = settings = IngestSettings.of(options, model, device=device)
         start = options.start or 0.0
         self.frames = video.samples(options.fps, options.max_frames, start, options.end, options.at)
         self.seconds = min(options.end or video.duration, video.duration) - start
@@ -181,6 +187,13 @@ class _Plan:
         self.words = [sum(itertools.islice(words, count)) for count in self.groups]
         area = self.grid[1] * self.grid[2]
         self.each = [count * area + said for count, said in zip(self.groups, self.words, strict=True)]
+        self.windows, window = list[int](), list[int]()  # chunks of each window
+        for tokens in self.each:
+            window.append(tokens)
+            if settings.window_full(window):
+                self.windows.append(len(window))
+                window = []
+        self.windows += [len(window)] * bool(window)
         self.compressor: Compressor = compressor_by_name(settings.compressor)
         self.ranked = isinstance(self.compressor, RankedCompressor)
         self.summary: SummaryPlan | None = None
@@ -223,38 +236,50 @@ class _Plan:
             return ingest_cost(decoder, self.summary, mode).flops.total
         ratios = settings.ratios[-1:] if settings.l_tier == "lazy" else settings.ratios
         echo = bool(getattr(getattr(self.compressor, "scorer", None), "echo", False))
-        cost = ranked_ingest_cost(decoder, self.each, ratios, settings.history, self.prefix, echo, self.kept)
+        cost = ranked_ingest_cost(
+            decoder, self.each, ratios, settings.history, self.prefix, echo, self.kept, self.windows
+        )
         return cost.flops.total
+
+    @property
+    def _spans(self) -> list[range]:
+        """The numbers of the chunks of each window."""
+        ends = itertools.accumulate(self.windows)
+        return [range(end - size, end) for size, end in zip(self.windows, ends, strict=True)]
 
     # --- device memory: an estimate --------------------------------------------------------------------------------
 
     @property
     def context_bytes(self) -> int:
-        """Bytes of the caches behind which the last chunk runs, with room for it, as they have grown by doubling."""
+        """Bytes of the caches behind which the last window runs, with room for it, as they have grown by doubling."""
         settings, total = self.settings, 0
         recent = int(settings.history.partition(":")[2] or 0)
         streams = [(ratio,) for ratio in settings.ratios] if settings.history == "own" else [settings.ratios]
         for ratios in streams:
             fine, coarse = self.levels[min(ratios)], self.levels[max(ratios)]
             columns, capacity = self.prefix, self.prefix
-            for i, tokens in enumerate(self.each):
-                if columns + tokens > capacity:
-                    capacity = max(columns + tokens, 2 * capacity)
-                columns += (fine if settings.history == "L" or i < recent else coarse)[i]
+            for window in self._spans:
+                needed = columns + sum(self.each[i] for i in window)
+                if needed > capacity:
+                    capacity = max(needed, 2 * capacity)
+                columns += sum((fine if settings.history == "L" or i < recent else coarse)[i] for i in window)
             total += capacity
         return total * self.model.decoder.token_bytes
 
     @property
     def activations(self) -> int:
-        """Bytes of one chunk beside the caches: those of its vision pass, a decoder layer or its levels."""
-        model, decoder, tokens = self.model, self.model.decoder, max(self.each)
+        """Bytes of one window beside the caches: those of a chunk's vision pass, a decoder layer or its levels."""
+        model, decoder = self.model, self.model.decoder
+        tokens, most = max(sum(self.each[i] for i in window) for window in self._spans), max(self.windows)
         tower, size = model.tower, decoder.bytes_per_value
         pictures, high, wide = tower.patches((max(self.groups), *self.grid[1:]))
         rows = pictures * (high * wide + tower.summary_rows)
         vision = rows * size * (tower.mlp + 3 * tower.width) + pictures * high * wide * tower.patch * (4 + size)
         embeds = tokens * decoder.hidden * tower.rows_per_token * size
+        vision += embeds - embeds // most  # of the chunks before it in the window
         layer = tokens * size * (3 * decoder.hidden + 3 * decoder.mlp)
-        levels = tokens * decoder.token_bytes + 2 * sum(self.levels[r][0] for r in self._stored) * decoder.token_bytes
+        kept = sum(self.levels[ratio][0] for ratio in self._stored) * most
+        levels = (tokens + 2 * kept) * decoder.token_bytes
         return max(vision, embeds + layer, embeds + levels)
 
     # --- bytes that are kept ---------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ class VideoX2LModel(lmms):  # type: ignore[misc]  # lmms-eval carries no types
     ----------
     pretrained, revision, device, dtype, max_pixels
         As `VideoX2L.from_pretrained`.
-    fps, max_frames, sampling, ratios, compressor, history, l_tier, l_bits, h_bits, chunk_frames
+    fps, max_frames, sampling, ratios, compressor, history, l_tier, l_bits, h_bits, chunk_frames, window_chunks
         As `VideoX2L.ingest`; `ratios=2:32`. With `max_frames` alone, frames are spread over the whole video.
     reload, selector
         As `VideoX2L.ask`: `reload=3`, `all`, `none` or `tokens:512`.

@@ -121,7 +121,8 @@ class Chunk:
     ratios too, which then need no storage of their own: `levels` holds them as views of it, unless they come from
     passes of their own. `visual` are the visual tokens themselves where finer levels are made from them only when they
     are wanted. `last`: the ingest knew that no chunk follows. `thumbnail`: a small JPEG of the chunk's first frame.
-    `features`: small tensors by name, for selectors (see the module `features`).
+    `features`: small tensors by name, for selectors (see the module `features`). `window`: the chunk's number in the
+    window that was prefilled together, from 0 on, and how many chunks that has.
     """
 
     start: float
@@ -133,6 +134,7 @@ class Chunk:
     last: bool = False
     thumbnail: bytes | None = field(default=None, repr=False)
     features: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    window: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
         levels: Mapping[float, LevelKV] = self.levels

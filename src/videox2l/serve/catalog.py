@@ -40,6 +40,8 @@ ACTIVE = ("queued", "ingesting")
 STATES = (*ACTIVE, "complete", "cancelled", "failed")
 CHUNK_FRAMES = 256
 """More frames in one chunk than this are refused, as a chunk is held whole."""
+WINDOW_CHUNKS = 64
+"""More chunks in one window than this are refused, as their tokens are held, and questions wait for the forward."""
 
 
 @dataclass(frozen=True)
@@ -371,4 +373,6 @@ def ingest_options(keywords: Mapping[str, Any]) -> IngestOptions:
         compressor_by_name(options.compressor)
     if options.chunk_frames is not None and options.chunk_frames > CHUNK_FRAMES:
         raise SettingsError(f"chunk_frames must be at most {CHUNK_FRAMES} here, got {options.chunk_frames}")
+    if options.window_chunks is not None and options.window_chunks > WINDOW_CHUNKS:
+        raise SettingsError(f"window_chunks must be at most {WINDOW_CHUNKS} here, got {options.window_chunks}")
     return options

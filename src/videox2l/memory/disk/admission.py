@@ -74,6 +74,8 @@ def _check_settings(settings: Mapping[str, Any], shape: StoredShape) -> None:
     need(settings.get("l_tier", "stored") in ("stored", "lazy", "none"), "l_tier")
     need(all(isinstance(settings[name], str) for name in ("compressor", "history")), "compressor or history")
     whole(settings["chunk_frames"], "chunk_frames")
+    whole(settings.get("window_chunks", 1), "window_chunks")
+    whole(settings.get("window_tokens", 0), "window_tokens", 0)
     need(isinstance(settings.get("live", False), bool), "live")
     need(isinstance(settings["ratios"], list), "ratios")
     need(settings.get("system") is None or isinstance(settings["system"], str), "system")
@@ -131,6 +133,8 @@ def _check_chunk(source: Source, entry: ChunkEntry, after: float) -> None:
     whole(entry.axes, f"{name} axes", 1, 8)
     whole(entry.own_axes, f"{name} own_axes", 0, 8)
     whole(entry.tokens, f"{name} tokens")
+    place, size = entry.window
+    need(0 <= place < size <= _MOST and place <= entry.number, f"{name} window")
     coarsest = max(entry.levels)
     for ratio, size in entry.levels.items():
         _ratio(ratio)

@@ -55,7 +55,8 @@ class ChunkEntry:
     `pts`, `indices` of its sampled frames; `axes`, `tokens`: the shape of its raw visual tokens' positions; `levels`
     ratio -> tokens; `ranked`: whether the finest of them serves ratios in between; `nested`: the ratios of the levels
     that are its first tokens; `coarse`: positions and the coarsest level; `fine`: finer levels, or the visual tokens to
-    make them from (`grid`); `thumb`: a JPEG. `features`: the tensors of the second part of `coarse`, if there is one.
+    make them from (`grid`); `thumb`: a JPEG. `features`: the tensors of the second part of `coarse`, if there is one;
+    `window`: the chunk's number in the window that was prefilled together, and how many chunks that has.
     """
 
     number: int
@@ -75,6 +76,7 @@ class ChunkEntry:
     thumb: ObjectRef | None
     own_axes: int = 0
     features: tuple[TensorSpec, ...] = ()
+    window: tuple[int, int] = (0, 1)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -94,6 +96,7 @@ class ChunkEntry:
             "last": self.last,
             "grid": None if self.grid is None else list(self.grid),
             **({"features": [spec.to_json() for spec in self.features]} if self.features else {}),
+            **({"window": list(self.window)} if self.window[1] > 1 else {}),
             **{name: None if (at := getattr(self, name)) is None else at.to_json() for name in _OBJECTS},
         }
 
@@ -108,6 +111,7 @@ class ChunkEntry:
         features = tuple(TensorSpec.from_json(spec) for spec in values.get("features", ()))
         if len(at["coarse"].parts) < 1 + bool(features):
             raise ValueError("features of a chunk")
+        place, size = values.get("window", (0, 1))
         return cls(
             number=int(values["number"]),
             start=float(values["start"]),
@@ -126,6 +130,7 @@ class ChunkEntry:
             fine=at["fine"],
             thumb=at["thumb"],
             features=features,
+            window=(int(place), int(size)),
         )
 
     def objects(self) -> list[ObjectRef]:

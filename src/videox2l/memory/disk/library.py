@@ -124,6 +124,7 @@ def inspect(where: str | os.PathLike[str]) -> dict[str, Any]:
         "content": head["content"],
         "complete": source.journal.facts is not None,
         "chunks": len(chunks),
+        "window_chunks": max((entry.window[1] for entry in chunks), default=1),
         "frames": sum(len(entry.pts) for entry in chunks),
         "start": chunks[0].start if chunks else None,
         "end": chunks[-1].end if chunks else None,

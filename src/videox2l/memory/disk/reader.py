@@ -322,7 +322,17 @@ def read_chunk(source: Source, entry: ChunkEntry, pack: torch.Tensor | None = No
     features = view_as(data, entry.features, at.parts[1].data) if entry.features else {}
     visual = None if entry.grid is None else StoredVisual(source, entry, positions)
     levels = StoredLevels(source, entry, level)
-    return Chunk(entry.start, entry.end, len(entry.pts), positions, levels, visual, entry.last, features=features)
+    return Chunk(
+        start=entry.start,
+        end=entry.end,
+        frames=len(entry.pts),
+        positions=positions,
+        levels=levels,
+        visual=visual,
+        last=entry.last,
+        features=features,
+        window=entry.window,
+    )
 
 
 def read_features(source: Source, names: Sequence[str]) -> list[dict[str, Tensor]]:

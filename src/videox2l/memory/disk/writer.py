@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -112,6 +112,7 @@ class MemoryWriter:
                 features=tuple(
                     TensorSpec(name, dtype_name(mark.dtype), tuple(mark.shape)) for name, mark in chunk.features.items()
                 ),
+                window=chunk.window,
             )
             self._journal(entry.to_json())
         return read_chunk(self.source, entry)
@@ -183,9 +184,10 @@ class MemoryWriter:
 
 
 @contextlib.contextmanager
-def open_writer(place: ObjectStore, head: Head) -> Iterator[MemoryWriter]:
+def open_writer(place: ObjectStore, head: Head, kept: Collection[str] = ()) -> Iterator[MemoryWriter]:
     """Begin a memory, or go on with the one that is there; nobody else can write meanwhile.
 
+    `kept`: names of settings that stay what they are in the memory that is there.
     Raises MemoryFileError when the place is taken by something else, by a memory with other settings or of another
     video (it says what differs), or by another writer.
     """
@@ -202,7 +204,7 @@ def open_writer(place: ObjectStore, head: Head) -> Iterator[MemoryWriter]:
                 place.write(MANIFEST, [pack_manifest({**head.to_json(), "prefix": at.to_json()})])
         source = _opened(place, LevelCache(0))
         wanted = head.to_json()
-        wrong = describe_differences(_compared(source.head), _compared(wanted))
+        wrong = describe_differences(_compared(source.head, kept), _compared(wanted, kept))
         if wrong:
             raise MemoryFileError(
                 f"'{place}' holds another memory ({'; '.join(wrong)}): use the same settings, or another folder"
@@ -210,8 +212,11 @@ def open_writer(place: ObjectStore, head: Head) -> Iterator[MemoryWriter]:
         yield MemoryWriter(source)
 
 
-def _compared(head: Mapping[str, Any]) -> dict[str, Any]:
-    return {**{key: head[key] for key in _COMPARED}, "identity": without_source(head["identity"])}
+def _compared(head: Mapping[str, Any], kept: Collection[str]) -> dict[str, Any]:
+    settings = {"window_chunks": 1, **head["settings"]}
+    settings = {name: value for name, value in settings.items() if name not in kept}
+    identity = without_source(head["identity"])
+    return {**{key: head[key] for key in _COMPARED}, "identity": identity, "settings": settings}
 
 
 @contextlib.contextmanager
