@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import torch
+from torch import Tensor
 
 from videox2l.ask.answer import (
     NOT_SHOWN,
@@ -28,7 +30,7 @@ from videox2l.ask.view import LoadedView, View, with_lines
 from videox2l.engine.backbone import Backbone, warn_beyond
 from videox2l.engine.decode import StopText, TextStream, TokenGenerator, advance
 from videox2l.engine.schema import SchemaGrammar
-from videox2l.errors import SettingsError
+from videox2l.errors import MemoryFileError, ModelError, SettingsError, X2LError
 from videox2l.memory import CacheLayout, Memory, Plan, build_cache, update_cache
 from videox2l.options import AskOptions, check_text
 from videox2l.select import Budget, Selector, bound, budget_for, selector_by_name
@@ -36,6 +38,7 @@ from videox2l.select.probes import Attribution, Explainer
 from videox2l.types import TextTokens, Turn, VideoInfo
 from videox2l.units import format_range
 
+_LARGEST = 1e18  # of a key or value: the square of what is more overflows in float32
 STAGES = ("select", "reload", "prefill", "decode")
 OnText = Callable[[str], None]
 Prompt = Callable[[str, Sequence[Turn]], TextTokens]
@@ -291,9 +294,37 @@ def prefill(
         warn_beyond(run.backbone, last, "the question with its answer")
         positions = run.backbone.text_positions(layout.next_position, len(text))
         hidden = run.backbone.forward(text.embeds, positions, layout.cache)
-        generator.begin(layout.cache, run.backbone.logits(hidden[-1:])[0], layout.next_position + len(text))
+        logits = run.backbone.logits(hidden[-1:])[0]
+        least, most = (float(x) for x in torch.aminmax(logits))
+        if not (math.isfinite(most) and least < most):  # NaN wins over every number, and so does Inf
+            raise _overflow(reloaded, logits)
+        generator.begin(layout.cache, logits, layout.next_position + len(text))
         steps.prefilled += len(text)
         return generator
+
+
+def _overflow(reloaded: Reloaded, logits: Tensor) -> X2LError:
+    """Return the error about logits that say nothing: it names the chunk whose KVs are the cause, if it is one's."""
+    memory = reloaded.memory
+    for number, (chunk, ratio) in enumerate(zip(memory.chunks, reloaded.plan.ratios, strict=True)):
+        level = chunk.level(ratio)
+        if (layer := _too_large(level.keys, level.values)) is not None:
+            where = f"layer {layer} of chunk {number} ({format_range(chunk.start, chunk.end)})"
+            return MemoryFileError(f"the KVs in {where} hold NaN, Inf or numbers near it: ingest the video again")
+    if (layer := _too_large(*memory.prefix)) is not None:
+        where = f"layer {layer} of the text before the video"
+        return MemoryFileError(f"the KVs in {where} hold NaN, Inf or numbers near it: ingest the video again")
+    dtype = str(logits.dtype).removeprefix("torch.")
+    cure = "or the weights hold NaN" if dtype == "float32" else "load the model with dtype 'bfloat16' or 'float32'"
+    return ModelError(f"the logits behind the question are not finite, or all the same: numbers overflow; {cure}")
+
+
+def _too_large(*tensors: Tensor) -> int | None:
+    """Return the first layer in which keys or values (layers, heads, n, head_dim) overflow, if there is one."""
+    for layer, pieces in enumerate(zip(*tensors, strict=True)):
+        if not all(float(piece.float().abs().max()) < _LARGEST for piece in pieces if piece.numel()):
+            return layer
+    return None
 
 
 def _step(generator: TokenGenerator, steps: StepRecorder) -> Generator[TokenGenerator, None, int | None]:
