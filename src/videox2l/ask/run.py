@@ -314,9 +314,9 @@ def _overflow(reloaded: Reloaded, logits: Tensor) -> X2LError:
     if (layer := _too_large(*memory.prefix)) is not None:
         where = f"layer {layer} of the text before the video"
         return MemoryFileError(f"the KVs in {where} hold NaN, Inf or numbers near it: ingest the video again")
-    dtype = str(logits.dtype).removeprefix("torch.")
-    cure = "or the weights hold NaN" if dtype == "float32" else "load the model with dtype 'bfloat16' or 'float32'"
-    return ModelError(f"the logits behind the question are not finite, or all the same: numbers overflow; {cure}")
+    whole = logits.dtype == torch.float32
+    cure = "fetch the model again, its weights hold NaN" if whole else "load it with dtype 'bfloat16' or 'float32'"
+    return ModelError(f"the model's logits behind the question are not finite, or all the same: {cure}")
 
 
 def _too_large(*tensors: Tensor) -> int | None:
