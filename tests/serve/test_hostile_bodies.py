@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.serve.conftest import Served
+from tests.serve.conftest import Served, start
 from videox2l.options import AskKeywords, IngestKeywords
 
 EVIL: list[Any] = [
@@ -33,6 +34,22 @@ def post(served: Served, path: str, body: Any, raw: bytes | None = None) -> None
         assert set(error) == {"message", "type", "param", "code"}
         assert error["message"].isprintable(), error["message"]
         assert len(error["message"]) < 1500
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, clip: Path) -> Iterator[Served]:
+    """A server of its own: what is sent leaves memories behind."""
+    server = start(tmp_path_factory.mktemp("library"), "--demo", "--allow-files", str(clip.parent))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def demo(served: Served) -> str:
+    """The id of the demo video's memory."""
+    name: str = httpx.get(f"{served.url}/v1/memories").json()["data"][-1]["id"]
+    assert served.memory(name)["state"] == "complete"
+    return name
 
 
 @pytest.fixture
