@@ -19,7 +19,7 @@ from tests.test_cli_chat import x2l
 from tests.test_why_and_plot import made_up, moment
 from videox2l import Memory, SettingsError
 from videox2l.ask.answer import Answer
-from videox2l.takeaway import write_moments, write_report
+from videox2l.takeaway import moments_text, report_page, write_moments, write_report
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,35 @@ def test_lists_of_moments(tmp_path: Path, memory: Memory) -> None:
     )
     with pytest.raises(SettingsError, match="end its name in"):
         write_moments([ANSWER], tmp_path / "a.txt", memory)
+
+
+def test_a_table_holds_no_formulas(memory: Memory) -> None:
+    """What a video shows may be written to run in a spreadsheet; numbers stay numbers."""
+    hostile = replace(ANSWER, text='=HYPERLINK("http://x")', question="-1 ?")
+    (row,) = csv.DictReader(moments_text([hostile], ".csv", memory).splitlines())
+    assert (row["answer"], row["question"], row["score"]) == ("'=HYPERLINK(\"http://x\")", "'-1 ?", "0.5")
+    (row,) = csv.DictReader(moments_text([replace(ANSWER, text="yes", question="a-1 ?")], ".csv", memory).splitlines())
+    assert (row["answer"], row["question"]) == ("yes", "a-1 ?")
+
+
+def test_answers_about_several_videos(memory: Memory) -> None:
+    """Each moment under its own video: pictures, lines and links go by the name in the evidence."""
+    evidence = [replace(moment(1, 0.5, "score rank 1"), memory=name) for name in ("a", "b")]
+    answer = replace(ANSWER, evidence=tuple(evidence))
+    both = {"a": memory, "b": memory}
+    page = report_page([answer], both, place="/#m={memory}&t={start:.0f}")
+    tags = Tags()
+    tags.feed(page)
+    assert [source for source in tags.sources if source[0] == "/"] == ["/#m=a&t=8", "/#m=b&t=8"]
+    assert tags.tags.count("svg") == tags.tags.count("img") == 2
+    assert "nasa_13013.mp4 00:08-00:16</a>" in page
+    assert "nasa_13013.mp4 (2) 00:08-00:16</a>" in page
+    rows = list(csv.DictReader(moments_text([answer], ".csv", both).splitlines()))
+    assert [row["video"] for row in rows] == ["nasa_13013.mp4"] * 2
+    with pytest.raises(SettingsError, match=r"of one video, and these are of 2: take \.csv"):
+        moments_text([answer], ".srt", both)
+    with pytest.raises(KeyError):
+        report_page([answer], {"a": memory, "c": memory})
 
 
 class Tags(HTMLParser):

@@ -9,7 +9,8 @@ import logging
 import re
 import secrets
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
@@ -26,7 +27,8 @@ from starlette.datastructures import UploadFile as StarletteUpload
 from starlette.exceptions import HTTPException
 
 from videox2l.ask.answer import Answer
-from videox2l.errors import X2LError
+from videox2l.errors import SettingsError, X2LError
+from videox2l.memory import Memory
 from videox2l.memory.disk import library
 from videox2l.serve.catalog import ACTIVE, MemoryRecord
 from videox2l.serve.chat import ChatQuestion, ChatRequest, Completion, Reply, question_of
@@ -39,6 +41,8 @@ from videox2l.serve.schema import (
     CONTENT_RANGE,
     ERRORS,
     EVENTS,
+    REPORT,
+    REPORT_TYPES,
     SUBTITLES,
     DeletedReply,
     FileList,
@@ -47,12 +51,13 @@ from videox2l.serve.schema import (
     MemoryReply,
     MemoryRequest,
     ReportRequest,
+    SeveralReportRequest,
     SubtitlesRequest,
     UploadRequest,
     content,
 )
 from videox2l.serve.service import Service
-from videox2l.takeaway import report_page
+from videox2l.takeaway import moments_text, report_page
 from videox2l.version import __version__
 from videox2l.video.subtitles import parse_subtitles
 
@@ -531,17 +536,47 @@ def video(request: Request, name: str) -> FileResponse:
     return FileResponse(record.video, media_type="video/mp4")
 
 
-@router.post("/v1/memories/{name}/report", response_class=Response, responses={200: content("text/html", "The page.")})
+@router.post("/v1/memories/{name}/report", response_class=Response, responses=REPORT)
 def report(request: Request, name: str, body: ReportRequest) -> Response:
-    """Answers about a memory as one page that stands alone, with links to their moments on the page of the server."""
-    catalog = _service(request).catalog
-    memory = catalog.memory(catalog.get(name, _client(request, "ask"))).snapshot()
-    place = f"{quote(str(request.base_url), safe=':/[]')}#m={quote(name)}&t={{start:.3f}}"
+    """Answers as a page that stands alone, with links to their moments on the page of the server, or as a list of them.
+
+    Of answers about several memories the moments of this one are taken.
+    """
+    return _report(request, [name], body)
+
+
+@router.post("/v1/report", response_class=Response, responses=REPORT)
+def report_of_several(request: Request, body: SeveralReportRequest) -> Response:
+    """The same of answers about several memories. Of lists of moments only csv has room for the names of videos."""
+    return _report(request, list(dict.fromkeys(body.memories)), body)
+
+
+def _report(request: Request, names: list[str], body: ReportRequest) -> Response:
+    catalog, client, kind = _service(request).catalog, _client(request, "ask"), body.format
+    memories = {name: catalog.memory(catalog.get(name, client)).snapshot() for name in names}
+    answers = [Answer.from_dict(values) for values in body.answers]
+    about: Memory | Mapping[str, Memory] = memories
+    if len(names) == 1:
+        about = memories[names[0]]
+        answers = [_alone(answer, names[0]) for answer in answers]
+    base, memory = quote(str(request.base_url), safe=":/[]"), quote(names[0]) if len(names) == 1 else "{memory}"
     try:
-        page = report_page([Answer.from_dict(values) for values in body.answers], memory, place=place)
-    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        if kind == "html":
+            text = report_page(answers, about, place=f"{base}#m={memory}&t={{start:.3f}}")
+        else:
+            text = moments_text(answers, f".{kind}", about)
+    except SettingsError:
+        raise
+    except (TypeError, ValueError, AttributeError, LookupError, OverflowError) as error:
         raise APIError(400, f"these are no answers about this memory: {error}", param="answers") from None
-    return Response(page, media_type="text/html", headers={"Content-Disposition": 'attachment; filename="report.html"'})
+    headers = {"Content-Disposition": f'attachment; filename="report.{kind}"'}
+    return Response(text, media_type=REPORT_TYPES[kind], headers=headers)
+
+
+def _alone(answer: Answer, name: str) -> Answer:
+    """Return what of an answer about several memories is about one, as an answer about that."""
+    evidence = (replace(moment, memory="") for moment in answer.evidence if moment.memory in ("", name))
+    return replace(answer, evidence=tuple(evidence))
 
 
 @router.get(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from videox2l.memory import Memory
 class _Entry:
     answer: Answer
     moment: Evidence
+    memory: Memory
 
     @property
     def words(self) -> str:
@@ -32,14 +33,28 @@ def check_moments(path: str | Path) -> Path:
 def write_moments(answers: Sequence[Answer], path: str | Path, memory: Memory) -> None:
     """Write the re-loaded moments of answers, in order of time; the format follows from the ending of `path`.
 
-    .srt, .vtt: each moment as a cue with the question and the answer. .csv: one row per moment. .edl: each moment as a
+    .srt, .vtt: each moment as a cue with the question and the answer. .csv: one row per moment, with a
+    quote before words that a spreadsheet would take for a formula. .edl: each moment as a
     cut of the video, one after the other, for an editor; its time code counts frames from the first one of the video,
     at the video's average rate, without drop frames. Raises SettingsError.
     """
     target = check_moments(path)
-    entries = [_Entry(answer, moment) for answer in answers for moment in answer.reloaded]
-    entries.sort(key=lambda entry: (entry.moment.start, entry.moment.end))
-    target.write_text(_FORMATS[target.suffix.lower()](entries, memory), encoding="utf-8", newline="")
+    target.write_text(moments_text(answers, target.suffix.lower(), memory), encoding="utf-8", newline="")
+
+
+def moments_text(answers: Sequence[Answer], ending: str, memory: Memory | Mapping[str, Memory]) -> str:
+    """Return what `write_moments` writes in a file of this ending, such as ".srt".
+
+    `memory`: of answers about several, all of them, by the names in `Evidence.memory`; a list that has no room for the
+    name of a video is refused then. Raises SettingsError, and KeyError for a moment of another memory.
+    """
+    memories = {"": memory} if isinstance(memory, Memory) else memory
+    if len(memories) > 1 and ending != ".csv":
+        raise SettingsError(f"{ending} holds moments of one video, and these are of {len(memories)}: take .csv")
+    places = list(memories)
+    entries = [_Entry(answer, moment, memories[moment.memory]) for answer in answers for moment in answer.reloaded]
+    entries.sort(key=lambda entry: (places.index(entry.moment.memory), entry.moment.start, entry.moment.end))
+    return _FORMATS[ending](entries, next(iter(memories.values())))
 
 
 def check_target_file(path: str | Path, endings: Sequence[str], what: str) -> Path:
@@ -72,13 +87,17 @@ def _vtt(entries: Sequence[_Entry], _: Memory) -> str:
     return "\n".join(["WEBVTT\n", *cues])
 
 
-def _csv(entries: Sequence[_Entry], memory: Memory) -> str:
+def _csv(entries: Sequence[_Entry], _: Memory) -> str:
+    def plain(words: str) -> str:
+        """Return words that no spreadsheet takes for a formula: what a video shows may be written to be one."""
+        return f"'{words}" if words.startswith(("=", "+", "-", "@", "\t", "\r")) else words
+
     text = io.StringIO()
     table = csv.writer(text)
     table.writerow(["start", "end", "chunk", "level", "score", "reason", "question", "answer", "video"])
     for e in entries:
-        m, source = e.moment, memory.manifest.get("source", "")
-        table.writerow([m.start, m.end, m.chunk, m.level, m.score, m.reason, e.answer.question, e.answer.text, source])
+        m, words = e.moment, (e.answer.question, e.answer.text, str(e.memory.manifest.get("source", "")))
+        table.writerow([m.start, m.end, m.chunk, m.level, m.score, m.reason, *map(plain, words)])
     return text.getvalue()
 
 

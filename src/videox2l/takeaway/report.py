@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
@@ -48,45 +49,72 @@ def write_report(
     target.write_text(report_page(answers, memory, video, place), encoding="utf-8")
 
 
-def report_page(answers: Sequence[Answer], memory: Memory, video: str | Path | None = None, place: str = "") -> str:
-    """Return the page of `write_report`. `place`: the address of a moment, with {start} and {end} (seconds) in it."""
-    source = escape(str(memory.manifest.get("source", "video")))
-    head = f"<!doctype html>\n<html lang='en'><meta charset='utf-8'><title>{source}</title><style>{_STYLE}</style>"
-    facts = f"{format_time(memory.duration)}, {len(memory)} chunks"
-    parts = [_section(answer, memory, thumbnails_of(answer.reloaded, memory, video), place) for answer in answers]
-    body = f"<h1>{source}</h1><p class='quiet'>{facts}</p>" + "\n".join(parts)
+def report_page(
+    answers: Sequence[Answer], memory: Memory | Mapping[str, Memory], video: str | Path | None = None, place: str = ""
+) -> str:
+    """Return the page of `write_report`.
+
+    `memory`: of answers about several, all of them, by the names in `Evidence.memory`; KeyError is raised for a moment
+    of another one. `place`: the address of a moment, with {memory} (that name), {start} and {end} (seconds) in it.
+    """
+    memories = {"": memory} if isinstance(memory, Memory) else memory
+    names = [str(one.manifest.get("source", "video")) for one in memories.values()]
+    labels = {
+        name: f"{text} ({n})" if text in names[: n - 1] else text
+        for n, (name, text) in enumerate(zip(memories, names, strict=True), 1)
+    }
+    title = escape(", ".join(labels.values()))
+    head = f"<!doctype html>\n<html lang='en'><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style>"
+    facts = "; ".join(f"{format_time(one.duration)}, {len(one)} chunks" for one in memories.values())
+    parts = [_section(answer, memories, labels, video, place) for answer in answers]
+    body = f"<h1>{title}</h1><p class='quiet'>{facts}</p>" + "\n".join(parts)
     return f"{head}\n<body>{body}</body></html>\n"
 
 
-def _section(answer: Answer, memory: Memory, pictures: Sequence[Thumbnail], place: str) -> str:
-    images = {picture.moment.chunk: _data_uri(picture) for picture in pictures}
+def _section(
+    answer: Answer, memories: Mapping[str, Memory], labels: Mapping[str, str], video: str | Path | None, place: str
+) -> str:
+    images = {
+        (name, picture.moment.chunk): _data_uri(picture)
+        for name, memory in memories.items()
+        for picture in thumbnails_of([m for m in answer.reloaded if m.memory == name], memory, video)
+    }
+    titles = labels if len(memories) > 1 else dict.fromkeys(labels, "")
     figures = []
     for moment in answer.reloaded:
-        image = f"<img alt='' src='{images[moment.chunk]}'>" if moment.chunk in images else ""
+        memory, key = memories[moment.memory], (moment.memory, moment.chunk)
+        image = f"<img alt='' src='{images[key]}'>" if key in images else ""
         said = " ".join(line.text for line in cues_within(memory.subtitles, moment.start, moment.end))
         score = "" if moment.score is None else f", score {moment.score:.3g}"
-        times = format_range(moment.start, moment.end)
+        times = f"{escape(titles[moment.memory])} {format_range(moment.start, moment.end)}".strip()
         if place:
-            times = f"<a href='{escape(place.format(start=moment.start, end=moment.end))}'>{times}</a>"
+            address = place.format(memory=moment.memory, start=moment.start, end=moment.end)
+            times = f"<a href='{escape(address)}'>{times}</a>"
         told = f"{times} <span class='quiet'>{escape(moment.reason)}{score}</span>"
         words = f"<br><q>{escape(said)}</q>" if said else ""
         figures.append(f"<figure>{image}<figcaption>{told}{words}</figcaption></figure>")
     thought = f"<details><summary>thought</summary>{escape(answer.thought)}</details>" if answer.thought else ""
+    named = replace(answer, evidence=tuple(replace(m, memory=titles[m.memory]) for m in answer.evidence))
+    lines = "".join(
+        f"<p class='quiet'>{escape(title)}</p>{_time_line(named, title)}" if title else _time_line(named)
+        for title in titles.values()
+    )
     return (
         f"<h2>{escape(answer.question)}</h2>{thought}<p class='answer'>{escape(answer.text) or '(no text)'}</p>"
-        f"{_time_line(answer)}<div>{''.join(figures)}</div><p class='quiet'>{escape(answer.cost_line())}</p>"
+        f"{lines}<div>{''.join(figures)}</div><p class='quiet'>{escape(named.cost_line())}</p>"
     )
 
 
-def _time_line(answer: Answer) -> str:
-    """Return the scores of the chunks over time as SVG; what was re-loaded is orange."""
-    if not answer.evidence:
+def _time_line(answer: Answer, memory: str = "") -> str:
+    """Return the scores of the chunks of one video over time as SVG; what was re-loaded is orange."""
+    evidence = [moment for moment in answer.evidence if moment.memory == memory]
+    if not evidence:
         return ""
-    start, end = answer.evidence[0].start, max(moment.end for moment in answer.evidence)
+    start, end = evidence[0].start, max(moment.end for moment in evidence)
     scores = [moment.score for moment in answer.evidence if moment.score is not None]
     low, span = min(scores, default=0.0), (max(scores, default=0.0) - min(scores, default=0.0)) or 1.0
     bars = []
-    for moment in answer.evidence:
+    for moment in evidence:
         x, width = (1000 * (t - a) / (end - start) for t, a in ((moment.start, start), (moment.end, moment.start)))
         height = 60.0 if moment.score is None else 6 + 54 * (moment.score - low) / span
         title = f"{format_range(moment.start, moment.end)}: {moment.level} {moment.reason}"
