@@ -137,7 +137,7 @@ async def page() -> FileResponse:
 @router.get("/page/{name}", include_in_schema=False)
 async def part_of_page(name: str) -> FileResponse:
     """A part of the page."""
-    if name not in ("app.js", "style.css"):
+    if name not in ("app.js", "server.js", "style.css"):
         raise APIError(404, "there is no such page")
     return FileResponse(PAGE / name, headers={"Cache-Control": "no-cache"})
 
