@@ -55,7 +55,7 @@ def test_a_table_holds_no_formulas(memory: Memory) -> None:
     """What a video shows may be written to run in a spreadsheet; numbers stay numbers."""
     hostile = replace(ANSWER, text='=HYPERLINK("http://x")', question="-1 ?")
     (row,) = csv.DictReader(moments_text([hostile], ".csv", memory).splitlines())
-    assert (row["answer"], row["question"], row["score"]) == ("'=HYPERLINK(\"http://x\")", "'-1 ?", "0.5")
+    assert (row["answer"], row["question"], row["score"]) == ('\'=HYPERLINK("http://x")', "'-1 ?", "0.5")
     (row,) = csv.DictReader(moments_text([replace(ANSWER, text="yes", question="a-1 ?")], ".csv", memory).splitlines())
     assert (row["answer"], row["question"]) == ("yes", "a-1 ?")
 

@@ -553,16 +553,19 @@ def report_of_several(request: Request, body: SeveralReportRequest) -> Response:
 
 def _report(request: Request, names: list[str], body: ReportRequest) -> Response:
     catalog, client, kind = _service(request).catalog, _client(request, "ask"), body.format
-    memories = {name: catalog.memory(catalog.get(name, client)).snapshot() for name in names}
+    memories = {}
+    for record in (catalog.get(name, client) for name in names):
+        memory = catalog.memory(record).snapshot()  # whose file may be an upload's, that has no name
+        memories[record.id] = replace(memory, manifest={**memory.manifest, "source": record.name})
     answers = [Answer.from_dict(values) for values in body.answers]
     about: Memory | Mapping[str, Memory] = memories
     if len(names) == 1:
         about = memories[names[0]]
         answers = [_alone(answer, names[0]) for answer in answers]
-    base, memory = quote(str(request.base_url), safe=":/[]"), quote(names[0]) if len(names) == 1 else "{memory}"
+    base, at = quote(str(request.base_url), safe=":/[]"), quote(names[0]) if len(names) == 1 else "{memory}"
     try:
         if kind == "html":
-            text = report_page(answers, about, place=f"{base}#m={memory}&t={{start:.3f}}")
+            text = report_page(answers, about, place=f"{base}#m={at}&t={{start:.3f}}")
         else:
             text = moments_text(answers, f".{kind}", about)
     except SettingsError:

@@ -144,12 +144,15 @@ for (const kind of ["dragover", "dragleave", "drop"])
 function choose(id) {
   problem("");
   if (state.id === null) return open(id);
-  const others = state.asked.filter((asked) => asked !== id);
-  if (!state.asked.includes(id)) others.push(id);
-  if (!others.length) return list(); // one is always asked about
-  const asked = [...state.memories].reverse().map((memory) => memory.id).filter((one) => others.includes(one));
-  open(asked.includes(state.id) ? state.id : asked[0], { asked });
+  const asked = inOrder((one) => (one === id) !== state.asked.includes(one));
+  if (asked.length) open(asked.includes(state.id) ? state.id : asked[0], { asked });
+  else $("library").querySelector(`[data-key="ask ${id}"]`).checked = true; // one is always asked about
 }
+const inOrder = (wanted) => [...state.memories].reverse().map((memory) => memory.id).filter(wanted); // oldest first
+$("every").onclick = () => {
+  const asked = inOrder((id) => memoryOf(id).chunks);
+  if (asked.length) open(asked.includes(state.id) ? state.id : asked[0], { asked });
+};
 $("alone").onclick = () => open(state.id, { asked: [state.id] });
 function address(seconds = null) {
   const also = state.asked.filter((id) => id !== state.id);
@@ -184,7 +187,7 @@ async function open(id, { at = null, asked = state.asked.includes(id) ? state.as
   list();
   describe();
   await timeline(at);
-  if (another) $("view").scrollIntoView({ block: "nearest" });
+  if (another && !(first && at === null)) $("view").scrollIntoView({ block: "nearest" });
   watch();
 }
 function play(memory) {
@@ -279,7 +282,7 @@ function draw() {
     reached = last[1];
   }
   const unread = !state.complete && state.duration > reached + 0.01;
-  if (unread) parts.push(gap("unread", reached, state.duration, "not read yet"));
+  if (unread) parts.push(gap("unread", reached, state.duration, "not read"));
   const focused = document.activeElement?.dataset?.chunk;
   $("timeline").replaceChildren(...parts);
   $("timeline").classList.toggle("dense", state.chunks.length > 120);
@@ -493,11 +496,15 @@ function restore() {
 }
 $("ask").onsubmit = (event) => {
   event.preventDefault();
-  if (state.stop) return state.stop.abort();
   const question = $("question").value.trim();
-  if (!question) return;
+  if (!question || state.stop) return;
   $("question").value = "";
   ask({ question, choices: $("choices").value.trim(), abstain: $("abstain").value === "" ? null : Number($("abstain").value) });
+};
+$("send").onclick = (event) => {
+  if (!state.stop) return;
+  event.preventDefault(); // no question is needed to stop one
+  state.stop.abort();
 };
 
 // What is taken away
@@ -520,7 +527,7 @@ async function follow() {
   const id = wanted.get("m"), at = wanted.has("t") ? Math.max(0, Number(wanted.get("t")) || 0) : null;
   if (!id) return false;
   const ids = [id, ...(wanted.get("also") ?? "").split(",")];
-  const asked = [...state.memories].reverse().map((memory) => memory.id).filter((one) => ids.includes(one));
+  const asked = inOrder((one) => ids.includes(one));
   await open(id, { at, asked: asked.includes(id) ? asked : [id] });
   return true;
 }
