@@ -302,6 +302,23 @@ def test_errors_are_words(served: Served, demo: str, pages: Pages) -> None:
     page.locator("#novideo", has_text="This browser cannot play this video").wait_for()
 
 
+def test_a_file_that_is_no_video(served: Served, demo: str, tmp_path: Path, pages: Pages) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"this is no video" * 100)
+    page = pages()
+    page.goto(served.url)
+    page.set_input_files("#file", str(tmp_path / "broken.mp4"))
+    page.locator("#note", has_text="It could not be read: 'broken.mp4' is not a video that can be read").wait_for()
+    assert page.locator("#ask").is_hidden()
+    broken = page.locator("#library li", has_text="could not be read")
+    assert broken.locator("input").is_disabled()
+    page.locator(f"[data-key='ask {demo}']").click()  # what cannot be asked is not asked about with it
+    page.locator("#title", has_text="demo.mp4").wait_for()
+    assert page.locator("#about").is_hidden()
+    assert page.locator("#ask").is_visible()
+    name = page.evaluate("document.querySelector('#library [data-key^=ask]:disabled').dataset.key").split()[1]
+    assert httpx.delete(f"{served.url}/v1/memories/{name}").json()["deleted"]
+
+
 def test_an_answer_is_stopped(served: Served, demo: str, pages: Pages) -> None:
     page = pages()
     page.goto(f"{served.url}/#m={demo}")

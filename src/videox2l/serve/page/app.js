@@ -54,7 +54,7 @@ function words(memory) {
   const { frames, expected_frames: all, seconds_left: left } = memory.progress;
   return {
     queued: "waiting", ingesting: `reading ${frames} of ${all ?? "?"} frames${left ? `, ${clock(left)} left` : ""}`,
-    failed: memory.error ?? "failed", cancelled: "stopped before its end", complete: memory.duration ? clock(memory.duration) : "ready",
+    failed: "could not be read", cancelled: "stopped before its end", complete: memory.duration ? clock(memory.duration) : "ready",
   }[memory.state];
 }
 const entries = new Map(); // those that stay as they are keep their element, so that no click is lost
@@ -144,7 +144,7 @@ for (const kind of ["dragover", "dragleave", "drop"])
 function choose(id) {
   problem("");
   if (state.id === null) return open(id);
-  const asked = inOrder((one) => (one === id) !== state.asked.includes(one));
+  const asked = inOrder((one) => memoryOf(one).chunks && (one === id) !== state.asked.includes(one));
   if (asked.length) open(asked.includes(state.id) ? state.id : asked[0], { asked });
   else $("library").querySelector(`[data-key="ask ${id}"]`).checked = true; // one is always asked about
 }
@@ -201,7 +201,8 @@ $("player").onerror = () => {
   if (!$("player").getAttribute("src")) return;
   $("player").hidden = true;
   $("novideo").hidden = false;
-  $("novideo").textContent = "This browser cannot play this video; it can be asked all the same, and moments have a picture.";
+  const rest = memoryOf(state.id)?.chunks ? "; it can be asked all the same, and moments have a picture." : ".";
+  $("novideo").textContent = `This browser cannot play this video${rest}`;
 };
 function describe() {
   if (state.id === null) return;
@@ -215,14 +216,15 @@ function describe() {
   $("question").placeholder = many ? "Ask about these videos" : "Ask about this video";
   $("take").hidden = !state.turns.some((turn) => turn.told);
   $("take").querySelector("[data-format=srt]").textContent = many ? `Moments of ${nameOf(state.id)} as SRT` : "Moments as SRT";
-  const read = state.chunks.length ? `what was read, up to ${clock(state.chunks.at(-1).end)}, can be asked.` : "nothing of it can be asked.";
+  const read = state.chunks.length ? `What was read, up to ${clock(state.chunks.at(-1).end)}, can be asked.` : "Nothing of it can be asked.";
   const notes = {
     queued: "This video waits to be read.", ingesting: "This video is being read; what is read can be asked already.",
-    failed: `It could not be read: ${memory?.error ?? "the log of the server says why"} - ${read}`,
-    cancelled: `The reading was stopped: ${read}`,
+    failed: `It could not be read: ${memory?.error ?? "the log of the server says why"} ${read}`,
+    cancelled: `The reading was stopped. ${read}`,
   };
   const told = [notes[memory?.state], ...(memory?.warnings ?? []).slice(0, 3)].filter(Boolean);
   $("note").textContent = told.join(" ");
+  $("ask").hidden = !state.chunks.length && !(memory && (memory.chunks || active(memory))); // nothing will come
   $("note").hidden = !told.length;
 }
 
