@@ -21,7 +21,7 @@ from tests.test_cli_chat import x2l
 from tests.test_why_and_plot import made_up, moment
 from videox2l import Memory, SettingsError
 from videox2l.ask.answer import Answer
-from videox2l.takeaway import write_moments, write_report
+from videox2l.takeaway import moments_text, write_moments, write_report
 from videox2l.takeaway.moments import time_code
 from videox2l.video import ClipCutter
 
@@ -113,6 +113,15 @@ def test_cut_lists_drop_frames_where_the_rate_asks_for_it(
     assert f"FCM: {'DROP' if drop else 'NON-DROP'} FRAME\n" in told
     assert f"001  AX       V     C        {code} " in told
     assert (";" in told) == drop
+
+
+def test_a_table_holds_no_formulas(memory: Memory) -> None:
+    """What a video shows may be written to run in a spreadsheet; numbers stay numbers."""
+    hostile = replace(ANSWER, text='=HYPERLINK("http://x")', question="-1 ?")
+    (row,) = csv.DictReader(moments_text([hostile], ".csv", memory).splitlines())
+    assert (row["answer"], row["question"], row["score"]) == ('\'=HYPERLINK("http://x")', "'-1 ?", "0.5")
+    (row,) = csv.DictReader(moments_text([replace(ANSWER, text="yes", question="a-1 ?")], ".csv", memory).splitlines())
+    assert (row["answer"], row["question"]) == ("yes", "a-1 ?")
 
 
 class Tags(HTMLParser):

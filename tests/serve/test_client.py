@@ -144,3 +144,55 @@ def test_a_report_from_the_server(served: Served, demo: str, tmp_path: Path) -> 
     for wrong in ([{}], [{**answers[0], "evidence": [{**answers[0]["evidence"][0], "start": "<script>"}]}]):
         reply = httpx.post(f"{served.url}/v1/memories/{demo}/report", json={"answers": wrong})
         assert (reply.status_code, "<script>" in reply.text) == (400, False)
+
+
+def test_reports_of_several_memories_and_lists(served: Served, demo: str, clip: Path) -> None:
+    """All formats, of one memory and of several; what is no answer, or no memory of the client, is refused."""
+    made = httpx.post(f"{served.url}/v1/memories", json={"url": clip.as_uri()}).json()["id"]
+    assert served.memory(made)["state"] == "complete"
+    told = [{"role": "user", "content": QUESTION}]
+    both = {"messages": told, "x2l": {"memories": [demo, made], "detail": True}}
+    ours = httpx.post(f"{served.url}/v1/chat/completions", json=both, timeout=60).json()["x2l"]
+    assert (ours["memories"], ours["incomplete"], set(ours["covers"])) == ([demo, made], False, {demo, made})
+    answer = ours["answer"]
+    moments = [moment for moment in answer["evidence"] if moment["reloaded"]]
+    assert {moment["memory"] for moment in moments} == {demo, made}
+
+    def report(path: str, **body: Any) -> httpx.Response:
+        return httpx.post(f"{served.url}/v1/{path}", json={"answers": [answer], **body})
+
+    html = report("report", memories=[demo, made])
+    assert html.headers["content-disposition"] == 'attachment; filename="report.html"'
+    assert "<h1>demo.mp4, clip.mp4</h1>" in html.text
+    for moment in moments:
+        assert f"{served.url}/#m={moment['memory']}&amp;t={moment['start']:.3f}'" in html.text
+    table = report("report", memories=[demo, made], format="csv")
+    assert table.headers["content-type"].startswith("text/csv")
+    assert table.text.count("\n") == 1 + len(moments)
+    here = [moment for moment in moments if moment["memory"] == made]
+    for kind, marks in (
+        ("srt", " --> "),
+        ("vtt", " --> "),
+        ("csv", "clip.mp4"),
+        ("edl", "* COMMENT"),
+        ("html", "<img"),
+    ):
+        assert report(f"memories/{made}/report", format=kind).text.count(marks) == len(here), kind
+    assert report("report", memories=[made], format="srt").text.count(" --> ") == len(here)
+    endless = {**answer, "evidence": [{**moments[0], "start": 1e400}]}
+    for body, status, words in (
+        ({"memories": [demo, made], "format": "srt"}, 400, "take .csv"),
+        ({"memories": [demo, made], "format": "exe"}, 400, "format"),
+        ({"memories": []}, 400, "memories"),
+        ({"memories": [demo, "nothing"]}, 404, "there is no memory"),
+        ({"memories": [demo, "../../etc"]}, 404, "there is no memory"),
+        ({"memories": [demo, made], "answers": [{}]}, 400, "no answer"),
+    ):
+        reply = report("report", **body)  # type: ignore[arg-type]
+        assert (reply.status_code, words in reply.text) == (status, True), reply.text
+    data = json.dumps({"memories": [demo, made], "answers": [endless]})
+    assert "Infinity" in data
+    assert (
+        httpx.post(f"{served.url}/v1/report", content=data, headers={"Content-Type": "application/json"}).status_code
+        == 400
+    )

@@ -9,7 +9,8 @@ import logging
 import re
 import secrets
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
@@ -26,7 +27,7 @@ from starlette.datastructures import UploadFile as StarletteUpload
 from starlette.exceptions import HTTPException
 
 from videox2l.ask.answer import Answer
-from videox2l.errors import X2LError
+from videox2l.errors import SettingsError, X2LError
 from videox2l.memory.disk import library
 from videox2l.serve.catalog import ACTIVE, MemoryRecord
 from videox2l.serve.chat import ChatQuestion, ChatRequest, Completion, Reply, question_of
@@ -39,6 +40,8 @@ from videox2l.serve.schema import (
     CONTENT_RANGE,
     ERRORS,
     EVENTS,
+    REPORT,
+    REPORT_TYPES,
     SUBTITLES,
     DeletedReply,
     FileList,
@@ -47,12 +50,13 @@ from videox2l.serve.schema import (
     MemoryReply,
     MemoryRequest,
     ReportRequest,
+    SeveralReportRequest,
     SubtitlesRequest,
     UploadRequest,
     content,
 )
 from videox2l.serve.service import Service
-from videox2l.takeaway import report_page
+from videox2l.takeaway import moments_text, report_page
 from videox2l.version import __version__
 from videox2l.video.subtitles import parse_subtitles
 
@@ -132,7 +136,7 @@ async def page() -> FileResponse:
 @router.get("/page/{name}", include_in_schema=False)
 async def part_of_page(name: str) -> FileResponse:
     """A part of the page."""
-    if name not in ("app.js", "style.css"):
+    if name not in ("app.js", "server.js", "style.css"):
         raise APIError(404, "there is no such page")
     return FileResponse(PAGE / name, headers={"Cache-Control": "no-cache"})
 
@@ -531,17 +535,60 @@ def video(request: Request, name: str) -> FileResponse:
     return FileResponse(record.video, media_type="video/mp4")
 
 
-@router.post("/v1/memories/{name}/report", response_class=Response, responses={200: content("text/html", "The page.")})
+@router.post("/v1/memories/{name}/report", response_class=Response, responses=REPORT)
 def report(request: Request, name: str, body: ReportRequest) -> Response:
-    """Answers about a memory as one page that stands alone, with links to their moments on the page of the server."""
-    catalog = _service(request).catalog
-    memory = catalog.memory(catalog.get(name, _client(request, "ask"))).snapshot()
-    place = f"{quote(str(request.base_url), safe=':/[]')}#m={quote(name)}&t={{start:.3f}}"
+    """Answers as a page that stands alone, with links to their moments on the page of the server, or as a list of them.
+
+    Of answers about several memories the moments of this one are taken.
+    """
+    return _report(request, [name], body)
+
+
+@router.post("/v1/report", response_class=Response, responses=REPORT)
+def report_of_several(request: Request, body: SeveralReportRequest) -> Response:
+    """The same of answers about several memories. Of lists of moments only csv has room for the names of videos."""
+    return _report(request, list(dict.fromkeys(body.memories)), body)
+
+
+def _report(request: Request, names: list[str], body: ReportRequest) -> Response:
+    service, client, kind = _service(request), _client(request, "ask"), body.format
+    records = [service.catalog.get(name, client) for name in names]
+    taken = [record.name for record in records]
+    labels = [f"{name} ({n})" if name in taken[: n - 1] else name for n, name in enumerate(taken, 1)]
+    memories = [
+        replace(memory, manifest={**memory.manifest, "source": label})  # the file may be an upload's, that has no name
+        for label, memory in zip(labels, (service.catalog.memory(record).snapshot() for record in records), strict=True)
+    ]
+    base, ids = quote(str(request.base_url), safe=":/[]"), [record.id for record in records]
+    places = [f"{base}#m={quote(name)}&t={{start:.3f}}" for name in ids]
     try:
-        page = report_page([Answer.from_dict(values) for values in body.answers], memory, place=place).encode()
+        answers = [Answer.from_dict(values) for values in body.answers]
+        if len(names) == 1:
+            about, place = memories[0], dict(zip([""], places, strict=True))
+            answers = [_alone(answer, ids[0]) for answer in answers]
+        else:
+            about, place = service.x2l.open(memories, labels), dict(zip(labels, places, strict=True))
+            answers = [_named(answer, dict(zip(ids, labels, strict=True))) for answer in answers]
+        html = kind == "html"
+        text = report_page(answers, about, place=place) if html else moments_text(answers, f".{kind}", about)
+        data = text.encode()
+    except SettingsError:
+        raise
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
         raise APIError(400, f"these are no answers about this memory: {error}", param="answers") from None
-    return Response(page, media_type="text/html", headers={"Content-Disposition": 'attachment; filename="report.html"'})
+    headers = {"Content-Disposition": f'attachment; filename="report.{kind}"'}
+    return Response(data, media_type=REPORT_TYPES[kind], headers=headers)
+
+
+def _named(answer: Answer, labels: Mapping[str, str]) -> Answer:
+    """Return an answer whose evidence has the names of videos in place of the ids of memories."""
+    return replace(answer, evidence=tuple(replace(moment, memory=labels[moment.memory]) for moment in answer.evidence))
+
+
+def _alone(answer: Answer, name: str) -> Answer:
+    """Return what of an answer about several memories is about one, as an answer about that."""
+    evidence = (replace(moment, memory="") for moment in answer.evidence if moment.memory in ("", name))
+    return replace(answer, evidence=tuple(evidence))
 
 
 @router.get(

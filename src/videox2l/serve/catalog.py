@@ -337,9 +337,10 @@ class Catalog:
         log.warning("ingest", extra={"fields": fields}, exc_info=not told)
         with self._lock:
             record.state = "failed"
-            record.error = (
-                plain_line(str(error)) if told else f"the server failed ({type(error).__name__}): its log says more"
-            )
+            record.error = f"the server failed ({type(error).__name__}): its log says more"
+            if told:  # by the name that its owner knows, not that of the file here
+                words = str(error).replace(f"'{Path(record.video or '').name}'", f"'{record.name}'")
+                record.error = plain_line(words)
             try:
                 if record.id in self._deleted:
                     self._remove(record)

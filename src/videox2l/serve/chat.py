@@ -101,7 +101,7 @@ def question_of(request: ChatRequest, longest: int) -> ChatQuestion:
     several = _memories(ours.pop("memories", None))
     options = _ask_options(request, ours, longest)
     if several and not videos and memory is None:
-        return ChatQuestion(text, history, system, None, None, options, {}, several)
+        return ChatQuestion(text, history, system, None, None, options, {}, several, detail is True)
     if several:
         raise APIError(
             400, "x2l.memories does not go with another video: put its memory there too", param="x2l.memories"
@@ -284,13 +284,18 @@ class Reply:
         """Return what is ours of a response."""
         answer, ranks = self.answer, score_ranks(self.answer.evidence)
         reasons = [answer.why(at) for at in self.why]
-        memory = next(iter(self.covers)) if len(self.covers) == 1 else None
+        about = {
+            "memory": next(iter(self.covers)) if len(self.covers) == 1 else None,
+            "memories": list(self.covers),
+            "system": self.system,
+            "incomplete": not self.complete,
+            "covers": list(*self.covers.values()) if len(self.covers) == 1 else self.covers,
+        }
         if self.detail:
             why = [{**asdict(reason), "lines": reason.lines()} for reason in reasons]
-            return {"memory": memory, "answer": answer.to_dict(), "why": why, "system": self.system}
+            return {**about, "answer": answer.to_dict(), "why": why}
         return {
-            "memory": memory,
-            "memories": list(self.covers),
+            **about,
             "evidence": [{**asdict(moment), "rank": rank} for moment, rank in zip(answer.evidence, ranks, strict=True)],
             "cost": asdict(answer.cost),
             "entropy": None if answer.confidence is None else answer.confidence.entropy,
@@ -298,9 +303,6 @@ class Reply:
             "draft": answer.draft,
             "choices": [asdict(choice) for choice in answer.choices],
             "steps": len(answer.steps),
-            "system": self.system,
-            "incomplete": not self.complete,
-            "covers": list(*self.covers.values()) if len(self.covers) == 1 else self.covers,
             "why": [{"seconds": reason.seconds, "lines": reason.lines()} for reason in reasons],
         }
 

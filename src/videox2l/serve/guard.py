@@ -26,7 +26,7 @@ PATIENCE = 60.0
 LINGER = 256 << 10
 """Bytes of a request that are still read before a reply that did not want them."""
 COOKIE = "x2l_session"
-OPEN = ("/", "/health", "/ready", "/page/app.js", "/page/style.css", "/favicon.ico")
+OPEN = ("/", "/health", "/ready", "/page/app.js", "/page/server.js", "/page/style.css", "/favicon.ico")
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -38,9 +38,19 @@ class SubtitlesRequest(BaseModel):
 
 
 class ReportRequest(BaseModel):
-    """Answers, each as `x2l.answer` of a response with `"detail": true`."""
+    """Answers, each as `x2l.answer` of a response with `"detail": true`, and what is made of them.
+
+    `format`: a page (html), or a list of their re-loaded moments.
+    """
 
     answers: list[dict[str, Any]] = Field(min_length=1, max_length=1000)
+    format: Literal["html", "srt", "vtt", "csv", "edl"] = "html"
+
+
+class SeveralReportRequest(ReportRequest):
+    """Answers about several memories, and the ids of these."""
+
+    memories: list[str] = Field(min_length=1, max_length=1000)
 
 
 class ErrorBody(BaseModel):
@@ -129,11 +139,24 @@ def content(kind: str, text: str, **more: Any) -> dict[str, Any]:
     return {"description": text, "content": {kind: {"schema": more or {"type": "string", "format": "binary"}}}}
 
 
+REPORT_TYPES = {
+    "html": "text/html",
+    "srt": "application/x-subrip",
+    "vtt": "text/vtt",
+    "csv": "text/csv",
+    "edl": "text/plain",
+}
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply, "description": text}
     for status, text in (("4XX", "What is wrong with the request."), ("5XX", "The server cannot do it now."))
 }
 
+REPORT: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The file.",
+        "content": {kind: {"schema": {"type": "string"}} for kind in REPORT_TYPES.values()},
+    }
+}
 EVENTS = {"type": "object", "properties": {"data": {"type": "string"}}}
 CONTENT_RANGE = {
     "parameters": [

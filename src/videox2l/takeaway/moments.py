@@ -14,6 +14,9 @@ from videox2l.errors import SettingsError
 from videox2l.memory import Memory
 from videox2l.options import check_target_file
 
+SEVERAL = (".csv", ".edl")
+"""Lists that have room for the names of videos."""
+
 
 @dataclass(frozen=True)
 class _Entry:
@@ -31,22 +34,34 @@ def check_moments(path: str | Path, several: bool = False) -> Path:
 
     Cues belong to one video: of `several` only tables and cut lists are written.
     """
-    endings = tuple(ending for ending in _FORMATS if not several or ending in (".csv", ".edl"))
+    endings = SEVERAL if several else tuple(_FORMATS)
     return check_target_file(path, endings, "moments of several videos" if several else "moments")
 
 
 def write_moments(answers: Sequence[Answer], path: str | Path, memory: Memory) -> None:
     """Write the re-loaded moments of answers, in order of video and time; the format follows from the ending of `path`.
 
-    .srt, .vtt: each moment as a cue with the question and the answer. .csv: one row per moment. .edl: each moment as a
+    .srt, .vtt: each moment as a cue with the question and the answer. .csv: one row per moment, with a quote before
+    words that a spreadsheet would take for a formula. .edl: each moment as a
     cut of the video, one after the other, for an editor; its time code counts frames from the first one of the video,
     at the video's average rate, as SMPTE drop-frame time code at 29.97 and 59.94 frames per second. Of
     several videos .csv and .edl. Raises SettingsError, also for a cut list of videos with different rates.
     """
-    target, order = check_moments(path, len(memory.by_name) > 1), list(memory.by_name)
+    target = check_moments(path, len(memory.by_name) > 1)
+    target.write_text(moments_text(answers, target.suffix.lower(), memory), encoding="utf-8", newline="")
+
+
+def moments_text(answers: Sequence[Answer], ending: str, memory: Memory) -> str:
+    """Return what `write_moments` writes in a file of this ending, such as ".srt".
+
+    Raises SettingsError for cues of several videos, and ValueError for a moment of a memory that is not there.
+    """
+    order = list(memory.by_name)
+    if len(order) > 1 and ending not in SEVERAL:
+        raise SettingsError(f"{ending} holds moments of one video, and these are of {len(order)}: take .csv or .edl")
     entries = [_Entry(answer, moment) for answer in answers for moment in answer.reloaded]
     entries.sort(key=lambda entry: (order.index(entry.moment.memory), entry.moment.start, entry.moment.end))
-    target.write_text(_FORMATS[target.suffix.lower()](entries, memory), encoding="utf-8", newline="")
+    return _FORMATS[ending](entries, memory)
 
 
 def _stamp(seconds: float, mark: str) -> str:
@@ -69,13 +84,19 @@ def _vtt(entries: Sequence[_Entry], _: Memory) -> str:
     return "\n".join(["WEBVTT\n", *cues])
 
 
+def _no_formula(words: str) -> str:
+    """Return words that no spreadsheet takes for a formula: what a video shows may be written to be one."""
+    return f"'{words}" if words.startswith(("=", "+", "-", "@", "\t", "\r")) else words
+
+
 def _csv(entries: Sequence[_Entry], memory: Memory) -> str:
     text = io.StringIO()
     table = csv.writer(text)
     table.writerow(["start", "end", "chunk", "level", "score", "reason", "question", "answer", "video"])
     for e in entries:
-        m, source = e.moment, e.moment.memory or memory.manifest.get("source", "")
-        table.writerow([m.start, m.end, m.chunk, m.level, m.score, m.reason, e.answer.question, e.answer.text, source])
+        m, source = e.moment, e.moment.memory or str(memory.manifest.get("source", ""))
+        words = (e.answer.question, e.answer.text, source)
+        table.writerow([m.start, m.end, m.chunk, m.level, m.score, m.reason, *map(_no_formula, words)])
     return text.getvalue()
 
 
