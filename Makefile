@@ -30,7 +30,7 @@ $(VENV)/.scale: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[scale]"
 	touch $@
 
-test-scale: $(VENV)/.scale  ## many videos on a Ray cluster of this machine, with a worker and the driver killed: a minute
+test-scale: $(VENV)/.scale  ## many videos and questions on a Ray cluster of this machine, with all kinds of its processes killed: 3 minutes
 	$(BIN)/python -m pytest tests/scale
 
 # The oldest releases that pyproject.toml allows, in an environment of their own (a PyPI build of torch takes gigabytes).

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import math
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -541,9 +542,25 @@ class ServeOptions(OptionSet):
     max_answer: int = option(4096, "Tokens that an answer may be asked to have at most.")
     log_format: str = option("text", "How standard error is written: text or json, a line for each event.")
     demo: bool = option(False, "Render a video of the demo world and ingest it first.")
+    ray: str | None = option(
+        None,
+        "Ray cluster whose machines hold the model: HOST:PORT, auto (the one of this machine), or local. All of them "
+        "must see the library and the model under the same paths.",
+        metavar="ADDRESS",
+    )
+    replicas: str = option("1", "With --ray, models at once; or as many as questions need.", metavar="N|MIN:MAX")
+    gpus: float = option(0.0, "With --ray, GPUs per replica; 0.5 lets two share one.")
 
     def __post_init__(self) -> None:
+        if re.match(r"\w{2,}:/", str(self.library)):
+            raise SettingsError(f"library must be a folder, got '{self.library}': copy its memories into a folder")
         self._set("library", Path(self.library))
+        low, high = self.replica_bounds()
+        if not 1 <= low <= high:
+            raise SettingsError(f"replicas must be such as 2 or 1:4, got {self.replicas!r}")
+        self._check_number("gpus", 0, whole=False)
+        if self.ray is None and (self.replicas, self.gpus) != ("1", 0):
+            raise SettingsError("replicas and gpus go with a Ray cluster: give ray too, such as local")
         self._set("max_upload", _size(self.max_upload, "max_upload"))
         self._set("device_kv", _size(self.device_kv, "device_kv"))
         self._set("quota", None if self.quota is None else _size(self.quota, "quota"))
@@ -554,6 +571,11 @@ class ServeOptions(OptionSet):
         self._check_number("batch", 1)
         self._check_number("max_answer", 1, high=1_000_000)
         self._check_number("timeout", 0.1, whole=False)
+
+    def replica_bounds(self) -> tuple[int, int]:
+        """Return the least and the most replicas that `replicas` means; (0, 0) where it is not understood."""
+        found = re.fullmatch(r"(\d{1,6})(?::(\d{1,6}))?", str(self.replicas))
+        return (0, 0) if found is None else (int(found[1]), int(found[2] or found[1]))
 
 
 class LoadKeywords(TypedDict, total=False):

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,39 +58,6 @@ def test_a_report_that_was_cut_short_goes_on() -> None:
         report.add(record)
     lines = [json.loads(line) for line in place.read(REPORT).splitlines()]
     assert [line["video"] for line in lines] == ["/a.mp4", "/a.mp4"]
-
-
-@pytest.fixture
-def cluster(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a Ray cluster of this machine with four CPUs, whose workers know the bucket's server."""
-    if importlib.util.find_spec("ray") is None:
-        pytest.skip("ray is not installed: make test-scale")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tempfile.mkdtemp(prefix="x2l-ray-", dir="/tmp")  # sockets have short names
-    source = str(Path(__file__).parents[2])
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", uuid.uuid4().hex * 2)
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": f"{source}/src"}
-    command = [
-        *(str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=4", f"--port={port}"),
-        *("--node-ip-address=127.0.0.1", "--include-dashboard=false", f"--temp-dir={folder}"),
-        "--object-store-memory=100000000",
-    ]
-    server = subprocess.Popen(
-        command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.terminate()  # it stops the cluster's other processes
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def report_of(library: str) -> list[dict[str, Any]]:

@@ -61,10 +61,36 @@ def serve(
     from videox2l.serve.logs import log_to_stderr
 
     log_to_stderr(serving.log_format == "json")
+    if serving.ray is not None:
+        run_on_ray(model, loading, serving)
+        return
     x2l = load_model(model, loading, screen)
     from videox2l.serve.service import Service
 
     run(Service(x2l, model, serving))
+
+
+def run_on_ray(model: str, loading: LoadOptions, options: ServeOptions) -> None:
+    """Serve with the model in replicas on a Ray cluster.
+
+    They end with this process. Where it is killed they stay, and the next start finds them; on a cluster of its own
+    they go with the cluster.
+    """
+    try:
+        from ray import serve as ray_serve
+
+        from videox2l.serve.cluster import ClusterService, connected, deploy
+    except ImportError:
+        raise SettingsError("x2l serve --ray needs Ray Serve: pip install 'videox2l[serve,scale]'") from None
+    assert options.ray is not None
+    with connected(options.ray):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # Ray's handler ends with another status
+        handle, name = deploy(model, loading, options)
+        try:
+            run(ClusterService(handle, name, model, options))
+        finally:
+            if options.ray != "local":
+                ray_serve.delete(name)
 
 
 def check_options(options: ServeOptions) -> list[str]:

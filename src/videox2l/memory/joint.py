@@ -55,6 +55,14 @@ class JointMemory(Memory):
                         f"'{names[0]}' and '{name}' cannot be asked together: {what} {here} and {there}; ingest "
                         "both with the same settings"
                     )
+        texts = tuple(backbone.between_videos(len(memories)))
+        return replace(cls.told_of(memories, names), texts=texts).with_parts(memories)
+
+    @classmethod
+    def told_of(cls, memories: Sequence[Memory], names: Sequence[str]) -> JointMemory:
+        """Return memories side by side, each under its name, to tell of answers about them: without the text between
+        videos, which a model knows, it cannot be asked itself."""
+        first = memories[0]
         return cls(
             identity=first.identity,
             settings=first.settings,
@@ -63,9 +71,9 @@ class JointMemory(Memory):
             ratios=first.ratios,
             prefix=first.prefix,
             next_position=0,
+            parts=tuple(memories),
             names=tuple(names),
-            texts=tuple(backbone.between_videos(len(memories))),
-        ).with_parts(memories)
+        )
 
     def with_parts(self, parts: Sequence[Memory]) -> JointMemory:
         """Return the same with other states or parts of its memories, in the same order."""

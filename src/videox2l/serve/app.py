@@ -28,6 +28,7 @@ from starlette.exceptions import HTTPException
 
 from videox2l.ask.answer import Answer
 from videox2l.errors import SettingsError, X2LError
+from videox2l.memory import JointMemory
 from videox2l.memory.disk import library
 from videox2l.serve.catalog import ACTIVE, MemoryRecord
 from videox2l.serve.chat import ChatQuestion, ChatRequest, Completion, Reply, question_of
@@ -35,7 +36,7 @@ from videox2l.serve.errors import APIError, api_error
 from videox2l.serve.files import plain_name
 from videox2l.serve.guard import COOKIE, Guard
 from videox2l.serve.keys import Client
-from videox2l.serve.scheduler import CancelledError, Ticket
+from videox2l.serve.scheduler import CancelledError, Pending
 from videox2l.serve.schema import (
     CONTENT_RANGE,
     ERRORS,
@@ -150,9 +151,8 @@ async def health() -> dict[str, str]:
 @router.get("/ready", responses={503: {"description": "Not now.", "content": {"application/json": {}}}})
 async def ready(request: Request) -> Response:
     """Whether questions are taken now."""
-    service = _service(request)
-    full = service.scheduler.waiting >= service.options.queue or service.stopping.is_set()
-    return JSONResponse({"status": "busy" if full else "ready"}, 503 if full else 200)
+    free = await run_in_threadpool(_service(request).ready)
+    return JSONResponse({"status": "ready" if free else "busy"}, 200 if free else 503)
 
 
 @router.get("/metrics", response_class=Response, responses={200: content("text/plain", "Counters.", type="string")})
@@ -199,7 +199,7 @@ async def chat(request: Request, body: ChatRequest) -> Response:
     wait = not question.memories and not (question.video or "").startswith("memory:")
     if not wait or all(record.state == "complete" for record in records):
         for record in records:
-            await run_in_threadpool(service.catalog.memory, record)  # what is wrong has a status while nothing is sent
+            await run_in_threadpool(service.catalog.check, record)  # what is wrong has a status while nothing is sent
         conversation.begin()
     completion = Completion(service.model)
     if body.stream:
@@ -224,7 +224,7 @@ class Conversation:
     def __init__(self, service: Service, question: ChatQuestion, records: list[MemoryRecord], client: Client) -> None:
         self.service, self.question, self.records, self.client = service, question, records, client
         self.pieces: asyncio.Queue[str | None] = asyncio.Queue()
-        self.ticket: Ticket | None = None
+        self.ticket: Pending | None = None
         self._loop = asyncio.get_running_loop()
 
     def begin(self) -> None:
@@ -551,13 +551,13 @@ def report_of_several(request: Request, body: SeveralReportRequest) -> Response:
 
 
 def _report(request: Request, names: list[str], body: ReportRequest) -> Response:
-    service, client, kind = _service(request), _client(request, "ask"), body.format
-    records = [service.catalog.get(name, client) for name in names]
+    catalog, client, kind = _service(request).catalog, _client(request, "ask"), body.format
+    records = [catalog.get(name, client) for name in names]
     taken = [record.name for record in records]
     labels = [f"{name} ({n})" if name in taken[: n - 1] else name for n, name in enumerate(taken, 1)]
     memories = [
         replace(memory, manifest={**memory.manifest, "source": label})  # the file may be an upload's, that has no name
-        for label, memory in zip(labels, (service.catalog.memory(record).snapshot() for record in records), strict=True)
+        for label, memory in zip(labels, (catalog.memory(record).snapshot() for record in records), strict=True)
     ]
     base, ids = quote(str(request.base_url), safe=":/[]"), [record.id for record in records]
     places = [f"{base}#m={quote(name)}&t={{start:.3f}}" for name in ids]
@@ -567,7 +567,7 @@ def _report(request: Request, names: list[str], body: ReportRequest) -> Response
             about, place = memories[0], dict(zip([""], places, strict=True))
             answers = [_alone(answer, ids[0]) for answer in answers]
         else:
-            about, place = service.x2l.open(memories, labels), dict(zip(labels, places, strict=True))
+            about, place = JointMemory.told_of(memories, labels), dict(zip(labels, places, strict=True))
             answers = [_named(answer, dict(zip(ids, labels, strict=True))) for answer in answers]
         html = kind == "html"
         text = report_page(answers, about, place=place) if html else moments_text(answers, f".{kind}", about)

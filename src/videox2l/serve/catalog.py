@@ -193,6 +193,10 @@ class Catalog:
                 del self._open[next(iter(self._open))]
             return memory
 
+    def check(self, record: MemoryRecord) -> None:
+        """Raise what asking about a memory would."""
+        self.memory(record)
+
     def show(self, record: MemoryRecord) -> dict[str, Any]:
         """Return what is told of a memory, as plain JSON values."""
         found: dict[str, Any] = {
@@ -309,15 +313,19 @@ class Catalog:
                     if record.id in self._stopped:
                         break
                     yield memory
-            with self._lock:
-                record.state = "cancelled" if record.id in self._stopped else "complete"
-                if record.id in self._deleted:
-                    self._remove(record)
-                else:
-                    self._keep(record)
-            log.info("ingest", extra={"fields": {"memory": record.id, "state": record.state}})
+            self._over(record)
         except Exception as error:
             self._failed(record, error)
+
+    def _over(self, record: MemoryRecord) -> None:
+        """Keep the record of an ingest that came to its end, or was stopped."""
+        with self._lock:
+            record.state = "cancelled" if record.id in self._stopped else "complete"
+            if record.id in self._deleted:
+                self._remove(record)
+            else:
+                self._keep(record)
+        log.info("ingest", extra={"fields": {"memory": record.id, "state": record.state}})
 
     def _ingest(self, record: MemoryRecord, source: FrameSource, options: IngestOptions) -> Any:
         subtitles: Any = options.subtitles

@@ -237,7 +237,7 @@ def _text_of(content: Any, videos: list[tuple[str, str]], where: str) -> str:
 class Reply:
     """An answer with what is told of its memories: `covers` are the seconds of each, by id.
 
-    `system`: where the system text of the request stands, if it has one.
+    `system`: where the system text of the request stands, if it has one. `replica`: which one answered, of several.
     """
 
     answer: Answer
@@ -246,6 +246,7 @@ class Reply:
     why: tuple[float, ...] = ()
     detail: bool = False
     system: str | None = None
+    replica: str | None = None
 
     @classmethod
     def of(cls, answer: Answer, memories: Mapping[str, Memory], question: ChatQuestion) -> Reply:
@@ -285,6 +286,7 @@ class Reply:
         answer, ranks = self.answer, score_ranks(self.answer.evidence)
         reasons = [answer.why(at) for at in self.why]
         about = {
+            **({} if self.replica is None else {"replica": self.replica}),
             "memory": next(iter(self.covers)) if len(self.covers) == 1 else None,
             "memories": list(self.covers),
             "system": self.system,

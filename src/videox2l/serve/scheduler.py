@@ -7,13 +7,22 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Protocol
 
 from videox2l.engine.decode import TokenGenerator, advance
 from videox2l.serve.errors import APIError
 
 Steps = Generator[TokenGenerator, None, Any]
 """A question on its way; it stops wherever the model has to read a token of its answer."""
+
+
+class Pending(Protocol):
+    """A question that was asked: `future` gets its result."""
+
+    future: Future[Any]
+
+    def cancel(self) -> None:
+        """Give the question up."""
 
 
 class CancelledError(Exception):
@@ -42,6 +51,14 @@ class Ticket:
             raise CancelledError
         if time.monotonic() > self.deadline:
             raise APIError(503, "the answer took longer than the server allows (--timeout)", code="timeout")
+
+
+def check_queue(waiting: int, limit: int, pace: float) -> None:
+    """Raise APIError 429 with Retry-After where too many questions wait; `pace` are the seconds of one."""
+    if waiting >= limit:
+        seconds = str(max(1, round(waiting * pace)))
+        text = f"{waiting} questions wait already, which is the limit (--queue): try again in {seconds} s"
+        raise APIError(429, text, code="queue_full", headers={"Retry-After": seconds})
 
 
 class Scheduler:
@@ -83,11 +100,7 @@ class Scheduler:
         with self._wake:
             if self._stopping:
                 raise APIError(503, "the server is stopping", code="stopping", headers={"Retry-After": "10"})
-            waiting = self.waiting
-            if waiting >= self.limit:
-                seconds = str(max(1, round(waiting * self.pace)))
-                text = f"{waiting} questions wait already, which is the limit (--queue): try again in {seconds} s"
-                raise APIError(429, text, code="queue_full", headers={"Retry-After": seconds})
+            check_queue(self.waiting, self.limit, self.pace)
             self._queues.setdefault(client, deque()).append(ticket)
             self._wake.notify()
         return ticket

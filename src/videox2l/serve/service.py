@@ -8,13 +8,15 @@ import logging
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from videox2l.engine.decode import TokenGenerator
 from videox2l.errors import SettingsError
+from videox2l.memory import Memory
 from videox2l.memory.resident import set_device_kv
 from videox2l.options import ServeOptions
 from videox2l.pipeline import VideoX2L
@@ -24,7 +26,7 @@ from videox2l.serve.errors import APIError
 from videox2l.serve.fetch import Fetcher
 from videox2l.serve.files import FileRecord, FileStore
 from videox2l.serve.keys import LOCAL, Client, KeyFile
-from videox2l.serve.scheduler import Scheduler, Steps, Ticket
+from videox2l.serve.scheduler import Pending, Scheduler, Steps, Ticket
 from videox2l.serve.schema import SubtitlesRequest
 from videox2l.units import Cue
 from videox2l.video.files import admit, content_hash
@@ -36,17 +38,25 @@ log = logging.getLogger("videox2l.serve")
 class Metrics:
     """Counters of one server."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, labels: Sequence[str] = ()) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter("x2l_requests_total", "Requests.", ["method", "status"], registry=self.registry)
-        self.answers = Counter("x2l_answers_total", "Answers.", registry=self.registry)
-        self.tokens = Counter("x2l_generated_tokens_total", "Tokens of answers.", registry=self.registry)
-        self.reloaded = Counter("x2l_reloaded_bytes_total", "KVs finer than H that were read.", registry=self.registry)
+        self.answers = Counter("x2l_answers_total", "Answers.", labels, registry=self.registry)
+        self.tokens = Counter("x2l_generated_tokens_total", "Tokens of answers.", labels, registry=self.registry)
+        told = "KVs finer than H that were read."
+        self.reloaded = Counter("x2l_reloaded_bytes_total", told, labels, registry=self.registry)
         self.seconds = Histogram("x2l_answer_seconds", "Seconds from question to answer.", registry=self.registry)
         waiting = Gauge("x2l_queue_length", "Questions that wait.", registry=self.registry)
         waiting.set_function(lambda: service.scheduler.waiting)
         ingests = Gauge("x2l_ingests", "Ingests that run or wait.", registry=self.registry)
         ingests.set_function(lambda: service.scheduler.ingesting)
+
+    def count(self, reply: Reply, **labels: str) -> None:
+        """Count an answer; `labels` are the values of those that the counters have."""
+        cost = reply.answer.cost
+        found = ((self.answers, 1), (self.tokens, cost.new_tokens), (self.reloaded, cost.reloaded_bytes))
+        for counter, amount in found:
+            (counter.labels(**labels) if labels else counter).inc(amount)
 
 
 class Service:
@@ -79,6 +89,10 @@ class Service:
         self.stopping.set()
         self.catalog.close()
         self.scheduler.stop()
+
+    def ready(self) -> bool:
+        """Return whether questions are taken now."""
+        return self.scheduler.waiting < self.options.queue and not self.stopping.is_set()
 
     def room(self, size: int) -> None:
         """Raise APIError 507 where `size` more bytes are beyond the quota."""
@@ -182,7 +196,7 @@ class Service:
 
     def ask(
         self, question: ChatQuestion, records: Sequence[MemoryRecord], client: Client, on_text: Callable[[str], None]
-    ) -> Ticket:
+    ) -> Pending:
         """Put a question in the queue; `on_text` gets pieces of the answer, in the model's thread."""
 
         def steps(ticket: Ticket) -> Steps:
@@ -192,17 +206,9 @@ class Service:
                 ticket.check()
                 on_text(text)
 
-            try:
-                opened = self.x2l.open(list(memories.values()), list(memories))
-                text, history = question.behind(opened)
-                begun = self.x2l.answering(opened, text, question.options, history=history, on_text=piece)
-                answer = (yield from begun).answer
-            except ValueError as error:
-                raise error if isinstance(error, SettingsError) else SettingsError(str(error)) from error
-            self.metrics.answers.inc()
-            self.metrics.tokens.inc(answer.cost.new_tokens)
-            self.metrics.reloaded.inc(answer.cost.reloaded_bytes)
-            return Reply.of(answer, memories, question)
+            reply = yield from reply_steps(self.x2l, question, memories, piece)
+            self.metrics.count(reply)
+            return reply
 
         return self.scheduler.ask(client.name, steps)
 
@@ -211,3 +217,17 @@ class Service:
         if self.keys is None:
             return LOCAL
         return None if key is None else self.keys.client_of(key)
+
+
+def reply_steps(
+    x2l: VideoX2L, question: ChatQuestion, memories: Mapping[str, Memory], on_text: Callable[[str], None]
+) -> Generator[TokenGenerator, None, Reply]:
+    """Answer a question about memories, by their ids. Raises SettingsError for what does not go with them."""
+    try:
+        opened = x2l.open(list(memories.values()), list(memories))
+        text, history = question.behind(opened)
+        begun = x2l.answering(opened, text, question.options, history=history, on_text=on_text)
+        answer = (yield from begun).answer
+    except ValueError as error:
+        raise error if isinstance(error, SettingsError) else SettingsError(str(error)) from error
+    return Reply.of(answer, memories, question)
