@@ -129,7 +129,7 @@ def test_a_chunk_scores_as_its_best_frame(folder: Path, tmp_path: Path, video: n
 
 def test_what_cannot_be_an_embedder_is_said(tmp_path: Path, video: np.ndarray) -> None:
     x2l = VideoX2L.from_model(*make_qwen25())
-    with pytest.raises(ModelError, match="cannot load the embedder"):
+    with pytest.raises(ModelError, match="is neither a folder here nor a hub id"):
         x2l.ingest(ArraySource(video), embedder=str(tmp_path / "none"))
     clip = save_encoder("clip", tmp_path / "clip")
     encoder = DualEncoder.from_pretrained(str(clip))

@@ -377,7 +377,7 @@ def test_a_memory_of_summary_tokens_is_saved_and_asked_again(x2l: VideoX2L, hist
 def test_ends_that_hold_as_much_at_h_take_no_place(x2l: VideoX2L, tier: str) -> None:
     frames = np.random.default_rng(1).integers(0, 255, (45, 24, 24, 3), np.uint8)
     memory = x2l.ingest(ArraySource(frames), ratios=(2, 9), l_tier=tier)
-    scores = torch.tensor([0.9, 0.1, 0.3, 0.2, 0.8])
+    scores = torch.tensor([0.4, 0.1, 0.3, 0.2, 0.35])
     assert TopK(2).plan(scores, memory).ratios == (9, 9, 2, 2, 9)
     assert TopK(1, pinned=[(0, 1)]).plan(scores, memory).ratios == (2, 9, 2, 9, 9)
     assert TopK(9).plan(scores, memory).ratios == (9, 2, 2, 2, 9)

@@ -211,7 +211,7 @@ def test_pictures_of_the_video_are_its_frames(tmp_path: Path) -> None:
 
 def test_what_cannot_be_drawn_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = made_up([moment(0, 0.1)])
-    with pytest.raises(SettingsError, match=r"end its name in one of \.png"):
+    with pytest.raises(SettingsError, match=r"end its name in \.png"):
         draw(answer, tmp_path / "line.txt")
     with pytest.raises(SettingsError, match="does not exist"):
         draw(answer, tmp_path / "no" / "line.png")

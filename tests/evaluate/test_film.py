@@ -204,5 +204,5 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(film_model, "PACKAGE", "no_such_package_of_weights")
     with pytest.raises(ModelError, match=r"videox2l\[film\]"):
         load_film_model("smollm2", "cpu")
-    with pytest.raises(ModelError, match="cannot be loaded as a text decoder"):
+    with pytest.raises(ModelError, match="is neither a folder here nor a hub id"):
         load_film_model("/no/such/folder", "cpu")

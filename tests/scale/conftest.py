@@ -16,9 +16,13 @@ from pathlib import Path
 
 import pytest
 
+# Ray reads these once per process, when it is imported: all clusters of a run have the same.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = uuid.uuid4().hex * 2
+
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def cluster() -> Iterator[str]:
     """The address of a Ray cluster of this machine with four CPUs, whose workers know the environment of now."""
     if importlib.util.find_spec("ray") is None:
         pytest.skip("ray is not installed: make test-scale")
@@ -27,8 +31,6 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         port = free.getsockname()[1]
     folder = tempfile.mkdtemp(prefix="x2l-ray-", dir="/tmp")  # sockets have short names
     source = str(Path(__file__).parents[2])
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", uuid.uuid4().hex * 2)
     env = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": f"{source}/src"}
     command = [
         *(str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=4", f"--port={port}"),

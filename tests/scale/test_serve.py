@@ -296,7 +296,9 @@ def long_stream(server: Served, x2l: VideoX2L, opened: dict[str, Memory]) -> Non
 
 
 def ingest(server: Served, x2l: VideoX2L, videos: Path) -> None:
-    """Kill the replica that ingests."""
+    """Kill the replica that ingests, once the one that died before has been replaced and has its share of memories."""
+    names = [f"m{number}" for number in range(MEMORIES)]
+    wait_for(lambda: {asked(server, name, QUESTIONS[0], stream=False)[1] for name in names} == set(replicas()))
     render_video(videos / "new.mp4", seed=77, minutes=4.0)
     before = counted(server, "x2l_replica_deaths_total")
     begun = httpx.post(f"{server.url}/v1/memories", json={"url": (videos / "new.mp4").as_uri()})
