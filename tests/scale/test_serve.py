@@ -144,9 +144,18 @@ def test_options_of_replicas() -> None:
 def joined(cluster: str) -> Iterator[str]:
     """The address of a Ray cluster that this process has joined."""
     import ray
+    from ray import serve
 
-    ray.init(address=cluster, log_to_driver=False, logging_level="error", namespace="serve")
+    def joins() -> bool:
+        try:
+            ray.init(address=cluster, log_to_driver=False, logging_level="error", namespace="serve")
+        except ConnectionError:  # it has not begun yet
+            return False
+        return True
+
+    wait_for(joins)
     yield cluster
+    serve.shutdown()
     ray.shutdown()
 
 
