@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -44,9 +45,14 @@ def counted(work: Callable[[], Any]) -> int:
     return int(counter.get_total_flops())
 
 
-def same(flops: int, rel: float = 3e-4) -> Any:
+def exactly(flops: int) -> Any:
+    """Equal; on transformers 4 but for RoPE's angles, half a percent of such a short pass."""
+    return pytest.approx(flops, rel=0 if transformers.__version__ >= "5" else 6e-3)
+
+
+def same(flops: int) -> Any:
     """Equal but for RoPE's angles, which some versions of transformers compute by a (counted) matrix product."""
-    return pytest.approx(flops, rel=rel)
+    return pytest.approx(flops, rel=3e-4)
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +195,7 @@ def test_an_early_look_costs_the_layers_before_its_last_and_three_projections() 
         seen = counted(
             lambda probe=probe, cache=cache: partial_prefill(prompt, len(prefix), cache, x2l.backbone, probe)
         )
-        assert seen == same(early_look(shape, len(prompt), len(prefix), last, kernel=True).total, 6e-3)
+        assert seen == exactly(early_look(shape, len(prompt), len(prefix), last, kernel=True).total)
 
 
 @pytest.mark.parametrize("votes", [((1, "head 0.1"), (2, "head 1.0")), ((1, "confident"),)])
@@ -206,8 +212,8 @@ def test_a_lookup_costs_the_look_and_the_products_of_the_heads_that_vote(votes: 
     raw = sum(chunk.positions.shape[1] for chunk in memory.chunks)
     past = memory.prefix[0].shape[2] + sum(chunk.level(8).keys.shape[2] for chunk in memory.chunks)
     heads, last = voting_heads(votes, shape.heads), max(layer for layer, _ in votes)
-    assert seen == same(key_lookup(shape, len(prompt), past, raw, last=last, heads=heads, kernel=True).total, 6e-3)
-    assert seen != same(key_lookup(shape, len(prompt), past, raw, last=last, heads=heads + 1, kernel=True).total, 6e-3)
+    assert seen == exactly(key_lookup(shape, len(prompt), past, raw, last=last, heads=heads, kernel=True).total)
+    assert seen != exactly(key_lookup(shape, len(prompt), past, raw, last=last, heads=heads + 1, kernel=True).total)
 
 
 def test_a_lookup_costs_a_quarter_of_an_hours_question_at_7b() -> None:
