@@ -12,7 +12,7 @@ import torch
 from tests.conftest import FAMILIES
 from tests.test_select import bare_memory
 from videox2l import ArraySource, Memory, SettingsError, VideoX2L
-from videox2l.memory import LevelKV
+from videox2l.memory import JointMemory, LevelKV
 from videox2l.select import (
     AttentionSelector,
     ByteBudget,
@@ -182,3 +182,16 @@ def test_what_comes_after_a_named_chunk_is_worth_a_quarter_of_it() -> None:
     ends = torch.zeros(n)
     ends[-1] = 1.0
     assert best_first(ends, memory)[0] == n - 1
+
+
+def test_the_first_chunk_of_a_video_does_not_come_after_another_video() -> None:
+    memory = bare_memory()
+    joint = JointMemory.told_of([memory, memory], ["a", "b"])
+    joint.chunks = [*memory.chunks, *memory.chunks]
+    scores = torch.full((12,), 0.01)
+    scores[5], scores[6], scores[1], scores[0] = 0.8, 0.1, 0.05, 0.04
+    assert best_first(scores, joint)[:3] == [5, 6, 1]
+    reasons = TopK(2).plan(scores, joint).reasons
+    assert (reasons[5], reasons[6]) == ("score rank 1", "score rank 2")
+    scores[6] = 0.03  # the other video's last chunk gives it nothing
+    assert best_first(scores, joint)[:3] == [5, 1, 0]

@@ -131,7 +131,7 @@ class PlanBuilder:
 
     def group(self, i: int) -> list[int]:
         """Return what would be re-loaded by taking a chunk: it and its neighbours, as far as they are not yet."""
-        run = next(run for run in self.memory.runs if i in run)
+        run = self._run(i)
         near = range(max(run.start, i - self.wishes.neighbours), min(run.stop, i + self.wishes.neighbours + 1))
         return [j for j in near if j == i or not (self.reasons[j] or j in self.excluded)]
 
@@ -141,8 +141,12 @@ class PlanBuilder:
         for j in self.group(i):
             self.reasons[j] = self._own_reason(i) if j == i else f"next to rank {self._taken}"
 
+    def _run(self, i: int) -> range:
+        """Return the chunks of the video that a chunk belongs to."""
+        return next(run for run in self.memory.runs if i in run)
+
     def _own_reason(self, i: int) -> str:
-        before = self.reasons[i - 1] if i else ""
+        before = self.reasons[i - 1] if i > self._run(i).start else ""
         if before.startswith("score rank") and self.values[i] < FOLLOWING * self.values[i - 1]:
             return before.replace("score", "after")
         return f"score rank {self._taken}"
