@@ -9,8 +9,7 @@ import logging
 import re
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
@@ -26,9 +25,7 @@ from starlette.background import BackgroundTask
 from starlette.datastructures import UploadFile as StarletteUpload
 from starlette.exceptions import HTTPException
 
-from videox2l.ask.answer import Answer
-from videox2l.errors import SettingsError, X2LError
-from videox2l.memory import JointMemory
+from videox2l.errors import X2LError
 from videox2l.memory.disk import library
 from videox2l.serve.catalog import ACTIVE, MemoryRecord
 from videox2l.serve.chat import ChatQuestion, ChatRequest, Completion, Reply, question_of
@@ -36,6 +33,7 @@ from videox2l.serve.errors import APIError, api_error
 from videox2l.serve.files import plain_name
 from videox2l.serve.guard import COOKIE, Guard
 from videox2l.serve.keys import Client
+from videox2l.serve.reports import report_of_answers
 from videox2l.serve.scheduler import CancelledError, Pending
 from videox2l.serve.schema import (
     CONTENT_RANGE,
@@ -57,7 +55,6 @@ from videox2l.serve.schema import (
     content,
 )
 from videox2l.serve.service import Service
-from videox2l.takeaway import moments_text, report_page
 from videox2l.version import __version__
 from videox2l.video.subtitles import parse_subtitles
 
@@ -546,49 +543,17 @@ def report(request: Request, name: str, body: ReportRequest) -> Response:
 
 @router.post("/v1/report", response_class=Response, responses=REPORT)
 def report_of_several(request: Request, body: SeveralReportRequest) -> Response:
-    """The same of answers about several memories. Of lists of moments only csv has room for the names of videos."""
+    """The same of answers about several memories. Of lists of moments csv and edl have room for the names of videos."""
     return _report(request, list(dict.fromkeys(body.memories)), body)
 
 
 def _report(request: Request, names: list[str], body: ReportRequest) -> Response:
-    catalog, client, kind = _service(request).catalog, _client(request, "ask"), body.format
+    catalog, client = _service(request).catalog, _client(request, "ask")
     records = [catalog.get(name, client) for name in names]
-    taken = [record.name for record in records]
-    labels = [f"{name} ({n})" if name in taken[: n - 1] else name for n, name in enumerate(taken, 1)]
-    memories = [
-        replace(memory, manifest={**memory.manifest, "source": label})  # the file may be an upload's, that has no name
-        for label, memory in zip(labels, (catalog.memory(record).snapshot() for record in records), strict=True)
-    ]
-    base, ids = quote(str(request.base_url), safe=":/[]"), [record.id for record in records]
-    places = [f"{base}#m={quote(name)}&t={{start:.3f}}" for name in ids]
-    try:
-        answers = [Answer.from_dict(values) for values in body.answers]
-        if len(names) == 1:
-            about, place = memories[0], dict(zip([""], places, strict=True))
-            answers = [_alone(answer, ids[0]) for answer in answers]
-        else:
-            about, place = JointMemory.told_of(memories, labels), dict(zip(labels, places, strict=True))
-            answers = [_named(answer, dict(zip(ids, labels, strict=True))) for answer in answers]
-        html = kind == "html"
-        text = report_page(answers, about, place=place) if html else moments_text(answers, f".{kind}", about)
-        data = text.encode()
-    except SettingsError:
-        raise
-    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
-        raise APIError(400, f"these are no answers about this memory: {error}", param="answers") from None
-    headers = {"Content-Disposition": f'attachment; filename="report.{kind}"'}
-    return Response(data, media_type=REPORT_TYPES[kind], headers=headers)
-
-
-def _named(answer: Answer, labels: Mapping[str, str]) -> Answer:
-    """Return an answer whose evidence has the names of videos in place of the ids of memories."""
-    return replace(answer, evidence=tuple(replace(moment, memory=labels[moment.memory]) for moment in answer.evidence))
-
-
-def _alone(answer: Answer, name: str) -> Answer:
-    """Return what of an answer about several memories is about one, as an answer about that."""
-    evidence = (replace(moment, memory="") for moment in answer.evidence if moment.memory in ("", name))
-    return replace(answer, evidence=tuple(evidence))
+    memories = [catalog.memory(record).snapshot() for record in records]
+    text = report_of_answers(body.answers, body.format, records, memories, quote(str(request.base_url), safe=":/[]"))
+    headers = {"Content-Disposition": f'attachment; filename="report.{body.format}"'}
+    return Response(text, media_type=REPORT_TYPES[body.format], headers=headers)
 
 
 @router.get(
