@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
@@ -32,12 +34,13 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def shares(x2l: VideoX2L, source: ArraySource) -> str:
-    """Ingest; return which part of the CPU seconds the vision tower and the decoder take."""
-    taken, kind = {"visual_tokens": 0.0, "forward": 0.0}, type(x2l.backbone)
-    own = {name: getattr(kind, name) for name in taken}
+@contextmanager
+def timed(x2l: VideoX2L, taken: dict[str, float]) -> Iterator[None]:
+    """Add the CPU seconds of the vision tower and of the decoder's forwards to `taken`."""
+    kind = type(x2l.backbone)
+    own = {name: getattr(kind, name) for name in ("visual_tokens", "forward")}
 
-    def timed(name: str) -> Any:
+    def wrapped(name: str) -> Any:
         def call(*args: Any, **options: Any) -> Any:
             start = time.process_time()
             found = own[name](*args, **options)
@@ -47,14 +50,21 @@ def shares(x2l: VideoX2L, source: ArraySource) -> str:
         return call
 
     try:
-        for name in taken:
-            setattr(kind, name, timed(name))
-        start = time.process_time()
-        x2l.ingest(source)
-        whole = time.process_time() - start
+        for name in own:
+            setattr(kind, name, wrapped(name))
+        yield
     finally:
         for name, function in own.items():
             setattr(kind, name, function)
+
+
+def shares(x2l: VideoX2L, source: ArraySource) -> str:
+    """Ingest; return which part of the CPU seconds the vision tower and the decoder take."""
+    taken = {"visual_tokens": 0.0, "forward": 0.0}
+    with timed(x2l, taken):
+        start = time.process_time()
+        x2l.ingest(source)
+        whole = time.process_time() - start
     return f"vision {taken['visual_tokens'] / whole:.0%}, decoder {taken['forward'] / whole:.0%}"
 
 

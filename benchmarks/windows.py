@@ -13,13 +13,12 @@ import argparse
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from cpu_cost import timed
 
 from videox2l import VideoX2L
 from videox2l.evaluate.base import BenchmarkOptions
@@ -32,30 +31,6 @@ WINDOWS = (1, 4, 16)
 RELOADS: tuple[Any, ...] = ("all", 4, "none")
 CHUNK, RATIOS = 4, (2, 12)
 BEGIN, END = "<!-- written by benchmarks/windows.py -->\n", "<!-- end of windows -->"
-
-
-@contextmanager
-def timed(x2l: VideoX2L, taken: dict[str, float]) -> Iterator[None]:
-    """Add the CPU seconds of the vision tower and of the decoder's forwards to `taken`."""
-    kind = type(x2l.backbone)
-    own = {name: getattr(kind, name) for name in ("visual_tokens", "forward")}
-
-    def wrapped(name: str) -> Any:
-        def call(*args: Any, **options: Any) -> Any:
-            start = time.process_time()
-            found = own[name](*args, **options)
-            taken[name] += time.process_time() - start
-            return found
-
-        return call
-
-    try:
-        for name in own:
-            setattr(kind, name, wrapped(name))
-        yield
-    finally:
-        for name, function in own.items():
-            setattr(kind, name, function)
 
 
 class Measured:

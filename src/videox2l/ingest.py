@@ -6,10 +6,8 @@ import contextlib
 import io
 import json
 import math
-import queue
-import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -47,6 +45,7 @@ from videox2l.select.embedding import DualEncoder, same_encoder
 from videox2l.types import VideoCursor, VideoInfo, VisualTokens
 from videox2l.units import Cue
 from videox2l.video import Frame, FrameSource, content_hash
+from videox2l.video.ahead import ahead
 from videox2l.video.audio import SoundTrack
 from videox2l.video.speech import Transcriber, Transcript, transcriber_of
 
@@ -395,43 +394,6 @@ def _read(
         ingestor.listen(speech, math.inf)
     tell(ingestor.finish(source))
     yield ingestor.memory
-
-
-def ahead(source: FrameSource, most: int) -> Generator[Frame, None, None]:
-    """Yield the frames of a source, of which up to `most` are decoded by a thread while the model works on others.
-
-    What the source raises is raised behind the frames before it. Closing the iterator ends the thread. A source whose
-    end is not known, such as a file that still grows, is read without one: it may wait for long.
-    """
-    if source.expected_frames is None:
-        yield from source
-        return
-    frames: queue.Queue[Frame | BaseException | None] = queue.Queue(most)
-    over = threading.Event()
-
-    def read() -> None:
-        try:
-            for frame in source:
-                frames.put(frame)
-                if over.is_set():
-                    return
-            frames.put(None)
-        except BaseException as error:  # whatever it is, it belongs to who reads the frames
-            frames.put(error)
-
-    thread = threading.Thread(target=read, name="x2l-frames", daemon=True)
-    thread.start()
-    try:
-        while (found := frames.get()) is not None:
-            if isinstance(found, BaseException):
-                raise found
-            yield found
-    finally:
-        over.set()
-        while thread.is_alive():
-            with contextlib.suppress(queue.Empty):
-                frames.get_nowait()
-            thread.join(0.01)
 
 
 def finished(steps: Iterator[Memory]) -> Memory:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from videox2l import ArraySource, VideoError
-from videox2l.ingest import ahead
 from videox2l.video import Frame, FrameSource
+from videox2l.video.ahead import ahead
 
 
 class Counted:
