@@ -67,6 +67,12 @@ def test_an_error_comes_before_the_first_line_of_an_answer(memory: Memory, optio
     assert "what digit" not in done.stdout
 
 
+def test_an_error_comes_first_of_a_library_too(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["ask", "--library", str(tmp_path / "none"), "what digit ?"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.count("error:") == 1
+
+
 @pytest.mark.parametrize("check", [check_plot, check_moments, check_report])
 def test_a_place_where_nothing_can_be_written(check: Callable[[Path], Path], tmp_path: Path) -> None:
     ending = {check_plot: ".png", check_moments: ".srt", check_report: ".html"}[check]

@@ -223,18 +223,10 @@ def _ask_shown(
     pictures: str | None,
 ) -> Answer:
     """Answer a question; show the answer while it is written, and what was asked for besides."""
-    several, begun = len(memory.by_name) > 1, False
-
-    def piece(text: str) -> None:  # an error comes before the first line
-        nonlocal begun
-        if not begun:
-            screen.question(question)
-        begun = True
-        screen.piece(text)
-
+    screen.question(question)
+    several = len(memory.by_name) > 1
     options = AskOptions.from_keywords(asking, {"why": ()}) if several else asking
-    answer = x2l.ask(memory, question, options, on_text=piece)
-    piece("")
+    answer = x2l.ask(memory, question, options, on_text=screen.piece)
     screen.answer(answer)
     for name, why in _whys(answer, asking.why):
         screen.why([f"{name}:", *why.lines()] if several else why.lines())

@@ -86,6 +86,7 @@ def chat(
         try:
             answer = dialogue.ask(question, asking, on_text=screen.piece)
         except SettingsError as error:
+            screen.piece("")  # which of the questions it is about
             screen.line("")
             sys.stderr.write(f"error: {error}\n")
             continue

@@ -59,6 +59,7 @@ class Screen:
         self.quiet, self.verbose = quiet, verbose
         self.out = Console(quiet=quiet, highlight=False, soft_wrap=True)
         self.err = Console(stderr=True, quiet=quiet, highlight=False)
+        self._heading = ""  # of the answer that is to come
 
     @contextlib.contextmanager
     def waiting(self, what: str) -> Iterator[None]:
@@ -122,16 +123,22 @@ class Screen:
             self.line(f"  saved to {saved}")
 
     def question(self, text: str, echo: bool = True) -> None:
-        """Print a question, unless it was just typed, and the beginning of its answer's line."""
-        self.out.print((f"\n[bold]Q[/bold] {escape(text)}\n" if echo else "") + "[bold]A[/bold] ", end="")
+        """Take a question, which is printed, unless it was just typed, with the first piece of its answer.
+
+        So an error comes before any line.
+        """
+        self._heading = (f"\n[bold]Q[/bold] {escape(text)}\n" if echo else "") + "[bold]A[/bold] "
 
     def piece(self, text: str) -> None:
         """Print a piece of an answer as it is written."""
+        self.out.print(self._heading, end="")
+        self._heading = ""
         self.out.print(text, end="", markup=False)
         self.out.file.flush()
 
     def answer(self, answer: Answer) -> None:
         """End the answer's line; print the re-loaded moments and the cost."""
+        self.piece("")
         self.line("" if answer.finish == "stop" else " ... (cut at max_new_tokens)")
         if answer.draft is not None and self.verbose:
             self.line(f"  unsure, it wrote: {answer.draft}")
