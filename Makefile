@@ -73,7 +73,8 @@ eval: $(READY)  ## all methods at equal bytes on the held-out haystack: docs/eva
 	$(BIN)/x2l report runs/density/1 runs/density/2 runs/density/4 runs/density/8 --out runs/density/report && cp runs/density/report/density.png docs/evaluation/
 	$(BIN)/x2l eval dense --split heldout --seed 5 --frames 64 --questions 600 --methods full,x2l,x2l:oracle,x2l:attention,x2l:none,retrieval,H,keydiff,infinipot,rekv --budget 1/8,1/16 --out runs/dense/64
 	$(BIN)/x2l eval boards --split heldout --seed 7 --frames 32 --questions 304 --tasks digit,colour --methods full,x2l,x2l:oracle,retrieval,H,keydiff,infinipot,rekv --budget 1/4 --out runs/boards/32
-	$(BIN)/python benchmarks/compressors.py --bench boards
+	$(BIN)/python benchmarks/compressors.py
+	$(BIN)/python benchmarks/following.py
 	$(BIN)/x2l report runs/eval/64 runs/eval/256 runs/eval/1024 --out docs/evaluation
 
 # lmms-eval pins an older PyAV than ours, so it has an environment of its own (2.4 GB). torch comes first, so that nothing
